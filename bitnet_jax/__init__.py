@@ -1,0 +1,38 @@
+"""bitnet-jax: ternary language models in JAX.
+
+The public names live in `bitnet_jax.api` and are fetched on first use, so that
+`import bitnet_jax` alone imports neither jax nor numpy nor onnx. This file knows the
+names and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Kept by hand, so that `dir()` and star imports answer without importing jax;
+# tests/contracts/test_lazy_import.py compares it with `bitnet_jax.api.__all__`.
+__all__ = (
+    "Digest",
+    "Model",
+    "QuantTensor",
+    "Rule",
+    "digest",
+    "load",
+    "pack",
+    "ternarize",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bitnet-jax")
+    if name in __all__:
+        return getattr(importlib.import_module("bitnet_jax.api"), name)
+    raise AttributeError(f"module `bitnet_jax` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

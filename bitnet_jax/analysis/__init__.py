@@ -1,0 +1,1 @@
+"""What the price is: quantization error, sensitivity, telemetry over Programs."""

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, with intervals; never of meaning."""

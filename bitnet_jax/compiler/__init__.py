@@ -1,0 +1,1 @@
+"""Pipelines of passes, compilation for a Target, and the receipt."""

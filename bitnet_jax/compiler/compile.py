@@ -1,0 +1,128 @@
+"""Compiling a function ahead of time into an `Executable` with its receipt.
+
+The receipt is read off what was compiled, not off what was asked for: kernels are
+counted in the compiled module, bytes are those of the buffers it takes. Knows
+nothing of models or files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from bitnet_jax.core.errors import Unavailable
+from bitnet_jax.ops.select import select
+from bitnet_jax.quant.tensor import is_quant
+
+# The native kernels' names in a compiled module.
+_NATIVE_CALL = re.compile(r'custom_call_target="(bitnet_ternary_\w+)"')
+_METADATA = re.compile(r", (metadata|backend_config|frontend_attributes)=\{[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an executable is, read off the compiled module.
+
+    Attributes:
+      kernel: implementation of `ternary_matmul`, with its instruction set.
+      kernel_reason: why that one.
+      kernel_calls: how many of them the module holds.
+      hlo_sha256: of the optimized module's text, less metadata (names, paths).
+      weight_bytes: bytes of packed codes and scales that it takes.
+      float_bytes: bytes of its other parameters.
+      temp_bytes: memory it needs beside arguments and results.
+      compile_seconds: wall time.
+    """
+
+    platform: str
+    kernel: str
+    kernel_reason: str
+    kernel_calls: int
+    hlo_sha256: str
+    weight_bytes: int
+    float_bytes: int
+    temp_bytes: int
+    compile_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in records."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A compiled function and its receipt."""
+
+    compiled: Any
+    receipt: Receipt
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs on arguments of the compiled shapes."""
+        return self.compiled(*args)
+
+
+def compile_function(
+    fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    donate: Sequence[int] = (),
+    implementation: str | None = None,
+) -> Executable:
+    """Compiles ``fn(params, *args)`` for the default device.
+
+    Args:
+      params: parameters (`Packed` or a pytree), arrays or abstract values.
+      args: arrays or abstract values.
+      donate: positions in `args` whose buffers the result may reuse.
+      implementation: that `fn` was made with, for the receipt.
+
+    Raises:
+      Unavailable: a kernel named in `fn` cannot run, or memory does not suffice.
+    """
+    started = time.perf_counter()
+    jitted = jax.jit(fn, donate_argnums=tuple(index + 1 for index in donate))
+    try:
+        compiled = jitted.lower(params, *args).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise Unavailable(
+            "compile.memory",
+            f"compiling needs more memory than there is: {str(error).splitlines()[0]}",
+            "use a smaller batch or length",
+        ) from error
+    seconds = time.perf_counter() - started
+    return Executable(compiled, _receipt(compiled, params, implementation, seconds))
+
+
+def _receipt(compiled: Any, params: Any, implementation: str | None, seconds: float) -> Receipt:
+    text = compiled.as_text()
+    platform = jax.default_backend()
+    choice = select("ternary_matmul", platform, implementation)
+    calls = len(_NATIVE_CALL.findall(text))
+    leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
+    packed = [leaf for leaf in leaves if is_quant(leaf)]
+    memory = compiled.memory_analysis()
+    detail = f"{choice.implementation} ({choice.detail})" if choice.detail else choice.implementation
+    return Receipt(
+        platform=platform,
+        kernel=detail if packed else "none",
+        kernel_reason=choice.reason if packed else "no ternary weight",
+        kernel_calls=calls,
+        hlo_sha256=hashlib.sha256(_METADATA.sub("", text).encode()).hexdigest(),
+        weight_bytes=sum(leaf.nbytes for leaf in packed),
+        float_bytes=sum(_nbytes(leaf) for leaf in leaves if not is_quant(leaf)),
+        temp_bytes=int(getattr(memory, "temp_size_in_bytes", 0) or 0),
+        compile_seconds=seconds,
+    )
+
+
+def _nbytes(leaf: Any) -> int:
+    return int(np.prod(leaf.shape)) * leaf.dtype.itemsize

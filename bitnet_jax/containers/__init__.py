@@ -1,0 +1,1 @@
+"""Bytes to numpy and back, never jax: hostile input is refused here."""

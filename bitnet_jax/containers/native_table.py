@@ -1,0 +1,232 @@
+"""The tensor table of a `.bitnet` file: one row for each ternary tensor.
+
+What the header says of a tensor's codes and scales, and the checks that it is
+possible at all. Knows layouts by id and size only; `quant` knows what they mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.core.errors import BadData
+
+# Must-understand: layout id -> (rows and columns of a block, bytes of a block).
+LAYOUTS: dict[str, tuple[int, int, int]] = {"t2.16x16": (16, 16, 64)}
+KINDS = ("ternary",)
+_WORDS = {
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
+    "scale_dtype": ("float32", "bfloat16", "float16"),
+    "scale_kind": ("tensor", "row", "group"),
+}
+_AXES = ("stack_axes", "out_axes", "in_axes")
+
+_UPDATE = "a newer bitnet-jax wrote it: update this one"
+_DAMAGED = "the file is damaged: download or copy it again"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one ternary tensor is stored.
+
+    Invariants: the three axes lists together name each axis of `shape` once;
+    `scales` is [offset, length] in elements of ``__scales__``, its length the
+    product of `scale_shape`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    stack_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    scale_kind: str
+    group_size: int
+    scale_dtype: str
+    scales: tuple[int, int]
+    kind: str = "ternary"
+    layout: str = "t2.16x16"
+
+    def _sizes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.shape[axis] for axis in axes)
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Sizes of the stacked axes."""
+        return self._sizes(self.stack_axes)
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return math.prod(self._sizes(self.out_axes))
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the matrix, the contracted size."""
+        return math.prod(self._sizes(self.in_axes))
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        """Shape of the U8 tensor that holds the codes."""
+        rows, columns, line = LAYOUTS[self.layout]
+        return (*self.stack, -(-self.out_features // rows), -(-self.in_features // columns), line)
+
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor's scales."""
+        tail = {
+            "tensor": (),
+            "row": (self.out_features,),
+            "group": (self.out_features, self.in_features // max(self.group_size, 1)),
+        }
+        return (*self.stack, *tail[self.scale_kind])
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the metadata; keys in a fixed order."""
+        return {
+            "kind": self.kind,
+            "layout": self.layout,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            **{name: list(getattr(self, name)) for name in _AXES},
+            "scale_kind": self.scale_kind,
+            "group_size": self.group_size,
+            "scale_dtype": self.scale_dtype,
+            "scales": list(self.scales),
+        }
+
+
+_FIELDS = frozenset(Row.__dataclass_fields__)
+
+
+def parse_row(name: str, raw: Any, where: str) -> Row:
+    """Checks one row of the table.
+
+    Raises:
+      BadData: a field is missing, impossible, or of a kind this version does not know.
+    """
+
+    def bad(code: str, message: str, hint: str = _DAMAGED) -> TensorError:
+        return TensorError(code, f"{where}, tensor `{name}`: {message}", hint, tensor=name)
+
+    if not isinstance(raw, dict) or not _FIELDS <= raw.keys():
+        missing = _FIELDS - raw.keys() if isinstance(raw, dict) else _FIELDS
+        raise bad("bitnet.table", f"its row lacks {', '.join(sorted(missing))}")
+    if raw["kind"] not in KINDS:
+        raise bad("bitnet.unknown_kind", f"kind {raw['kind']!r} is not known here", _UPDATE)
+    if raw["layout"] not in tuple(LAYOUTS):  # a list would not hash
+        known = ", ".join(LAYOUTS)
+        raise bad(
+            "bitnet.unknown_layout",
+            f"layout {raw['layout']!r} is not known here (known: {known})",
+            _UPDATE,
+        )
+    for field, words in _WORDS.items():
+        if raw[field] not in words:
+            raise bad("bitnet.table", f"{field} {raw[field]!r} is none of {', '.join(words)}")
+    for field in ("shape", "scales", *_AXES):
+        value = raw[field]
+        if not isinstance(value, list) or not all(_natural(item) for item in value):
+            raise bad("bitnet.table", f"{field} {str(value)[:80]} is no list of whole numbers")
+    if not _natural(raw["group_size"]) or len(raw["scales"]) != 2 or 0 in raw["shape"]:
+        raise bad("bitnet.table", "group_size, scales or shape is impossible")
+    if sorted(axis for field in _AXES for axis in raw[field]) != list(range(len(raw["shape"]))):
+        raise bad("bitnet.table", "its axes do not name each axis of its shape once")
+    row = Row(**{field: _frozen(raw[field]) for field in _FIELDS})
+    grouped = row.scale_kind == "group"
+    if grouped != (row.group_size > 0) or (grouped and row.in_features % row.group_size):
+        raise bad(
+            "bitnet.table", f"group size {row.group_size} does not fit {row.in_features} inputs"
+        )
+    wanted = math.prod(row.scale_shape)
+    if wanted != row.scales[1]:
+        raise bad(
+            "bitnet.table",
+            f"{row.scale_kind} scales number {wanted}, its slice has {row.scales[1]}",
+        )
+    return row
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def check_slices(rows: dict[str, Row], total: int, where: str) -> None:
+    """Raises unless the rows' scale slices tile ``__scales__`` exactly."""
+    position = 0
+    for name, row in sorted(rows.items(), key=lambda item: item[1].scales):
+        if row.scales[0] != position:
+            raise TensorError(
+                "bitnet.scale_slice",
+                f"{where}, tensor `{name}`: its scales begin at {row.scales[0]}, not {position}",
+                _DAMAGED,
+                tensor=name,
+            )
+        position += row.scales[1]
+    if position != total:
+        raise BadData(
+            "bitnet.scale_slice",
+            f"{where}: the table uses {position} scales, `__scales__` holds {total}",
+            _DAMAGED,
+        )
+
+
+def check_codes(name: str, codes: np.ndarray, row: Row, where: str) -> None:
+    """Raises on the illegal code 0b11, and on padding that is not the trit 0."""
+    bad = codes & (codes >> np.uint8(1)) & np.uint8(0x55)
+    if bad.any():
+        pairs = np.unpackbits(bad.reshape(-1), bitorder="little")
+        first = int(np.flatnonzero(pairs)[0])
+        raise TensorError(
+            "bitnet.illegal_code",
+            f"{where}, tensor `{name}`: {int(pairs.sum())} codes are 0b11, which is no trit; the "
+            f"first at {_element(first, codes.shape)}",
+            _DAMAGED,
+            tensor=name,
+        )
+    rows, columns, _ = LAYOUTS[row.layout]
+    lines = codes.reshape(-1, *codes.shape[-3:-1], rows, 4)
+    edge = row.out_features % rows
+    wrong = bool(edge) and bool((lines[:, -1, :, edge:] != 0x55).any())
+    if not wrong and row.in_features % columns:
+        inside = np.arange(columns).reshape(4, 4) < row.in_features % columns  # [j, p]
+        pairs = (3 << 2 * np.arange(4))[:, None]  # bit pair j
+        mask = np.where(inside, 0, pairs).sum(axis=0).astype(np.uint8)
+        wrong = bool(((lines[:, :, -1] ^ np.uint8(0x55)) & mask).any())
+    if wrong:
+        raise TensorError(
+            "bitnet.padding",
+            f"{where}, tensor `{name}`: its padding holds something else than zeros",
+            _DAMAGED,
+            tensor=name,
+        )
+
+
+def _element(bit: int, shape: tuple[int, ...]) -> str:
+    """Where the code at flat bit index `bit` of the codes lies, as [*stack, row, column]."""
+    byte, pair = divmod(bit, 8)
+    *stack, ob, ib, line = np.unravel_index(byte, shape)
+    row, p = divmod(int(line), 4)
+    return str([*map(int, stack), int(ob) * 16 + row, int(ib) * 16 + (pair // 2) * 4 + p])
+
+
+def check_scales(name: str, scale: np.ndarray, where: str) -> None:
+    """Raises unless every scale is a positive, normal, finite float32."""
+    tiny = np.finfo(np.float32).tiny
+    flat = scale.reshape(-1)
+    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= tiny)))
+    if bad.size:
+        raise TensorError(
+            "scale.invalid",
+            f"{where}, tensor `{name}`: {bad.size} of {flat.size} scales are no positive normal "
+            f"number, the first ({flat[bad[0]]}) at index {int(bad[0])}",
+            "the source is damaged or was overflowed by a cast: convert again from the original",
+            tensor=name,
+        )

@@ -1,0 +1,1 @@
+"""Errors, paths, trees, JAX compatibility: what everything else may import."""

@@ -1,0 +1,118 @@
+"""Errors with a stable code, the words for a person, a hint, and an exit code.
+
+Every failure that a user can cause is one of these. The class says how a script
+should react (its `exit_code`); the `code` says what happened, and never changes
+its meaning once published (docs/errors.md lists them). Knows nothing of the
+command line: `cli` renders what stands here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BitnetError(Exception):
+    """Base of all errors this package raises on purpose.
+
+    Attributes:
+      code: stable dotted identifier, for example ``model.scale_ambiguous``.
+      message: one sentence: what was asked, and what was found.
+      hint: what to do about it, or None.
+    """
+
+    exit_code = 70
+
+    def __init__(self, code: str, message: str, hint: str | None = None):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"error[{self.code}]: {self.message}"
+        return f"{text}\n\nhint: {self.hint}" if self.hint else text
+
+    def __reduce__(self):
+        # Exception's own __reduce__ would call __init__ with the message alone.
+        return type(self), (self.code, self.message, self.hint)
+
+
+class CheckFailed(BitnetError):
+    """A validation, tolerance or regression check did not hold."""
+
+    exit_code = 1
+
+
+class UsageError(BitnetError):
+    """The request itself is malformed: an unknown option, a wrong argument."""
+
+    exit_code = 2
+
+
+class BadData(BitnetError):
+    """The input exists and is not what it should be."""
+
+    exit_code = 65
+
+
+class NoInput(BitnetError):
+    """An input that was named does not exist."""
+
+    exit_code = 66
+
+
+class Unavailable(BitnetError):
+    """A device, an extra, a compiler, memory or an endpoint is missing."""
+
+    exit_code = 69
+
+
+class InternalError(BitnetError):
+    """A bug of ours: an invariant that must hold does not."""
+
+    exit_code = 70
+
+
+class CannotCreate(BitnetError):
+    """The output exists already, or would lose precision."""
+
+    exit_code = 73
+
+
+class IOFailure(BitnetError):
+    """The operating system refused to read or write (disk full, I/O error)."""
+
+    exit_code = 74
+
+
+class Resumable(BitnetError):
+    """Stopped, and can go on later; or another process holds the lock."""
+
+    exit_code = 75
+
+
+class PermissionDenied(BitnetError):
+    """The operating system denies access."""
+
+    exit_code = 77
+
+
+class ConfigError(BitnetError):
+    """A settings or recipe file is wrong."""
+
+    exit_code = 78
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Returns the known words closest to `word`, best first (may be empty)."""
+    return difflib.get_close_matches(word, list(known), n=limit, cutoff=0.5)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns a hint naming the closest known words, else listing them all."""
+    known = list(known)
+    close = nearest(word, known)
+    if close:
+        return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
+    return "known: " + ", ".join(sorted(known))

@@ -1,0 +1,1 @@
+"""Checkpoints and the file formats they are read from and written to."""

@@ -1,0 +1,159 @@
+"""`Checkpoint`: what any file format is read into, and written from.
+
+Knows no format: readers build one, writers take one. Reading a header reads no
+tensor; a tensor is read when its entry is asked, once per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.core.errors import BadData
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.quant.digest import Digest, DigestBuilder
+from bitnet_jax.quant.tensor import QuantTensor
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a checkpoint, under its canonical name, not read yet.
+
+    Attributes:
+      shape: the float shape it stands for.
+      dtype: the float dtype it stands for, by name ("bfloat16", …).
+      ternary: `read` gives a `QuantTensor` (its arrays numpy), else a numpy array.
+      read: reads and checks it.
+      latent: reads the trainable float weights, where the source has them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    ternary: bool
+    read: Callable[[], np.ndarray | QuantTensor]
+    latent: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as its files: nothing parsed, nothing run.
+
+    Attributes:
+      tokenizer_json: the `tokenizers` library's file, bytes.
+      config: ``tokenizer_config.json``.
+      chat_template: Jinja source, or None.
+      generation: ``generation_config.json``.
+    """
+
+    tokenizer_json: bytes
+    config: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint came from, in words that a record can hold.
+
+    Attributes:
+      format: key of the formats table: ``bitnet``, ``huggingface``, …
+      encoding: how it stores ternary tensors: ``packed``, ``master``, …
+      detail: what the format alone knows (linear class, shards, config keys kept).
+    """
+
+    path: Path
+    format: str
+    encoding: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Ordered canonical names to lazily read tensors, with spec and tokenizer.
+
+    Invariants: `entries` holds exactly the names the family's spec asks for, each
+    with the shape the spec gives it; `spec.validate()` holds.
+    """
+
+    spec: ModelSpec
+    entries: Mapping[str, TensorEntry]
+    tokenizer: TokenizerFiles | None
+    source: Source
+    warnings: tuple[str, ...] = ()
+
+    def read(self, name: str) -> np.ndarray | QuantTensor:
+        """Reads one tensor."""
+        return self.entries[name].read()
+
+    def tensors(self) -> Iterator[tuple[str, np.ndarray | QuantTensor]]:
+        """Reads every tensor, one after another, in ascending name order."""
+        for name in sorted(self.entries, key=str.encode):
+            yield name, self.entries[name].read()
+
+    def digest(self) -> Digest:
+        """Digests of the ternary tensors; reads them one at a time."""
+        builder = DigestBuilder()
+        for name in sorted(self.entries, key=str.encode):
+            if self.entries[name].ternary:
+                tensor = self.entries[name].read()
+                assert isinstance(tensor, QuantTensor)
+                builder.add(name, tensor)
+        return builder.result()
+
+    def latent(self) -> dict[str, np.ndarray]:
+        """The trainable float weights of every tensor.
+
+        Raises:
+          BadData: the source holds trits without the weights they came from.
+        """
+        out: dict[str, np.ndarray] = {}
+        for name, entry in self.entries.items():
+            if entry.ternary and entry.latent is None:
+                raise BadData(
+                    "model.no_latent",
+                    f"`{self.source.path}` holds packed trits, not the weights they came from",
+                    "train from a master (float) checkpoint, or start from `trits * scale` "
+                    "with --from-trits",
+                )
+            value = entry.latent() if entry.latent is not None else entry.read()
+            assert isinstance(value, np.ndarray)
+            out[name] = value
+        return out
+
+
+def checkpoint_of(
+    spec: ModelSpec,
+    params: Mapping[str, Any],
+    tokenizer: TokenizerFiles | None,
+    source: Source,
+    latent: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Builds a checkpoint from parameters in memory (arrays and `QuantTensor`s)."""
+    entries: dict[str, TensorEntry] = {}
+    for name, value in params.items():
+        ternary = isinstance(value, QuantTensor)
+        master = (latent or {}).get(name) if ternary else None
+        entries[name] = TensorEntry(
+            name=name,
+            shape=tuple(value.shape),
+            dtype=str(value.dtype),
+            ternary=ternary,
+            read=_host_reader(value),
+            latent=None if master is None else _host_reader(master),
+        )
+    return Checkpoint(spec.validate(), entries, tokenizer, source)
+
+
+def _host_reader(value: Any) -> Callable[[], Any]:
+    def read() -> Any:
+        if isinstance(value, QuantTensor):
+            host = {"codes": np.asarray(value.codes), "scale": np.asarray(value.scale)}
+            return QuantTensor(**{**vars(value), **host})
+        return np.asarray(value)
+
+    return read

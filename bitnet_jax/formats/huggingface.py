@@ -1,0 +1,341 @@
+"""Reading `transformers` checkpoints: a directory, a shard set, or one safetensors file.
+
+Every form of `BitNetForCausalLM`: the float master (quantized as the reference
+does at load), packed `autobitlinear` (multiply by weight_scale) and packed
+`bitlinear` (divide), floats that are already ternary, and plain floats. Which one
+it is stands in the config and the header, and is never guessed from values where
+they say. Code in a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.containers.dtypes import FLOATS
+from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo, open_safetensors
+from bitnet_jax.core.errors import BadData, NoInput, nearest
+from bitnet_jax.formats import huggingface_config, tokenizer_files
+from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
+from bitnet_jax.formats.huggingface_config import Config
+from bitnet_jax.formats.huggingface_packing import packed_rows
+from bitnet_jax.formats.huggingface_weights import (
+    LATENT_KEY,
+    SCALE_SUFFIX,
+    ExactScale,
+    Stored,
+    exact_scales,
+    float_names,
+    looks_ternary,
+    read_dequantized,
+    read_master,
+    read_packed,
+)
+from bitnet_jax.models.names import Expected, expected
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+Tensors = tuple[dict[str, tuple[SafetensorsFile, TensorInfo]], list[SafetensorsFile]]
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+# Left over by old libraries, or our own padding: no parameter.
+_IGNORED = re.compile(r"__pad__\.\d+|(.*\.)?rotary_emb\.inv_freq")
+
+
+def open_huggingface(path: Path) -> Checkpoint:
+    """Opens a directory, or one safetensors file with its config beside it.
+
+    Raises:
+      NoInput: a file that the index names is missing.
+      BadData: config, header or their agreement is wrong; the codes say what.
+    """
+    folder = path if path.is_dir() else path.parent
+    config_path = folder / CONFIG
+    data = tokenizer_files.read_small(config_path)
+    if data is None:
+        raise BadData(
+            "huggingface.no_config",
+            f"`{folder}` has no {CONFIG}, so nothing tells the architecture of `{path}`",
+            f"put the model's {CONFIG} beside it",
+        )
+    generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
+    raw = tokenizer_files.read_json(config_path)
+    config = huggingface_config.parse(raw, generation, f"`{config_path}`")
+    tensors, files = _tensors(path)
+    stored = Stored(
+        tensors,
+        exact_scales(files),
+        latent=any(file.metadata.get(LATENT_KEY) == "true" for file in files),
+    )
+    warnings = list(config.warnings)
+    wanted = expected(config.spec)
+    _check_names(path, wanted, stored, config, warnings)
+    encoding = _encoding(wanted, stored, config)
+    entries = {
+        name: _entry(item, stored, config, encoding, f"`{path}`") for name, item in wanted.items()
+    }
+    tokenizer = tokenizer_files.from_files(
+        lambda name: tokenizer_files.read_small(folder / name), f"`{folder}`"
+    )
+    if tokenizer is None:
+        warnings.append(f"`{folder}` has no tokenizer.json: token ids only")
+    detail = {
+        "linear_class": config.quantization.linear_class if config.quantization.present else None,
+        "quantization_mode": config.quantization.mode if config.quantization.present else None,
+        "files": sorted(file.path.name for file in files),
+    }
+    source = Source(path, "huggingface", encoding, detail)
+    return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings))
+
+
+# ------------------------------------------------------------------------------ files
+
+
+def _tensors(path: Path) -> Tensors:
+    """Every tensor of the checkpoint with the file it lies in."""
+    if path.is_file():
+        index = path.parent / INDEX
+        if index.exists() and path.name in set(_weight_map(index).values()):
+            return _sharded(index)
+        return _of([open_safetensors(path)])
+    if (path / SINGLE).exists():
+        return _of([open_safetensors(path / SINGLE)])
+    if (path / INDEX).exists():
+        return _sharded(path / INDEX)
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return _of([open_safetensors(found[0])])
+    if found:
+        raise BadData(
+            "huggingface.which_file",
+            f"`{path}` holds {len(found)} safetensors files and no {INDEX}: "
+            + ", ".join(file.name for file in found[:5]),
+            "pass one of them, or restore the index",
+        )
+    pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
+    if pickles:
+        raise BadData(
+            "huggingface.pickle",
+            f"`{path}` holds only pickles ({pickles[0].name}), which are never unpickled here, "
+            "since that could run any code",
+            "where you trust it, load it with its own library and call "
+            "`model.save_pretrained(DIR, safe_serialization=True)`",
+        )
+    raise NoInput(
+        "huggingface.no_weights", f"`{path}` holds no safetensors file", "is the download complete?"
+    )
+
+
+def _of(files: list[SafetensorsFile]) -> Tensors:
+    return {name: (file, info) for file in files for name, info in file.tensors.items()}, files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The index: tensor -> file name, each a plain name in the index's folder."""
+    found = tokenizer_files.read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise BadData("huggingface.index", f"`{index}` has no `weight_map`")
+    for name, file in found.items():
+        plain = isinstance(file, str) and re.fullmatch(r"[\w.-]+", file) and ".." not in file
+        if not plain or not file.endswith(".safetensors"):
+            raise BadData(
+                "huggingface.shard_path",
+                f"`{index}`: tensor `{name[:80]}` is said to lie in {str(file)[:80]!r}, which is "
+                "no plain file name",
+                "the index is damaged or hostile",
+            )
+    return found
+
+
+def _sharded(index: Path) -> Tensors:
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise NoInput(
+            "huggingface.missing_shard",
+            f"`{index.parent}` lacks {len(missing)} of {len(names)} shards: {_few(missing)}",
+            "the download is not complete: download those files",
+        )
+    extra = [
+        file.name
+        for file in sorted(index.parent.glob("*.safetensors"))
+        if _SHARD.fullmatch(file.name) and file.name not in names
+    ]
+    if extra:
+        raise BadData(
+            "huggingface.extra_shard",
+            f"`{index.parent}` holds shards that its index does not name: {_few(extra)}",
+            "two downloads were mixed: remove the files of the other one",
+        )
+    files = {name: open_safetensors(index.parent / name) for name in names}
+    for name, file in weight_map.items():
+        if name not in files[file].tensors:
+            raise TensorError(
+                "huggingface.index",
+                f"`{index}` says that tensor `{name}` lies in {file}, which does not hold it",
+                "index and shards are not of one checkpoint: download them again",
+                tensor=name,
+            )
+    for shard, opened in files.items():
+        for name in opened.tensors:
+            if weight_map.get(name, shard) != shard or (
+                name not in weight_map and not _IGNORED.fullmatch(name)
+            ):
+                raise TensorError(
+                    "huggingface.index",
+                    f"`{index}` does not say that {shard} holds tensor `{name}`",
+                    "index and shards are not of one checkpoint: download them again",
+                    tensor=name,
+                )
+    return _of(list(files.values()))
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"`{name}`" for name in names[:5]) + more
+
+
+# ------------------------------------------------------------------- names and shapes
+
+
+def _check_names(
+    path: Path,
+    wanted: Mapping[str, Expected],
+    stored: Stored,
+    config: Config,
+    warnings: list[str],
+) -> None:
+    """The tensors must be those the spec asks for, no more and no less."""
+    theirs = {item.huggingface: item for item in wanted.values()}
+    scales = {name + SCALE_SUFFIX for name, item in theirs.items() if item.ternary}
+    extra = []
+    for name in stored.tensors:
+        if name in theirs or name in scales or _IGNORED.fullmatch(name):
+            continue
+        if name == "lm_head.weight" and config.spec.tie_embeddings:
+            warnings.append(f"`{path}`: lm_head.weight is there though it is tied; ignored")
+            continue
+        extra.append(name)
+    missing = [name for name in theirs if name not in stored.tensors]
+    if missing:
+        first = missing[0]
+        close = nearest(first, extra)
+        norm = "sub_norm" in first
+        raise TensorError(
+            "model.missing_sub_norm" if norm else "model.missing_tensor",
+            f"`{path}` lacks {len(missing)} of the {len(theirs)} tensors that its config asks "
+            f"for: {_few(missing)}" + (f"; found instead: {_few(close)}" if close else ""),
+            _missing_hint(first, config),
+            tensor=theirs[first].name,
+        )
+    if extra:
+        close = nearest(extra[0], theirs)
+        raise TensorError(
+            "model.unknown_tensor",
+            f"`{path}` holds {len(extra)} tensors that its config does not ask for: {_few(extra)}",
+            f"the nearest known: {_few(close)}" if close else "is this the right config?",
+            tensor=extra[0],
+        )
+    for name, item in theirs.items():
+        _check_shape(path, item, stored.info(name))
+        if name + SCALE_SUFFIX in stored.tensors and item.ternary:
+            continue
+        if stored.info(name).dtype == "U8":
+            raise TensorError(
+                "model.missing_scale",
+                f"`{path}` holds packed `{name}` without `{name}{SCALE_SUFFIX}`",
+                "the scale was lost: convert again from the original",
+                tensor=item.name,
+            )
+
+
+def _missing_hint(name: str, config: Config) -> str:
+    if name == "lm_head.weight" and not config.spec.tie_embeddings:
+        return (
+            "if the head is tied to the embedding, config.json must say tie_word_embeddings: true"
+        )
+    if "sub_norm" in name:
+        return (
+            "some converters drop the sub-norms; without them the model is another one: get the "
+            "original checkpoint"
+        )
+    return "is this the right config for these weights, and is the download complete?"
+
+
+def _check_shape(path: Path, item: Expected, info: TensorInfo) -> None:
+    name = item.huggingface
+    packed = item.ternary and info.dtype == "U8"
+    shape = (packed_rows(item.shape[0]), *item.shape[1:]) if packed else item.shape
+    if info.shape != shape:
+        hint = "is this the right config for these weights?"
+        if item.name in ("embed_tokens", "lm_head") and info.shape[1:] == shape[1:]:
+            hint = f"vocab_size in config.json is {shape[0]}, the weights have {info.shape[0]} rows"
+        raise TensorError(
+            "model.tensor_shape",
+            f"`{path}`: tensor `{name}` is {info.dtype} {list(info.shape)}; the config asks for "
+            f"{list(shape)}",
+            hint,
+            tensor=item.name,
+        )
+    if not packed and info.dtype not in FLOATS:
+        raise TensorError(
+            "model.tensor_dtype",
+            f"`{path}`: tensor `{name}` is {info.dtype}; a float was expected ({', '.join(FLOATS)})",
+            "is this the right file?",
+            tensor=item.name,
+        )
+
+
+# ------------------------------------------------------------------------------ forms
+
+
+def _encoding(wanted: Mapping[str, Expected], stored: Stored, config: Config) -> str:
+    """How the ternary matrices are stored: ``packed``, ``master``, ``dequantized`` or ``float``."""
+    matrices = [
+        item.huggingface
+        for item in wanted.values()
+        if item.ternary and not config.quantization.excludes(_module(item))
+    ]
+    if any(stored.info(name).dtype == "U8" for name in matrices):
+        return "packed"
+    if config.quantization.mode == "online":
+        return "master"
+    if config.quantization.present or looks_ternary(stored, matrices[0]):
+        return "dequantized"
+    return "float"
+
+
+def _module(item: Expected) -> str:
+    return item.huggingface.removesuffix(".weight")
+
+
+def _entry(
+    item: Expected, stored: Stored, config: Config, encoding: str, where: str
+) -> TensorEntry:
+    info = stored.info(item.huggingface)
+    quantization = config.quantization
+    is_float = not item.ternary or encoding == "float" or quantization.excludes(_module(item))
+
+    def read_float() -> Any:
+        return stored.read(item.huggingface)
+
+    if is_float and info.dtype != "U8":
+        return TensorEntry(item.name, item.shape, float_names(info.dtype), False, read_float)
+    divides = quantization.linear_class == "bitlinear"
+    exact: ExactScale | None = stored.exact.get(item.name)
+    if info.dtype == "U8":
+        dtype = config.dtype if exact is None else exact.dtype
+        return TensorEntry(
+            item.name, item.shape, dtype, True,
+            lambda: read_packed(item, stored, divides, exact, dtype, where),
+        )  # fmt: skip
+    read = read_master if quantization.mode == "online" else read_dequantized
+    return TensorEntry(
+        item.name, item.shape, float_names(info.dtype), True,
+        lambda: read(item, stored, divides, exact, where),
+        latent=read_float if quantization.mode == "online" else None,
+    )  # fmt: skip

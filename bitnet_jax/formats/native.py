@@ -1,0 +1,168 @@
+"""`.bitnet` files to `Checkpoint` and back.
+
+The container knows codes and scales; here they get the model's names and the
+family's checks. Nothing is converted on the way: codes are stored as kernels
+read them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bitnet_jax.containers.dtypes import FLOATS, numpy_dtype
+from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.native import NativeFile, open_native
+from bitnet_jax.containers.native_table import Row
+from bitnet_jax.containers.native_write import NativeWriter
+from bitnet_jax.core.errors import InternalError, nearest
+from bitnet_jax.formats import tokenizer_files
+from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.names import Expected, expected
+from bitnet_jax.quant.digest import Digest, DigestBuilder
+from bitnet_jax.quant.tensor import QuantTensor
+
+# No version: the same input gives the same bytes from every version that writes format 1.
+PRODUCER = "bitnet-jax"
+_ORIGIN_KEYS = ("linear_class", "quantization_mode")
+
+
+def open_bitnet(path: Path, verify: bool = True) -> Checkpoint:
+    """Opens a `.bitnet` file; every tensor's checksum is compared when it is read.
+
+    Raises:
+      BadData: damaged, of a later version, or not what its own spec asks for.
+    """
+    file = open_native(path, verify)
+    spec = ModelSpec.from_json(file.spec)
+    wanted = expected(spec)
+    _check_names(file, wanted)
+    entries = {name: _entry(file, item) for name, item in wanted.items()}
+    tokenizer = tokenizer_files.from_files(
+        lambda name: file.read_file(name) if name in file.files else None, f"`{path}`"
+    )
+    detail = {
+        "origin": file.origin,
+        "digests": file.digests,
+        "producer": file.producer,
+        **{key: file.origin[key] for key in _ORIGIN_KEYS if key in file.origin},
+    }
+    return Checkpoint(spec, entries, tokenizer, Source(path, "bitnet", "packed", detail))
+
+
+def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
+    found = {*file.rows, *file.floats}
+    for name in [*(wanted.keys() - found), *(found - wanted.keys())]:
+        verb = "lacks" if name in wanted else "holds the unknown"
+        close = nearest(name, wanted.keys() ^ found)
+        raise TensorError(
+            "bitnet.names",
+            f"{file.where} {verb} tensor `{name}`, as its own spec has it",
+            f"the nearest: {', '.join(close)}" if close else "convert again from the source",
+            tensor=name,
+        )
+    for name, item in wanted.items():
+        info = file.safetensors.info(name)
+        shape = file.rows[name].shape if name in file.rows else info.shape
+        good = name in file.rows or info.dtype in FLOATS
+        if shape != item.shape or not good or (name in file.rows and not item.ternary):
+            raise TensorError(
+                "model.tensor_shape",
+                f"{file.where}: tensor `{name}` is {info.dtype} {list(shape)}; the spec asks for "
+                f"{list(item.shape)}",
+                "convert again from the source",
+                tensor=name,
+            )
+
+
+def _entry(file: NativeFile, item: Expected) -> TensorEntry:
+    name = item.name
+    if name in file.rows:
+        dtype = file.rows[name].dtype
+        return TensorEntry(name, item.shape, dtype, True, lambda: _read_ternary(file, name))
+    dtype = str(file.safetensors.info(name).numpy)
+    return TensorEntry(name, item.shape, dtype, False, lambda: file.read_float(name))
+
+
+def _read_ternary(file: NativeFile, name: str) -> QuantTensor:
+    row = file.rows[name]
+    tensor = QuantTensor(
+        codes=file.read_codes(name),
+        scale=file.read_scale(name),
+        shape=row.shape,
+        dtype=row.dtype,
+        stack_axes=row.stack_axes,
+        out_axes=row.out_axes,
+        in_axes=row.in_axes,
+        scale_kind=row.scale_kind,
+        group_size=row.group_size,
+        scale_dtype=row.scale_dtype,
+        kind=row.kind,
+        layout=row.layout,
+    )
+    tensor.verify(name)
+    return tensor
+
+
+def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO) -> Digest:
+    """Writes `checkpoint` as a `.bitnet` file; tensors pass through one at a time.
+
+    The same checkpoint gives the same bytes, wherever its source lay.
+    """
+    # The digest wants ascending names, so that is the order of the file.
+    names = sorted(checkpoint.entries, key=str.encode)
+    entries = checkpoint.entries
+    files = tokenizer_files.to_files(checkpoint.tokenizer) if checkpoint.tokenizer else {}
+    writer = NativeWriter(
+        stream,
+        spec=checkpoint.spec.to_json(),
+        ternary={n: (entries[n].shape, entries[n].dtype) for n in names if entries[n].ternary},
+        floats={
+            n: (entries[n].shape, numpy_dtype(entries[n].dtype))
+            for n in names
+            if not entries[n].ternary
+        },
+        files=files,
+        origin=_origin(checkpoint.source),
+        producer=PRODUCER,
+    )
+    digest = DigestBuilder()
+    for name in names:
+        value = entries[name].read()
+        if isinstance(value, QuantTensor):
+            digest.add(name, value)
+            writer.add_ternary(name, _row(value), np.asarray(value.codes), np.asarray(value.scale))
+        elif entries[name].ternary:
+            raise InternalError("bitnet.entry", f"`{name}` said it was ternary, and is not")
+        else:
+            writer.add_float(name, np.asarray(value))
+    result = digest.result()
+    writer.finish(result.to_json())
+    return result
+
+
+def _row(tensor: QuantTensor) -> Row:
+    return Row(
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        stack_axes=tensor.stack_axes,
+        out_axes=tensor.out_axes,
+        in_axes=tensor.in_axes,
+        scale_kind=tensor.scale_kind,
+        group_size=tensor.group_size,
+        scale_dtype=tensor.scale_dtype,
+        scales=(0, 0),
+        kind=tensor.kind,
+        layout=tensor.layout,
+    )
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What the first source was: kept from file to file, without paths or times."""
+    if source.format == "bitnet":
+        return dict(source.detail.get("origin", {}))
+    kept = {key: source.detail[key] for key in _ORIGIN_KEYS if source.detail.get(key)}
+    return {"format": source.format, "encoding": source.encoding, **kept}

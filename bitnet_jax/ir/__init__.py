@@ -1,0 +1,1 @@
+"""The Program: model spec, tracing, interpretation, verification, printing."""

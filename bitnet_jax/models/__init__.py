@@ -1,0 +1,1 @@
+"""Families of models: blocks, caches, and the names of their parameters."""

@@ -1,0 +1,54 @@
+"""The KV cache: one pair of buffers a layer, written in place at each row's own position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bitnet_jax.ir.spec import ModelSpec
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every layer.
+
+    Invariant: entry ``[b, p]`` is that of row b's token at position p, for every p
+    the row has reached; what stands beyond is never attended to.
+
+    Attributes:
+      keys, values: tuples over layers of [batch, capacity, kv_heads, head_dim].
+    """
+
+    keys: tuple[Any, ...]
+    values: tuple[Any, ...]
+
+    @classmethod
+    def empty(
+        cls, spec: ModelSpec, batch: int, capacity: int, dtype: Any = jnp.float32
+    ) -> KVCache:
+        """A cache of zeros for `capacity` tokens a row."""
+        shape = (batch, capacity, spec.num_kv_heads, spec.head_dim)
+        layers = range(spec.num_layers)
+        return cls(
+            tuple(jnp.zeros(shape, dtype) for _ in layers),
+            tuple(jnp.zeros(shape, dtype) for _ in layers),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row can hold."""
+        return self.keys[0].shape[1]
+
+
+def write_rows(buffer: Any, new: Any, start: Any) -> Any:
+    """Writes `new` [batch, length, …] into `buffer` at each row's `start` [batch]."""
+
+    def row(buffer: Any, new: Any, start: Any) -> Any:
+        return lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), start, 0)
+
+    return jax.vmap(row)(buffer, new, start)

@@ -1,0 +1,1 @@
+"""Operations: one folder per op; `select.py` is the only dispatch point."""

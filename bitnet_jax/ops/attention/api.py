@@ -1,0 +1,25 @@
+"""The op as the models call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitnet_jax.ops.attention.reference import attention_reference
+from bitnet_jax.ops.define import define
+
+attention_p = define("attention", attention_reference)
+
+
+def attention(q: Any, k: Any, v: Any, positions: Any) -> Any:
+    """Causal attention of queries over keys that stand at their own index.
+
+    Args:
+      q: [batch, length, heads, head_dim].
+      k, v: [batch, keys, kv_heads, head_dim]; `heads` a multiple of `kv_heads`
+        (grouped-query attention, Ainslie et al. 2023).
+      positions: int32 [batch, length], each query's own position among the keys.
+
+    Returns:
+      `q`'s shape and dtype.
+    """
+    return attention_p.bind(q, k, v, positions)

@@ -1,0 +1,23 @@
+"""What `attention` means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def attention_reference(q: Any, k: Any, v: Any, positions: Any) -> Any:
+    """Softmax attention in float32; key `j` is seen by a query at position p if j <= p."""
+    batch, length, heads, head_dim = q.shape
+    groups = heads // k.shape[2]
+    wide = q.astype(jnp.float32).reshape(batch, length, k.shape[2], groups, head_dim)
+    scores = jnp.einsum("blkgd,bskd->bkgls", wide, k.astype(jnp.float32))
+    scores = scores * np.float32(head_dim**-0.5)
+    seen = jnp.arange(k.shape[1])[None, None, :] <= positions[:, :, None]
+    scores = jnp.where(seen[:, None, None], scores, np.finfo(np.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    out = jnp.einsum("bkgls,bskd->blkgd", weights, v.astype(jnp.float32))
+    return out.reshape(q.shape).astype(q.dtype)

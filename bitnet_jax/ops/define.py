@@ -1,0 +1,47 @@
+"""Making a primitive from a function that says what the op means.
+
+A primitive keeps the op whole in a jaxpr, so that passes and exporters match it by
+name instead of a pile of reshapes. Its lowering, derivative and batching come from
+the reference; a faster lowering is registered per platform beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend.core as jec
+from jax.interpreters import ad, batching, mlir
+
+
+def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
+    """Returns the primitive `name`: as ``reference(*arrays, **static)``, one result.
+
+    Works under jit, vmap, grad and jvp; differentiation and batching decompose it.
+    """
+    primitive = jec.Primitive(name)
+
+    def bound(params: dict[str, Any]) -> Callable[..., Any]:
+        return functools.partial(reference, **params)
+
+    def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+        filled = tuple(ad.instantiate_zeros(tangent) for tangent in tangents)
+        return jax.jvp(bound(params), tuple(primals), filled)
+
+    def batch(args: Any, axes: Any, **params: Any) -> Any:
+        in_axes = tuple(None if axis is batching.not_mapped else axis for axis in axes)
+        return jax.vmap(bound(params), in_axes=in_axes)(*args), 0
+
+    def abstract(*avals: Any, **params: Any) -> Any:
+        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        out = jax.eval_shape(bound(params), *specs)
+        return jax.core.ShapedArray(out.shape, out.dtype)
+
+    primitive.def_impl(lambda *args, **params: jax.jit(bound(params))(*args))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
+    return primitive

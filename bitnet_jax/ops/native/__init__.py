@@ -1,0 +1,1 @@
+"""C++ kernels for the CPU: their sources, their build, their loading."""

@@ -1,0 +1,191 @@
+// AVX-512 VNNI form: a line is one register, VPDPBUSD multiplies it by four
+// activations broadcast to all sixteen rows. No horizontal sum is ever needed.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernel.h"
+
+namespace bitnet {
+namespace avx512_vnni {
+
+#define BITNET_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+
+BITNET_TARGET static inline __m512 LoadMasked(const float* x, __mmask16 mask) {
+  return _mm512_maskz_loadu_ps(mask, x);
+}
+BITNET_TARGET static inline __m512 LoadMasked(const uint16_t* x, __mmask16 mask) {
+  const __m256i half = _mm256_maskz_loadu_epi16(mask, x);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+static inline uint16_t TailMask(int64_t left) {
+  return left >= 16 ? 0xffff : static_cast<uint16_t>((1u << left) - 1);
+}
+
+template <typename T>
+BITNET_TARGET static float Quantize(const T* x, int64_t k, int64_t padded, int8_t* q) {
+  const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+  __m512i top0 = _mm512_setzero_si512(), top1 = top0;
+  int64_t i = 0;
+  for (; i + 32 <= k; i += 32) {
+    const __m512i v0 = _mm512_castps_si512(LoadMasked(x + i, 0xffff));
+    const __m512i v1 = _mm512_castps_si512(LoadMasked(x + i + 16, 0xffff));
+    top0 = _mm512_max_epi32(top0, _mm512_and_si512(v0, sign));
+    top1 = _mm512_max_epi32(top1, _mm512_and_si512(v1, sign));
+  }
+  for (; i < k; i += 16) {
+    const __m512i v = _mm512_castps_si512(LoadMasked(x + i, TailMask(k - i)));
+    top0 = _mm512_max_epi32(top0, _mm512_and_si512(v, sign));
+  }
+  const uint32_t top =
+      static_cast<uint32_t>(_mm512_reduce_max_epi32(_mm512_max_epi32(top0, top1)));
+  const float a = ClampAbsmax(top);
+  if (!IsFiniteBits(top)) {
+    std::memset(q, 0, padded);
+    return a;
+  }
+  const __m512 r = _mm512_set1_ps(127.0f / a);
+  // padded is a multiple of 16 that reaches k: the last store writes the zeros too.
+  for (i = 0; i < padded; i += 16) {
+    const __m512 v = _mm512_mul_ps(LoadMasked(x + i, TailMask(k - i)), r);
+    const __m512i rounded =
+        _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtsepi32_epi8(rounded));
+  }
+  return a;
+}
+
+BITNET_TARGET static int32_t Sum(const int8_t* q, int64_t n) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i acc = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += 64) {
+    const int64_t left = n - i;
+    const __mmask64 mask = left >= 64 ? ~0ull : (1ull << left) - 1;
+    acc = _mm512_dpbusd_epi32(acc, ones, _mm512_maskz_loadu_epi8(mask, q + i));
+  }
+  return _mm512_reduce_add_epi32(acc);
+}
+
+BITNET_TARGET static inline __m512i Broadcast4(const int8_t* q) {
+  int32_t four;
+  std::memcpy(&four, q, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+
+// One token, NB row blocks side by side: their lines are NB streams, and two
+// accumulators each hide the latency of VPDPBUSD.
+template <int NB>
+BITNET_TARGET static inline __attribute__((always_inline)) void Stream(
+    const uint8_t* codes, int64_t lines, int64_t l0, int64_t l1, const int8_t* q,
+    int32_t* out) {
+  const __m512i three = _mm512_set1_epi8(3);
+  __m512i even[NB], odd[NB];
+  for (int b = 0; b < NB; ++b) even[b] = odd[b] = _mm512_setzero_si512();
+  for (int64_t l = l0; l < l1; ++l) {
+    const int8_t* ql = q + l * kCols;
+    const __m512i q0 = Broadcast4(ql), q1 = Broadcast4(ql + 4);
+    const __m512i q2 = Broadcast4(ql + 8), q3 = Broadcast4(ql + 12);
+#pragma GCC unroll 8
+    for (int b = 0; b < NB; ++b) {
+      const uint8_t* at = codes + (b * lines + l) * kLineBytes;
+      _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
+      const __m512i line = _mm512_loadu_si512(at);
+      const __m512i c0 = _mm512_and_si512(line, three);
+      const __m512i c1 = _mm512_and_si512(_mm512_srli_epi32(line, 2), three);
+      const __m512i c2 = _mm512_and_si512(_mm512_srli_epi32(line, 4), three);
+      const __m512i c3 = _mm512_and_si512(_mm512_srli_epi32(line, 6), three);
+      even[b] = _mm512_dpbusd_epi32(even[b], c0, q0);
+      odd[b] = _mm512_dpbusd_epi32(odd[b], c1, q1);
+      even[b] = _mm512_dpbusd_epi32(even[b], c2, q2);
+      odd[b] = _mm512_dpbusd_epi32(odd[b], c3, q3);
+    }
+  }
+  for (int b = 0; b < NB; ++b)
+    _mm512_storeu_si512(out + b * kRows, _mm512_add_epi32(even[b], odd[b]));
+}
+
+// NT tokens, NB row blocks: a line is expanded once and used NT times.
+template <int NB, int NT>
+BITNET_TARGET static void Tile(const uint8_t* codes, int64_t lines, int64_t l0, int64_t l1,
+                               const int8_t* q, int64_t ldq, int32_t* out, int64_t ldo) {
+  const __m512i three = _mm512_set1_epi8(3);
+  __m512i acc[NT][NB];
+  for (int t = 0; t < NT; ++t)
+    for (int b = 0; b < NB; ++b) acc[t][b] = _mm512_setzero_si512();
+  for (int64_t l = l0; l < l1; ++l) {
+    __m512i line[NB];
+    for (int b = 0; b < NB; ++b) {
+      const uint8_t* at = codes + (b * lines + l) * kLineBytes;
+      _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
+      line[b] = _mm512_loadu_si512(at);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      __m512i code[NB];
+      for (int b = 0; b < NB; ++b) {
+        code[b] = _mm512_and_si512(line[b], three);
+        line[b] = _mm512_srli_epi32(line[b], 2);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < NT; ++t) {
+        const __m512i four = Broadcast4(q + t * ldq + l * kCols + j * 4);
+        for (int b = 0; b < NB; ++b) acc[t][b] = _mm512_dpbusd_epi32(acc[t][b], code[b], four);
+      }
+    }
+  }
+  for (int t = 0; t < NT; ++t)
+    for (int b = 0; b < NB; ++b) _mm512_storeu_si512(out + t * ldo + b * kRows, acc[t][b]);
+}
+
+using TileFn = void (*)(const uint8_t*, int64_t, int64_t, int64_t, const int8_t*, int64_t,
+                        int32_t*, int64_t);
+static const TileFn kTiles[2][kMaxTokens] = {
+    {Tile<1, 1>, Tile<1, 2>, Tile<1, 3>, Tile<1, 4>, Tile<1, 5>, Tile<1, 6>, Tile<1, 7>,
+     Tile<1, 8>},
+    {Tile<2, 1>, Tile<2, 2>, Tile<2, 3>, Tile<2, 4>, Tile<2, 5>, Tile<2, 6>, Tile<2, 7>,
+     Tile<2, 8>},
+};
+
+BITNET_TARGET static void StreamBlocks(const uint8_t* codes, int64_t blocks, int64_t lines,
+                                       int64_t l0, int64_t l1, const int8_t* q, int32_t* out) {
+  switch (blocks) {
+    case 4: return Stream<4>(codes, lines, l0, l1, q, out);
+    case 3: return Stream<3>(codes, lines, l0, l1, q, out);
+    case 2: return Stream<2>(codes, lines, l0, l1, q, out);
+    default: return Stream<1>(codes, lines, l0, l1, q, out);
+  }
+}
+
+BITNET_TARGET static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
+                                     int64_t segment_lines, const int8_t* q, int64_t ldq,
+                                     int64_t tokens, int32_t* raw) {
+  const int64_t ldo = blocks * kRows;
+  for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, raw += tokens * ldo) {
+    const int64_t l1 = l0 + segment_lines < lines ? l0 + segment_lines : lines;
+    if (tokens == 1) {
+      StreamBlocks(codes, blocks, lines, l0, l1, q, raw);
+      continue;
+    }
+    for (int64_t b = 0; b < blocks; b += 2) {
+      const int wide = blocks - b >= 2 ? 1 : 0;
+      kTiles[wide][tokens - 1](codes + b * lines * kLineBytes, lines, l0, l1, q, ldq,
+                               raw + b * kRows, ldo);
+    }
+  }
+}
+
+static bool Usable() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+static const Kernel kKernel = {"avx512_vnni",      Usable, Quantize<float>,
+                               Quantize<uint16_t>, Sum,    Accumulate};
+
+#undef BITNET_TARGET
+
+}  // namespace avx512_vnni
+}  // namespace bitnet

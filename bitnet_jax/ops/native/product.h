@@ -1,0 +1,222 @@
+// The ternary product over a table of kernels: quantize the tokens, cut the work
+// into units, scale the accumulators. Knows nothing of XLA: whoever calls it gives
+// a function that runs `count` independent units.
+//
+// A unit's result does not depend on how the work was cut or on who ran it, so the
+// outputs are the same for any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "kernel.h"
+#include "kernel_portable.h"
+#if defined(__x86_64__)
+#include "kernel_avx2.h"
+#include "kernel_avx512.h"
+#elif defined(__aarch64__)
+#include "kernel_neon.h"
+#endif
+
+namespace bitnet {
+
+// Best first; the index is the "isa" attribute of the calls.
+static const Kernel* const kKernels[] = {
+#if defined(__x86_64__)
+    &avx512_vnni::kKernel, &avx_vnni::kKernel, &avx2::kKernel,
+#elif defined(__aarch64__)
+    &neon_dotprod::kKernel,
+#endif
+    &portable::kKernel,
+};
+constexpr int64_t kKernelCount = sizeof(kKernels) / sizeof(kKernels[0]);
+
+enum ScaleKind : int64_t { kTensor = 0, kRow = 1, kGroup = 2, kAccumulate = 3 };
+
+struct Product {
+  const Kernel* kernel;
+  int64_t batch, tokens, out, in;  // x [batch, tokens, in], y [batch, tokens, out]
+  int64_t scale_kind, group;       // group: columns per scale, 0 unless kGroup
+  const void* x;                   // int8 codes for kAccumulate
+  bool x_bf16;
+  const uint8_t* codes;  // [batch, blocks, lines, 64]
+  const float* scale;    // [batch] | [batch, out] | [batch, out, in/group]
+  void* y;               // int32 for kAccumulate
+  bool y_bf16;
+};
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+template <typename T>
+using Buffer = std::unique_ptr<T[], FreeDeleter>;
+
+template <typename T>
+static Buffer<T> Allocate(int64_t count) {
+  const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
+  return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes)));
+}
+
+static inline uint16_t ToBf16(float value) {
+  const uint32_t bits = BitsOf(value);
+  if (AbsBits(bits) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+// How a product is cut, and the buffers its units share.
+struct Plan {
+  const Product* p;
+  int64_t blocks, lines, padded, segment_lines, segments;
+  int64_t unit_blocks, unit_tokens;  // size of a unit
+  int64_t block_units, token_units;  // units along each axis
+  Buffer<int8_t> q;                  // [batch * tokens, padded]
+  Buffer<float> a;                   // [batch * tokens]
+  Buffer<int32_t> sums;              // [batch * tokens, segments]
+};
+
+constexpr int64_t kUnitBytes = 96 << 10;  // codes of a unit: long enough to stream well
+
+static inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Returns false when memory is missing.
+static bool MakePlan(const Product& p, int64_t threads, Plan* plan) {
+  plan->p = &p;
+  plan->blocks = CeilDiv(p.out, kRows);
+  plan->lines = CeilDiv(p.in, kCols);
+  plan->padded = plan->lines * kCols;
+  plan->segment_lines = p.scale_kind == kGroup ? p.group / kCols : Max(plan->lines, 1);
+  plan->segments = Max(CeilDiv(plan->lines, plan->segment_lines), 1);
+  // About a cache-friendly piece each, but at least four pieces a thread to even out.
+  const int64_t by_bytes = Max(kUnitBytes / Max(plan->lines * kLineBytes, 1), 1);
+  const int64_t by_threads = CeilDiv(p.batch * plan->blocks, 4 * threads);
+  plan->unit_blocks = CeilDiv(Max(Min(by_bytes, by_threads), 1), kMaxBlocks) * kMaxBlocks;
+  plan->unit_tokens = 64;
+  plan->block_units = CeilDiv(plan->blocks, plan->unit_blocks);
+  plan->token_units = CeilDiv(p.tokens, plan->unit_tokens);
+  const int64_t rows = p.batch * p.tokens;
+  plan->q = Allocate<int8_t>(rows * plan->padded);
+  plan->a = Allocate<float>(rows);
+  plan->sums = Allocate<int32_t>(rows * plan->segments);
+  return plan->q && plan->a && plan->sums;
+}
+
+// Quantizes token `row` (of batch * tokens), and sums its codes per segment.
+static void PrepareToken(const Plan& plan, int64_t row) {
+  const Product& p = *plan.p;
+  int8_t* q = plan.q.get() + row * plan.padded;
+  if (p.scale_kind == kAccumulate) {
+    std::memcpy(q, static_cast<const int8_t*>(p.x) + row * p.in, p.in);
+    std::memset(q + p.in, 0, plan.padded - p.in);
+  } else if (p.x_bf16) {
+    plan.a[row] = p.kernel->quantize_bf16(static_cast<const uint16_t*>(p.x) + row * p.in,
+                                          p.in, plan.padded, q);
+  } else {
+    plan.a[row] = p.kernel->quantize_f32(static_cast<const float*>(p.x) + row * p.in, p.in,
+                                         plan.padded, q);
+  }
+  const int64_t width = plan.segment_lines * kCols;
+  for (int64_t s = 0; s < plan.segments; ++s)
+    plan.sums[row * plan.segments + s] =
+        p.kernel->sum(q + s * width, Min(width, plan.padded - s * width));
+}
+
+// Scales the accumulators of one token, `count` rows from `row0` of batch element `e`.
+// raw + s*stride is segment s. The order of the float operations is the contract's.
+static void Finish(const Plan& plan, int64_t e, int64_t token, int64_t row0, int64_t count,
+                   const int32_t* raw, int64_t stride) {
+  const Product& p = *plan.p;
+  const int64_t row = e * p.tokens + token;
+  const int32_t* sums = plan.sums.get() + row * plan.segments;
+  const int64_t at = row * p.out + row0;
+  if (p.scale_kind == kAccumulate) {
+    int32_t* y = static_cast<int32_t*>(p.y) + at;
+    for (int64_t n = 0; n < count; ++n) y[n] = raw[n] - sums[0];
+    return;
+  }
+  const float token_scale = plan.a[row] * kInv127;
+  float y[kMaxBlocks * kRows];
+  if (p.scale_kind == kTensor) {
+    const float factor = p.scale[e] * token_scale;
+    for (int64_t n = 0; n < count; ++n) y[n] = static_cast<float>(raw[n] - sums[0]) * factor;
+  } else if (p.scale_kind == kRow) {
+    const float* scale = p.scale + e * p.out + row0;
+    for (int64_t n = 0; n < count; ++n)
+      y[n] = static_cast<float>(raw[n] - sums[0]) * (scale[n] * token_scale);
+  } else {
+    const float* scale = p.scale + (e * p.out + row0) * plan.segments;
+    for (int64_t n = 0; n < count; ++n) {
+      float total = 0.0f;
+      for (int64_t s = 0; s < plan.segments; ++s)
+        total += static_cast<float>(raw[s * stride + n] - sums[s]) *
+                 scale[n * plan.segments + s];
+      y[n] = total * token_scale;
+    }
+  }
+  if (p.y_bf16) {
+    uint16_t* to = static_cast<uint16_t*>(p.y) + at;
+    for (int64_t n = 0; n < count; ++n) to[n] = ToBf16(y[n]);
+  } else {
+    std::memcpy(static_cast<float*>(p.y) + at, y, count * sizeof(float));
+  }
+}
+
+static int64_t UnitCount(const Plan& plan) {
+  return plan.p->batch * plan.block_units * plan.token_units;
+}
+
+static void RunUnit(const Plan& plan, int64_t unit) {
+  const Product& p = *plan.p;
+  const int64_t tu = unit % plan.token_units;
+  const int64_t bu = unit / plan.token_units % plan.block_units;
+  const int64_t e = unit / plan.token_units / plan.block_units;
+  const int64_t b_end = Min((bu + 1) * plan.unit_blocks, plan.blocks);
+  const int64_t t_end = Min((tu + 1) * plan.unit_tokens, p.tokens);
+  // With many segments the accumulators outgrow the stack.
+  constexpr int64_t kStack = kMaxTokens * kMaxBlocks * kRows * 8;
+  const int64_t need = plan.segments * Min(kMaxTokens, p.tokens) * kMaxBlocks * kRows;
+  alignas(64) int32_t stack[kStack];
+  Buffer<int32_t> heap;
+  int32_t* raw = stack;
+  if (need > kStack) {
+    heap = Allocate<int32_t>(need);
+    raw = heap.get();
+    if (raw == nullptr) std::abort();  // nobody can be told from here; 10 KB a segment
+  }
+  for (int64_t b = bu * plan.unit_blocks; b < b_end; b += kMaxBlocks) {
+    const int64_t blocks = Min(kMaxBlocks, b_end - b);
+    const uint8_t* codes = p.codes + (e * plan.blocks + b) * plan.lines * kLineBytes;
+    const int64_t count = Min(blocks * kRows, p.out - b * kRows);
+    for (int64_t t = tu * plan.unit_tokens; t < t_end; t += kMaxTokens) {
+      const int64_t tokens = Min(kMaxTokens, t_end - t);
+      p.kernel->accumulate(codes, blocks, plan.lines, plan.segment_lines,
+                           plan.q.get() + (e * p.tokens + t) * plan.padded, plan.padded,
+                           tokens, raw);
+      for (int64_t i = 0; i < tokens; ++i)
+        Finish(plan, e, t + i, b * kRows, count, raw + i * blocks * kRows,
+               tokens * blocks * kRows);
+    }
+  }
+}
+
+// `run(count, fn)` runs fn(i) for 0 <= i < count, in any order, and returns when all
+// are done. Returns false when memory is missing.
+template <typename Run>
+static bool RunProduct(const Product& p, int64_t threads, Run run) {
+  const int64_t rows = p.batch * p.tokens;
+  if (rows == 0 || p.out == 0) return true;
+  Plan plan;
+  if (!MakePlan(p, Max(threads, 1), &plan)) return false;
+  constexpr int64_t kElementsPerTask = 32 << 10;
+  const int64_t per_task = Max(kElementsPerTask / Max(plan.padded, 1), 1);
+  run(CeilDiv(rows, per_task), [&](int64_t i) {
+    for (int64_t row = i * per_task; row < Min((i + 1) * per_task, rows); ++row)
+      PrepareToken(plan, row);
+  });
+  run(UnitCount(plan), [&](int64_t i) { RunUnit(plan, i); });
+  return true;
+}
+
+}  // namespace bitnet

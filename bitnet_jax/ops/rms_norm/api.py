@@ -1,0 +1,19 @@
+"""The op as the models call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitnet_jax.ops.define import define
+from bitnet_jax.ops.rms_norm.reference import rms_norm_reference
+
+rms_norm_p = define("rms_norm", rms_norm_reference)
+
+
+def rms_norm(x: Any, weight: Any, *, eps: float) -> Any:
+    """Normalizes `x` [..., n] over its last axis and multiplies by `weight` [n].
+
+    Returns:
+      `x`'s shape and dtype.
+    """
+    return rms_norm_p.bind(x, weight, eps=float(eps))

@@ -1,0 +1,1 @@
+"""One file per pass over a Program: needs, does, leaves."""

@@ -1,0 +1,1 @@
+"""The numerics contract: scales, trits, activations, packing, digests, rules."""

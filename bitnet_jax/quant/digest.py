@@ -1,0 +1,98 @@
+"""Digests: one number that says which trits, and one for trits with their scales.
+
+They depend on nothing but names, shapes, trits and scales, so every container and
+every device must give the same ones. The definition, to the byte:
+
+    trits = SHA-256 of
+        b"bitnet-trits/1\\n"
+        for each ternary tensor in ascending order of its canonical name (UTF-8):
+            name, b"\\0", the canonical shape as decimal numbers joined by b",", b"\\n"
+            ceil(n/4) bytes: the n trits in row-major order of [*stack, out, in],
+            code = trit + 1, four to a byte, the first in the lowest bits,
+            the last byte filled up with code 0
+
+    trits_scales = SHA-256 of
+        b"bitnet-trits-scales/1\\n", the 32 bytes of `trits`
+        for each tensor in the same order:
+            name, b"\\0", scale kind ("tensor", "row" or "group"), b"\\0",
+            the scale's shape as decimal numbers joined by b",", b"\\n"
+            the multiplying scales, little-endian float32, row-major
+
+Fused matrices are digested un-fused, under their canonical names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.quant.tensor import QuantTensor
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Both digests, as lower-case hexadecimal SHA-256."""
+
+    trits: str
+    trits_scales: str
+
+    def to_json(self) -> dict[str, str]:
+        """As it stands in every record."""
+        return {"trits": self.trits, "trits_scales": self.trits_scales}
+
+
+def _shape_text(shape: Iterable[int]) -> bytes:
+    return ",".join(str(size) for size in shape).encode()
+
+
+def pack_plain(trits: np.ndarray) -> bytes:
+    """Row-major trits, four to a byte, low bits first (the digest's own packing)."""
+    codes = (trits.reshape(-1) + 1).astype(np.uint8)
+    codes = np.pad(codes, (0, -codes.size % 4)).reshape(-1, 4)
+    return (codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6).tobytes()
+
+
+class DigestBuilder:
+    """Builds both digests from tensors given one at a time, in ascending name order."""
+
+    def __init__(self) -> None:
+        self._trits = hashlib.sha256(b"bitnet-trits/1\n")
+        self._scales: list[bytes] = []
+        self._last = b""
+
+    def add(self, name: str, tensor: QuantTensor) -> None:
+        """Adds one tensor; its codes and scale are copied to the host."""
+        key = name.encode()
+        if key <= self._last:
+            raise ValueError(f"digest needs ascending names, {name!r} came late")
+        self._last = key
+        host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
+        self._trits.update(key + b"\0" + _shape_text(host.canonical_shape) + b"\n")
+        self._trits.update(pack_plain(host.trits()))
+        scale = np.ascontiguousarray(np.asarray(tensor.scale), "<f4")
+        head = b"\0".join([key, tensor.scale_kind.encode(), _shape_text(scale.shape)])
+        self._scales.append(head + b"\n" + scale.tobytes())
+
+    def result(self) -> Digest:
+        """The digests of what was added."""
+        scales = hashlib.sha256(b"bitnet-trits-scales/1\n" + self._trits.digest())
+        for part in self._scales:
+            scales.update(part)
+        return Digest(self._trits.hexdigest(), scales.hexdigest())
+
+
+def _ordered(items: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return iter(sorted(items.items(), key=lambda item: item[0].encode()))
+
+
+def digest(items: Mapping[str, Any]) -> Digest:
+    """Digests of the `QuantTensor`s among `items` (other values are passed over)."""
+    builder = DigestBuilder()
+    for name, tensor in _ordered(items):
+        if isinstance(tensor, QuantTensor):
+            builder.add(name, tensor)
+    return builder.result()

@@ -1,0 +1,92 @@
+"""Trits to packed codes and back: the layouts, each a row of `LAYOUTS`.
+
+`t2.16x16` (2 bits a trit): a matrix [out, in] is padded with zero trits to
+multiples of 16 and cut into blocks of 16 rows and 16 columns; a block is one
+64-byte line. Byte ``4*r + p`` of a line holds, in bits ``2j`` and ``2j+1``, the
+code (trit + 1) of row ``r`` and column ``4*j + p`` of the block. So a line
+shifted right by ``2j`` and masked with 3 is 16 rows of 4 consecutive columns:
+the left operand of VPDPBUSD against 4 activations broadcast to all lanes, and
+one row of an AMX tile. Any run of blocks along either axis is valid by itself,
+so shards need no repacking.
+
+The same code serves numpy and JAX arrays. Knows nothing of scales.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.core.errors import BadData
+from bitnet_jax.quant.absmean import namespace
+
+LAYOUT = "t2.16x16"
+BLOCK = 16
+LINE = 64
+
+
+def blocks(size: int) -> int:
+    """Number of 16-wide blocks that hold `size` rows or columns."""
+    return -(-size // BLOCK)
+
+
+def codes_shape(out_features: int, in_features: int) -> tuple[int, int, int]:
+    """Shape of the packed codes of one [out, in] matrix."""
+    return blocks(out_features), blocks(in_features), LINE
+
+
+def pack_trits(trits: Any) -> Any:
+    """Packs int8 trits [..., out, in] into uint8 codes [..., OB, IB, 64].
+
+    Values outside {-1, 0, 1} are the caller's bug and give unspecified codes;
+    `check_trits` is for data that is not trusted.
+    """
+    xp = namespace(trits)
+    *lead, out_features, in_features = trits.shape
+    ob, ib, _ = codes_shape(out_features, in_features)
+    pad = [(0, 0)] * len(lead) + [
+        (0, ob * BLOCK - out_features),
+        (0, ib * BLOCK - in_features),
+    ]
+    codes = (xp.pad(trits, pad) + 1).astype(np.uint8)
+    # [..., ob, r, ib, j, p] -> four bit pairs j of [..., ob, ib, r, p]
+    codes = codes.reshape(*lead, ob, BLOCK, ib, 4, 4)
+    packed = codes[..., 0, :]
+    for j in range(1, 4):
+        packed = packed | (codes[..., j, :] << np.uint8(2 * j))
+    packed = xp.moveaxis(packed, -3, -2)  # [..., ob, r, ib, p] -> [..., ob, ib, r, p]
+    return packed.reshape(*lead, ob, ib, LINE)
+
+
+def unpack_trits(codes: Any, out_features: int, in_features: int) -> Any:
+    """Inverse of `pack_trits`: uint8 [..., OB, IB, 64] to int8 [..., out, in].
+
+    The illegal code 3 comes out as 2; see `illegal_codes`.
+    """
+    xp = namespace(codes)
+    *lead, ob, ib, _ = codes.shape
+    lines = codes.reshape(*lead, ob, ib, BLOCK, 1, 4)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    pairs = (lines >> shifts) & np.uint8(3)  # [..., ob, ib, r, j, p]
+    trits = pairs.astype(np.int8) - np.int8(1)
+    trits = xp.moveaxis(trits, -4, -3)  # [..., ob, r, ib, j, p]
+    trits = trits.reshape(*lead, ob * BLOCK, ib * BLOCK)
+    return trits[..., :out_features, :in_features]
+
+
+def illegal_codes(codes: np.ndarray) -> np.ndarray:
+    """Flat indices of bytes of `codes` that hold the illegal code 0b11 anywhere."""
+    both = codes & (codes >> np.uint8(1)) & np.uint8(0x55)
+    return np.flatnonzero(both)
+
+
+def check_trits(trits: np.ndarray, name: str) -> None:
+    """Raises `BadData` unless every value of `trits` is -1, 0 or 1."""
+    bad = np.flatnonzero((trits < -1) | (trits > 1))
+    if bad.size:
+        raise BadData(
+            "tensor.not_ternary",
+            f"tensor `{name}` holds {bad.size} values that are no trit, the first at flat "
+            f"index {int(bad[0])}",
+        )

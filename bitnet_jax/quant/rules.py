@@ -1,0 +1,111 @@
+"""Rules: which parameter becomes what, as data. Ordered; the first match wins.
+
+A path is the parameter's dotted name; in a pattern `*` stands for any run of
+characters within one dot-separated part, `**` for any number of whole parts.
+Knows nothing of jaxprs: passes ask `match`, and report what never matched.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bitnet_jax.core.errors import UsageError, nearest
+
+USES = ("dot", "gather", "*")
+TARGETS = ("ternary", "keep")
+SCALE_DTYPES = ("bfloat16", "float32", "float16")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: parameters whose path and use match are turned `to` something.
+
+    Attributes:
+      path: pattern over dotted parameter names.
+      use: ``dot`` (contracted), ``gather`` (looked up by row) or ``*``.
+      to: ``ternary`` or ``keep``.
+      scale: ``tensor``, ``row``, or ``group-N`` (N consecutive inputs).
+      scale_dtype: the precision the scale is rounded to before use.
+
+    Raises:
+      UsageError: a value is unknown.
+    """
+
+    path: str
+    use: str = "dot"
+    to: str = "ternary"
+    scale: str = "tensor"
+    scale_dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        for name, known in (("use", USES), ("to", TARGETS), ("scale_dtype", SCALE_DTYPES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageError(
+                    f"rule.{name}",
+                    f"rule `{self.path}` has {name} {value!r}",
+                    f"known: {', '.join(known)}",
+                )
+        if not re.fullmatch(r"tensor|row|group-[1-9]\d*", self.scale):
+            raise UsageError(
+                "rule.scale",
+                f"rule `{self.path}` has scale {self.scale!r}",
+                "known: tensor, row, group-N (N a multiple of 16)",
+            )
+        if self.group_size % 16:
+            raise UsageError(
+                "rule.scale",
+                f"rule `{self.path}` has group size {self.group_size}",
+                "a group is a multiple of 16 inputs, the width of a packed block",
+            )
+
+    @property
+    def scale_kind(self) -> str:
+        """``tensor``, ``row`` or ``group``."""
+        return self.scale.partition("-")[0]
+
+    @property
+    def group_size(self) -> int:
+        """N of ``group-N``, else 0."""
+        return int(self.scale.partition("-")[2] or 0)
+
+    def takes(self, path: str, use: str) -> bool:
+        """True if this rule matches `path` used as `use`."""
+        return self.use in ("*", use) and bool(_pattern(self.path).fullmatch(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _pattern(path: str) -> re.Pattern[str]:
+    out = []
+    for part in re.split(r"(\*\*\.?|\*|\?)", path):
+        if part.startswith("**"):
+            out.append(r"(?:.+\.)?" if part.endswith(".") else r".*")
+        else:
+            out.append({"*": r"[^.]*", "?": r"[^.]"}.get(part, re.escape(part)))
+    return re.compile("".join(out))
+
+
+def match(rules: Sequence[Rule], path: str, use: str) -> int | None:
+    """Index of the first rule that takes `path` used as `use`, or None."""
+    for index, rule in enumerate(rules):
+        if rule.takes(path, use):
+            return index
+    return None
+
+
+def check_used(rules: Sequence[Rule], used: Iterable[int], paths: Iterable[str]) -> None:
+    """Raises `UsageError` (``quant.rule_unused``) for the first rule that took nothing."""
+    taken = set(used)
+    names = list(paths)
+    for index, rule in enumerate(rules):
+        if index in taken:
+            continue
+        close = nearest(rule.path, names) or names[:3]
+        raise UsageError(
+            "quant.rule_unused",
+            f"rule {index + 1} (`{rule.path}`, use {rule.use}) matched no parameter's use",
+            "the closest names are " + ", ".join(f"`{name}`" for name in close),
+        )

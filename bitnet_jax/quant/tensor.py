@@ -1,0 +1,122 @@
+"""`QuantTensor`: packed codes with their scale, as one pytree leaf group."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from bitnet_jax.core.errors import BadData
+from bitnet_jax.quant.packing import LAYOUT, codes_shape, unpack_trits
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuantTensor:
+    """A float parameter held as packed codes and a scale.
+
+    Invariants: ``weight = codes × scale`` (always multiply); codes are trits in
+    {-1, 0, 1}; padding codes are 0; `scale` is float32 and has the shape that
+    `scale_kind` says; the float aval it stands for is (`shape`, `dtype`). The
+    canonical matrix is [*stack, out, in]: `stack_axes`, `out_axes` and `in_axes`
+    name the axes of `shape` that it is made of, in order. A leaf may be a numpy
+    or a JAX array (or an abstract value while tracing).
+
+    Attributes:
+      codes: uint8 [*stack, OB, IB, 64], see `packing.py`.
+      scale: float32 [*stack] (tensor), [*stack, out] (row), [*stack, out, in/G] (group).
+      scale_dtype: the dtype the scale has in its source; its value is exact there.
+    """
+
+    codes: Any
+    scale: Any
+    shape: tuple[int, ...] = field(metadata={"static": True})
+    dtype: str = field(metadata={"static": True})
+    stack_axes: tuple[int, ...] = field(metadata={"static": True})
+    out_axes: tuple[int, ...] = field(metadata={"static": True})
+    in_axes: tuple[int, ...] = field(metadata={"static": True})
+    scale_kind: str = field(metadata={"static": True}, default="tensor")
+    group_size: int = field(metadata={"static": True}, default=0)
+    scale_dtype: str = field(metadata={"static": True}, default="float32")
+    kind: str = field(metadata={"static": True}, default="ternary")
+    layout: str = field(metadata={"static": True}, default=LAYOUT)
+
+    @property
+    def stack_shape(self) -> tuple[int, ...]:
+        """Sizes of the stacked axes."""
+        return tuple(self.shape[axis] for axis in self.stack_axes)
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the canonical matrix."""
+        return math.prod(self.shape[axis] for axis in self.out_axes)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the canonical matrix: the contracted size."""
+        return math.prod(self.shape[axis] for axis in self.in_axes)
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """[*stack, out, in]."""
+        return (*self.stack_shape, self.out_features, self.in_features)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and scales together."""
+        codes = math.prod(self.codes.shape) * self.codes.dtype.itemsize
+        return codes + math.prod(self.scale.shape) * self.scale.dtype.itemsize
+
+    def trits(self) -> Any:
+        """The canonical trits, int8 [*stack, out, in]."""
+        return unpack_trits(self.codes, self.out_features, self.in_features)
+
+    def weight(self) -> Any:
+        """The canonical float32 matrix ``trits × scale``, [*stack, out, in]."""
+        from bitnet_jax.quant.ternary import broadcast_scale
+
+        scale = broadcast_scale(self.scale, self.scale_kind, self.group_size)
+        return self.trits().astype(np.float32) * scale
+
+    def dequantize(self) -> Any:
+        """The float parameter this stands for: `shape`, `dtype`."""
+        from bitnet_jax.quant.absmean import namespace
+
+        xp = namespace(self.codes)
+        order = (*self.stack_axes, *self.out_axes, *self.in_axes)
+        weight = self.weight().reshape([self.shape[axis] for axis in order])
+        return xp.transpose(weight, np.argsort(order)).astype(xp.dtype(self.dtype))
+
+    def scale_shape(self) -> tuple[int, ...]:
+        """The shape `scale` must have."""
+        tails: dict[str, tuple[int, ...]] = {
+            "tensor": (),
+            "row": (self.out_features,),
+            "group": (self.out_features, self.in_features // (self.group_size or 1)),
+        }
+        return (*self.stack_shape, *tails[self.scale_kind])
+
+    def verify(self, name: str) -> None:
+        """Raises `BadData` unless the shapes and dtypes hold the invariants."""
+        codes = (*self.stack_shape, *codes_shape(self.out_features, self.in_features))
+        found = (tuple(self.codes.shape), str(self.codes.dtype))
+        if found != (codes, "uint8"):
+            raise BadData(
+                "tensor.codes_shape",
+                f"`{name}` needs codes uint8 {list(codes)}, found {found[1]} {list(found[0])}",
+            )
+        found = (tuple(self.scale.shape), str(self.scale.dtype))
+        if found != (self.scale_shape(), "float32"):
+            raise BadData(
+                "tensor.scale_shape",
+                f"`{name}` needs a {self.scale_kind} scale float32 {list(self.scale_shape())}, "
+                f"found {found[1]} {list(found[0])}",
+            )
+
+
+def is_quant(leaf: Any) -> bool:
+    """True for a `QuantTensor`: the `is_leaf` of tree functions over packed params."""
+    return isinstance(leaf, QuantTensor)

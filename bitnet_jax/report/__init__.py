@@ -1,0 +1,1 @@
+"""Records to HTML, SVG and CSV; knows nothing of models."""

@@ -1,0 +1,1 @@
+"""Tokenizer, sampling, generation, scoring."""

@@ -1,0 +1,229 @@
+"""The engine: prefill and decode with a KV cache, compiled once per bucket.
+
+Prompts are padded to a few fixed lengths and caches to powers of two, so that no
+prompt compiles anything anew. Knows token ids only: no text, no files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitnet_jax.compiler.compile import Executable, Receipt, compile_function
+from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.cache import KVCache
+from bitnet_jax.models.families import family_of
+from bitnet_jax.passes.pack_weights import Packed
+from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
+
+# Prompts are run in pieces of these lengths: the shortest that holds what is left.
+PREFILL_LENGTHS = (16, 64, 256, 512)
+SMALLEST_CACHE = 256
+
+
+@dataclass
+class Timing:
+    """Wall time of one generation; filled in as it goes."""
+
+    prompt_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Tokens after the first, per second of decode steps; None before there is one."""
+        return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
+
+
+@dataclass
+class Engine:
+    """One model, ready to run.
+
+    Attributes:
+      spec: the decoder.
+      packed: its parameters, on the device.
+      implementation: of `ternary_matmul`; None for the best that runs.
+    """
+
+    spec: ModelSpec
+    packed: Packed
+    implementation: str | None = None
+    _compiled: dict[tuple[Any, ...], Executable] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        family = family_of(self.spec.family)
+        self._rules = family.rules
+        self._step = self._transformed(family.step(self.spec))
+        self._forward = self._transformed(family.forward(self.spec))
+
+    def _transformed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return ternarize(fn, self._rules, "packed", implementation=self.implementation)
+
+    # ------------------------------------------------------------------ whole sequences
+    def logits(self, tokens: Any) -> np.ndarray:
+        """Logits of every position.
+
+        Args:
+          tokens: ids [batch, length], any integer dtype.
+
+        Returns:
+          float32 [batch, length, vocab].
+
+        Raises:
+          UsageError: not two-dimensional integers, empty, or longer than the context.
+          BadData: an id outside the vocabulary.
+        """
+        tokens = self.check_tokens(tokens)
+        batch, length = tokens.shape
+        padded = _bucket(length, SMALLEST_CACHE // 16)
+        ids = np.zeros((batch, padded), np.int32)
+        ids[:, :length] = tokens
+        run = self._executable(("forward", batch, padded), self._forward, ids)
+        return np.asarray(run(self.packed, ids))[:, :length]
+
+    def check_tokens(self, tokens: Any) -> np.ndarray:
+        """`tokens` as int32 [batch, length], checked."""
+        array = np.asarray(tokens)
+        if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.integer):
+            raise UsageError(
+                "tokens.shape",
+                f"tokens are {array.dtype} {list(array.shape)}; integers [batch, length] are needed",
+            )
+        if array.shape[1] > self.spec.max_positions:
+            raise UsageError(
+                "tokens.context_length",
+                f"{array.shape[1]} tokens; the model's context is {self.spec.max_positions}",
+                "shorten the text",
+            )
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= self.spec.vocab_size:
+            raise BadData(
+                "tokens.vocabulary",
+                f"token {low if low < 0 else high} is outside the vocabulary of "
+                f"{self.spec.vocab_size}",
+                "is this the tokenizer of this model?",
+            )
+        return array.astype(np.int32)
+
+    # ------------------------------------------------------------------ one token at a time
+    def generate(
+        self, prompt: Sequence[int], params: SamplingParams, timing: Timing | None = None
+    ) -> Iterator[int]:
+        """Yields the tokens that follow `prompt`, at most `params.max_tokens`.
+
+        Ends early where the context is full. Equal prompts, parameters and seed give
+        equal tokens.
+
+        Raises:
+          UsageError, BadData: as `logits`.
+        """
+        timing = timing or Timing()
+        ids = self.check_tokens(np.asarray(prompt).reshape(1, -1))[0]
+        room = self.spec.max_positions - len(ids)
+        budget = min(params.max_tokens, room)
+        if budget <= 0:
+            raise UsageError(
+                "tokens.context_length",
+                f"the prompt's {len(ids)} tokens fill the context of {self.spec.max_positions}",
+                "shorten the prompt",
+            )
+        rows = SamplingRows.of([params])
+        capacity = self._capacity(len(ids) + budget)
+        started = time.perf_counter()
+        logits, cache = self.prefill(ids, capacity)
+        token = int(sample(logits, rows, np.zeros(1, np.int32))[0])
+        timing.prompt_tokens = len(ids)
+        timing.prefill_seconds = time.perf_counter() - started
+        yield token
+        step = self.decode_executable(1, capacity)
+        zero = np.zeros(1, np.int32)
+        for index in range(1, budget):
+            started = time.perf_counter()
+            start = np.asarray([len(ids) + index - 1], np.int32)
+            logits, cache = step(self.packed, np.asarray([[token]], np.int32), cache, start, zero)
+            token = int(sample(logits, rows, np.asarray([index], np.int32))[0])
+            timing.decode_seconds += time.perf_counter() - started
+            timing.decode_tokens += 1
+            yield token
+
+    def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, KVCache]:
+        """Runs a prompt of one row; returns the last logits [1, vocab] and the cache."""
+        cache = KVCache.empty(self.spec, 1, capacity)
+        start = 0
+        logits = None
+        while start < len(ids):
+            length = min(self._prefill_length(len(ids) - start), capacity)
+            # A padded piece must not run past the cache: a clamped write would shift it.
+            start = min(start, capacity - length)
+            piece = ids[start : start + length]
+            tokens = np.zeros((1, length), np.int32)
+            tokens[0, : len(piece)] = piece
+            run = self._step_executable("prefill", 1, length, capacity)
+            last = np.asarray([len(piece) - 1], np.int32)
+            where = np.asarray([start], np.int32)
+            logits, cache = run(self.packed, tokens, cache, where, last)
+            start += len(piece)
+        return logits, cache
+
+    def decode_executable(self, batch: int, capacity: int) -> Executable:
+        """The compiled decode step of `batch` rows."""
+        return self._step_executable("decode", batch, 1, capacity)
+
+    def receipt(self) -> Receipt:
+        """The receipt of the decode step (of what was compiled, else compiles the smallest)."""
+        for key, executable in self._compiled.items():
+            if key[0] == "decode":
+                return executable.receipt
+        return self.decode_executable(1, self._capacity(1)).receipt
+
+    def warm_up(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Compiles what a generation of these sizes needs."""
+        capacity = self._capacity(prompt_tokens + max_tokens)
+        length = min(self._prefill_length(prompt_tokens), capacity)
+        self._step_executable("prefill", 1, length, capacity)
+        self.decode_executable(1, capacity)
+
+    # ------------------------------------------------------------------ buckets
+    def _prefill_length(self, left: int) -> int:
+        return next((length for length in PREFILL_LENGTHS if length >= left), PREFILL_LENGTHS[-1])
+
+    def _capacity(self, tokens: int) -> int:
+        # Never over the context; a context that is no power of two is a bucket of its own.
+        return min(_bucket(tokens, SMALLEST_CACHE), max(self.spec.max_positions, 1))
+
+    def _step_executable(self, kind: str, batch: int, length: int, capacity: int) -> Executable:
+        int32 = jnp.int32
+        cache = jax.eval_shape(lambda: KVCache.empty(self.spec, batch, capacity))
+        args = (
+            jax.ShapeDtypeStruct((batch, length), int32),
+            cache,
+            jax.ShapeDtypeStruct((batch,), int32),
+            jax.ShapeDtypeStruct((batch,), int32),
+        )
+        return self._executable((kind, batch, length, capacity), self._step, *args, donate=(1,))
+
+    def _executable(
+        self, key: tuple[Any, ...], fn: Callable[..., Any], *args: Any, donate: Sequence[int] = ()
+    ) -> Executable:
+        if key not in self._compiled:
+            self._compiled[key] = compile_function(
+                fn, self.packed, *args, donate=donate, implementation=self.implementation
+            )
+        return self._compiled[key]
+
+
+def _bucket(size: int, smallest: int) -> int:
+    """The smallest power of two times `smallest` that holds `size`."""
+    bucket = smallest
+    while bucket < size:
+        bucket *= 2
+    return bucket

@@ -1,0 +1,1 @@
+"""The engine behind HTTP; knows nothing of training."""

@@ -1,0 +1,1 @@
+"""Medians, bootstrap, interleaving; knows nothing of models."""

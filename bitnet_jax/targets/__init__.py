@@ -1,0 +1,1 @@
+"""Target: platform, instruction sets, mesh. detect.py asks the machine."""

@@ -1,0 +1,1 @@
+"""Training: corpus, tokenizer, data, step, optimizer, loop. The only home of optax."""

@@ -1,0 +1,1 @@
+"""What needs several siblings: quickstart, compare, optimize."""

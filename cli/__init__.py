@@ -1,0 +1,1 @@
+"""The `bitnet` command line, installed as the package `bitnet_cli`."""

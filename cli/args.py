@@ -1,0 +1,348 @@
+"""The one bridge to argparse-dataclass: from an args dataclass to what was really typed.
+
+argparse-dataclass 2.0.0 turns a flat dataclass into options and leaves what was not typed as
+`MISSING`, so that other layers of settings can fill it. What it lacks or does silently wrong
+is bridged here (repeated and counted options, positional arguments, values without a value,
+errors that are exceptions) or refused with a reason (`check`). Knows nothing of the
+environment, of files, or of commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING
+from typing import Any
+
+import argparse_dataclass
+
+from bitnet_jax.core.errors import UsageError, nearest
+
+ENV_PREFIX = "BITNET_"
+
+
+def option(
+    *names: str,
+    help: str,
+    default: Any = None,
+    default_factory: Callable[[], Any] | None = None,
+    type: Callable[[str], Any] | None = None,
+    choices: Sequence[Any] | None = None,
+    metavar: str | None = None,
+    nargs: str | None = None,
+    const: Any = None,
+    needed: bool = False,
+    positional: bool = False,
+    repeat: bool = False,
+    commas: bool = False,
+    count: bool = False,
+    shown_default: str | None = None,
+) -> Any:
+    """Returns a dataclass field that is an option.
+
+    Args:
+      *names: the spellings ("-o", "--output"); none means `--field-name`.
+      help: one line, without the default: that is printed from `default`.
+      needed: a value must come from somewhere; asked for on a terminal. Never argparse's
+        `required`, which could not be met by the environment or a settings file.
+      positional: may also be given as a bare word, in the order of the fields.
+      repeat: may be given several times; the value is a list.
+      commas: with `repeat`, one value may also hold several, separated by commas.
+      count: how often it was given (-vv is 2).
+      const: the value when it is given without one (with nargs="?").
+      shown_default: what help says when the true default is only known later.
+    """
+    metadata: dict[str, Any] = {"help": help}
+    given = {
+        "args": list(names) or None,
+        "type": type,
+        "choices": choices,
+        "metavar": metavar,
+        "nargs": nargs,
+        "const": const,
+        "shown_default": shown_default,
+        "needed": needed or None,
+        "positional": positional or None,
+        "repeat": repeat or None,
+        "commas": commas or None,
+        "count": count or None,
+    }
+    metadata.update({key: value for key, value in given.items() if value is not None})
+    if default_factory is not None:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def whole(minimum: int) -> Callable[[str], int]:
+    """Returns a type: an integer of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is below the least, {minimum}")
+        return value
+
+    return parse
+
+
+def number(
+    low: float, high: float = float("inf"), *, above: bool = False
+) -> Callable[[str], float]:
+    """Returns a type: a number from `low` to `high`; `above` leaves `low` itself out."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+        if not (low < value if above else low <= value) or not value <= high:
+            bound = f"above {low:g}" if above else f"at least {low:g}"
+            limit = "" if high == float("inf") else f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bound}{limit}")
+        return value
+
+    return parse
+
+
+def long_name(field: dataclasses.Field) -> str:
+    """Returns the option's long spelling."""
+    return f"--{field.name.replace('_', '-')}"
+
+
+def spellings(field: dataclasses.Field) -> list[str]:
+    """Returns every spelling of the option, as declared."""
+    return list(field.metadata.get("args", [long_name(field)]))
+
+
+def env_name(field: dataclasses.Field) -> str:
+    """Returns the environment variable that sets the option."""
+    return ENV_PREFIX + field.name.upper()
+
+
+def option_strings(cls: type) -> dict[str, dataclasses.Field]:
+    """Returns spelling -> field for every option of an args dataclass."""
+    return {name: field for field in dataclasses.fields(cls) for name in spellings(field)}
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def check(cls: type) -> None:
+    """Raises TypeError for a dataclass that argparse-dataclass would read wrongly.
+
+    Each case here was seen to fail late, or silently.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} is not a dataclass")
+    if "__slots__" in vars(cls):
+        raise TypeError(f"{cls.__name__} has slots: argparse-dataclass reads vars()")
+    for field in dataclasses.fields(cls):
+        where = f"{cls.__name__}.{field.name}"
+        kind, meta = field.type, field.metadata
+        origin = typing.get_origin(kind)
+        inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+        if "help" not in meta:
+            raise TypeError(f"{where}: declare it with `option(..., help=...)`")
+        if isinstance(kind, str):
+            raise TypeError(f"{where}: no `from __future__ import annotations` with args classes")
+        if not isinstance(kind, type) and origin is None:
+            raise TypeError(f"{where}: {kind!r} is no plain type")
+        if not field.init:
+            raise TypeError(f"{where}: init=False breaks once the option is given")
+        if field.default is MISSING and field.default_factory is MISSING:
+            raise TypeError(f"{where}: needs a default; say `needed=True` for a needed option")
+        if type(kind).__name__ == "UnionType":
+            raise TypeError(f"{where}: write Optional[X]; `X | None` is not callable")
+        if dataclasses.is_dataclass(kind):
+            raise TypeError(f"{where}: a nested dataclass would be given the raw string")
+        if kind is bool and field.default is not False:
+            raise TypeError(f"{where}: a flag starts as False; name the option for its opposite")
+        if origin is typing.Union and inner[0] is bool:
+            raise TypeError(f"{where}: Optional[bool] reads `false` as True; use choices")
+        if origin is typing.Union and typing.get_origin(inner[0]) is typing.Literal:
+            raise TypeError(f"{where}: Optional[Literal] refuses every value; use str and choices")
+        if (origin or kind) in (list, tuple) or (
+            origin is typing.Union and typing.get_origin(inner[0]) in (list, tuple)
+        ):
+            if not meta.get("repeat") or "type" not in meta:
+                raise TypeError(f"{where}: a list needs repeat=True and the type of one element")
+        elif meta.get("repeat"):
+            raise TypeError(f"{where}: repeat=True needs a list")
+        if long_name(field) not in spellings(field):
+            raise TypeError(f"{where}: {long_name(field)} must be one of its spellings")
+
+
+class _Store(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values)
+
+
+class _Repeat(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        so_far = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if so_far is MISSING else so_far), *values])
+
+
+class _Count(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        so_far = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, 1 if so_far is MISSING else so_far + 1)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser for some args dataclasses, whose errors are `UsageError`s."""
+
+    def __init__(self, *classes: type, prog: str = "bitnet"):
+        # Abbreviations would take `--for` for `--format`, and break when an option is added.
+        super().__init__(prog=prog, add_help=False, allow_abbrev=False, exit_on_error=False)
+        self.fields: dict[str, dataclasses.Field] = {}
+        self.spelled: dict[str, dataclasses.Field] = {}
+        # argparse-dataclass passes no `action`, so this is asked for every valued option.
+        self.register("action", None, self._action)
+        for cls in classes:
+            check(cls)
+            self.fields |= {field.name: field for field in dataclasses.fields(cls)}
+            self.spelled |= option_strings(cls)
+            argparse_dataclass._add_dataclass_options(cls, self)
+
+    def _action(self, option_strings, dest, **options):
+        meta = self.fields[dest].metadata
+        if meta.get("count"):
+            return _Count(option_strings, dest, nargs=0, default=MISSING)
+        if meta.get("repeat"):
+            options["type"] = _list_of(meta["type"], commas=meta.get("commas", False))
+            return _Repeat(option_strings, dest, **options)
+        if "const" in meta:
+            options["const"] = meta["const"]
+        return _Store(option_strings, dest, **options)
+
+    def _check_value(self, action, value):
+        # argparse's own message quotes reprs and suggests nothing.
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            close = nearest(str(value), known)
+            raise UsageError(
+                "cli.bad_value",
+                f"`{value}` is not a value of {self._spelled_as(action)}",
+                (f"did you mean `{close[0]}`? " if close else "") + "known: " + ", ".join(known),
+            )
+
+    @staticmethod
+    def _spelled_as(action) -> str:
+        return next((s for s in action.option_strings if s.startswith("--")), action.dest)
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UsageError("cli.usage", message, f"`{self.prog} --help` shows what it takes")
+
+    def typed(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Returns field name -> value for the options and words in `argv`, and no other field.
+
+        Raises:
+          UsageError: an option is not known, a value does not fit, or a word is left over.
+        """
+        argv = list(argv)
+        cut = argv.index("--") if "--" in argv else len(argv)
+        values, extras = self._parse(argv[:cut])
+        for extra in extras:
+            if extra.startswith("-") and extra != "-" and not _is_number(extra):
+                raise self._unknown(extra)
+        self._place(values, extras + argv[cut + 1 :])
+        return values
+
+    def convert(self, field: dataclasses.Field, texts: Sequence[str]) -> Any:
+        """Returns the field's value for `texts`, as if each had been typed after its option."""
+        values, _ = self._parse([f"{long_name(field)}={text}" for text in texts])
+        return values[field.name]
+
+    def _parse(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        try:
+            namespace, extras = self.parse_known_args(argv)
+        except argparse.ArgumentError as error:
+            name = (error.argument_name or "").split("/")
+            spelled = next((part for part in name if part.startswith("--")), name[0])
+            hint = f"`{self.prog} --help` shows what it takes"
+            if "expected" in error.message:
+                # The value may well have been there, and begun with a dash.
+                hint = f"a value that begins with a dash is written {spelled}=-value"
+            raise UsageError("cli.bad_value", f"{spelled}: {error.message}", hint) from error
+        values = {k: v for k, v in vars(namespace).items() if v is not MISSING}
+        return values, extras
+
+    def _place(self, values: dict[str, Any], extras: list[str]) -> None:
+        """Gives bare words to the positional fields that were not given as options.
+
+        Not argparse's own positionals: one that may be absent is taken as absent as soon as
+        the first option is met, and the word after it is refused.
+        """
+        free = [f for f in self.fields.values() if f.metadata.get("positional")]
+        free = [field for field in free if field.name not in values]
+        for word in extras:
+            if not free:
+                raise UsageError(
+                    "cli.unexpected_argument",
+                    f"`{word}` is one word too many for `{self.prog}`",
+                    f"put a text with spaces in quotes; `{self.prog} --help` shows what it takes",
+                )
+            field = free.pop(0)
+            values[field.name] = self.convert(field, [word])
+
+    def _unknown(self, token: str) -> UsageError:
+        name = token.partition("=")[0]
+        close = close_options(name, self.spelled)
+        hint = "did you mean " + " or ".join(f"`{n}`" for n in close) + "?" if close else None
+        return UsageError(
+            "cli.unknown_option",
+            f"`{self.prog}` has no option `{name}`",
+            hint or f"`{self.prog} --help` lists its options",
+        )
+
+
+def _list_of(element: Callable[[str], Any], *, commas: bool) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        if not commas:
+            return [element(text)]
+        return [element(part.strip()) for part in text.split(",") if part.strip()]
+
+    return parse
+
+
+def close_options(name: str, known: Iterable[str]) -> list[str]:
+    """Returns the known option spellings near a mistyped one, best first.
+
+    Compared without the dashes, which would make every pair look alike.
+    """
+    bare: dict[str, str] = {}
+    for spelling in known:
+        bare.setdefault(spelling.lstrip("-"), spelling)
+    close = difflib.get_close_matches(name.lstrip("-"), bare, n=2, cutoff=0.6)
+    return [bare[word] for word in close]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def as_texts(field: dataclasses.Field, value: Any) -> list[str]:
+    """Returns a settings file's value as the texts that would be typed.
+
+    Raises:
+      ValueError: a table, or a list where one value is expected.
+    """
+    if isinstance(value, Mapping):
+        raise ValueError("a table stands where a value is expected")
+    if isinstance(value, list | tuple):
+        if not field.metadata.get("repeat"):
+            raise ValueError("a list stands where one value is expected")
+        return [str(item) for item in value]
+    return [str(value)]

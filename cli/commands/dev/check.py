@@ -1,0 +1,29 @@
+"""`bitnet dev check`: what this machine has, and what it lacks."""
+
+from dataclasses import dataclass
+
+from ...args import option
+from ...context import Context
+from ...result import CommandResult
+
+EXAMPLES = (
+    "bitnet dev check --environment",
+    "bitnet dev info --json",
+)
+
+DETAILS = "The page is made to be pasted into a report."
+
+
+@dataclass
+class CheckArgs:
+    """Options of `bitnet dev check`."""
+
+    environment: bool = option(
+        default=False, help="this machine and this installation (what is checked without it, too)"
+    )
+
+
+def run(args: CheckArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    return CommandResult.of(api.environment())

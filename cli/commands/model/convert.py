@@ -1,0 +1,79 @@
+"""`bitnet model convert`: a model in another format, with proof that nothing changed."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...args import option
+from ...context import Context
+from ...options import FORMATS, force_option, model_option, output_option
+from ...result import CommandResult, Pairs, table_of
+
+EXAMPLES = (
+    "bitnet model convert model.hf --output model.bitnet",
+    "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
+)
+
+DETAILS = """\
+The source's format is told by its content. Digests are taken before and after, the output
+being opened again; they must be equal, or the scales that changed are listed."""
+
+
+@dataclass
+class ConvertArgs:
+    """Options of `bitnet model convert`."""
+
+    model: Optional[str] = model_option("-i", "--input")
+    output: Optional[str] = output_option(help="the file or folder to write", needed=True)
+    format: Optional[str] = option(
+        "-f",
+        "--format",
+        choices=FORMATS,
+        help="the output's format",
+        shown_default="by the output's name",
+    )
+    encoding: Optional[str] = option(
+        "-E",
+        "--encoding",
+        help="the format's variant: packed, master, latent, ...",
+        shown_default="the source's, where the format has it",
+    )
+    allow: list[str] = option(
+        "-a",
+        "--allow",
+        default_factory=list,
+        type=str,
+        repeat=True,
+        commas=True,
+        metavar="CODE",
+        help="go on past this finding of the checks, and record it; may be repeated",
+    )
+    force: bool = force_option()
+
+
+def run(args: ConvertArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    record = api.convert(
+        source=args.model,
+        output=args.output,
+        format=args.format,
+        encoding=args.encoding,
+        allow=tuple(args.allow),
+        force=args.force,
+        progress=ctx.progress,
+    )
+    result = CommandResult.of(record)
+    data = result.data
+    before, after = data["digest_before"], data["digest_after"]
+    rows = [("outputs", data["outputs"])]
+    for name in ("trits", "trits_scales"):
+        verdict = "equal" if before[name] == after[name] else "DIFFERENT"
+        rows.append((f"digest {name}", f"{after[name]} ({verdict})"))
+    rows.append(("scales changed", len(data.get("scales_changed") or [])))
+    if data.get("max_logit_difference") is not None:
+        rows.append(("largest logit difference", data["max_logit_difference"]))
+    result.sections = [Pairs(rows)]
+    if data.get("scales_changed"):
+        result.sections.append(table_of(data["scales_changed"], title="scales changed"))
+    return result

@@ -1,0 +1,68 @@
+"""`bitnet model inspect`: what is in a model, and where it will run."""
+
+# ruff: noqa: UP045
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ...args import option
+from ...context import Context
+from ...options import force_option, model_option
+from ...result import CommandResult, Pairs, Section, flat, table_of
+
+EXAMPLES = (
+    "bitnet model inspect model.bitnet",
+    "bitnet model inspect --input model.bitnet --show-layers --show-parameters --export-json",
+)
+
+DETAILS = """\
+The record (--json, --export-json) always holds everything; the options choose what the page
+for people shows."""
+
+LAYER_COLUMNS = ("name", "shape", "trits.minus", "trits.zero", "trits.plus", "scale")
+PARAMETER_COLUMNS = ("name", "shape", "dtype")
+TABLES = ("layers", "runs_in")
+
+
+@dataclass
+class InspectArgs:
+    """Options of `bitnet model inspect`."""
+
+    model: Optional[str] = model_option("-i", "--input")
+    show_layers: bool = option(
+        default=False, help="a row for each ternary matrix: shares of -1, 0, +1, and scale"
+    )
+    show_parameters: bool = option(
+        default=False, help="a row for each parameter: name, shape, type as stored"
+    )
+    force: bool = force_option("replace the file of --export-json if it exists")
+
+
+def run(args: InspectArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    result = CommandResult.of(api.inspect(args.model), rows="layers")
+    result.sections = sections(result.data, args.show_layers, args.show_parameters)
+    return result
+
+
+def sections(data: Mapping[str, Any], layers: bool, parameters: bool) -> list[Section]:
+    """Returns the page: summary, layers, parameters, where it runs."""
+    parts: list[Section] = [Pairs(flat({k: v for k, v in data.items() if k not in TABLES}))]
+    if layers:
+        ternary = [row for row in data["layers"] if row.get("trits")]
+        parts.append(table_of(ternary, LAYER_COLUMNS, title="ternary matrices"))
+    if parameters:
+        parts.append(table_of(data["layers"], PARAMETER_COLUMNS, title="parameters"))
+    parts.append(table_of(runs_in_rows(data["runs_in"]), title="runs in"))
+    return parts
+
+
+def runs_in_rows(runs_in: Any) -> list[dict[str, Any]]:
+    """Returns the rows of "runs in", from a list of records or a mapping by runtime."""
+    if not isinstance(runs_in, Mapping):
+        return list(runs_in)
+    return [
+        {"runtime": name, **(how if isinstance(how, Mapping) else {"how": how})}
+        for name, how in runs_in.items()
+    ]

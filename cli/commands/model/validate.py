@@ -1,0 +1,67 @@
+"""`bitnet model validate`: the checkpoint doctor."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...args import option
+from ...context import Context
+from ...exit_codes import CHECK_FAILED
+from ...options import force_option, model_option
+from ...result import CommandResult, Text, table_of
+
+EXAMPLES = (
+    "bitnet model validate model.bitnet",
+    "bitnet model validate --input model.bitnet --check-weights --check-quantization",
+)
+
+DETAILS = """\
+Without --check-weights and --check-quantization both are done. Exits with 1 when a finding is
+an error."""
+
+COLUMNS = ("severity", "code", "tensor", "message", "fix")
+
+
+@dataclass
+class ValidateArgs:
+    """Options of `bitnet model validate`."""
+
+    model: Optional[str] = model_option("-i", "--input")
+    check_weights: bool = option(
+        default=False, help="look at the values: zero tensors, NaN, constant rows, checksums"
+    )
+    check_quantization: bool = option(
+        default=False, help="look at trits and scales: histograms, inverted scales, digests"
+    )
+    force: bool = force_option("replace the file of --export-json if it exists")
+
+
+def run(args: ValidateArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    everything = not (args.check_weights or args.check_quantization)
+    record = api.validate(
+        args.model,
+        check_weights=args.check_weights or everything,
+        check_quantization=args.check_quantization or everything,
+        progress=ctx.progress,
+    )
+    result = CommandResult.of(record, rows="findings")
+    findings = result.data["findings"]
+    if not findings:
+        result.sections = [Text(f"{args.model}: nothing to mend")]
+        return result
+    known = [name for name in COLUMNS if any(name in finding for finding in findings)]
+    result.sections = [table_of(findings, known)]
+    wrong = [finding for finding in findings if finding["severity"] == "error"]
+    if wrong:
+        result.ok, result.exit_code = False, CHECK_FAILED
+        result.errors.append(
+            {
+                "code": "model.validate_failed",
+                "message": f"`{args.model}` has {len(wrong)} finding(s) of severity error: "
+                + ", ".join(sorted({finding["code"] for finding in wrong})),
+                "hint": "each finding's `fix` says what to do",
+            }
+        )
+    return result

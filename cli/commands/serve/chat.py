@@ -1,0 +1,78 @@
+"""`bitnet serve chat`: talk with a model."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...args import option
+from ...context import Context
+from ...options import SamplingArgs, model_option
+from ...result import CommandResult
+
+EXAMPLES = (
+    "bitnet chat model.bitnet",
+    'bitnet serve chat -m model.bitnet --prompt "Who are you?" --system "Answer in one line."',
+)
+
+DETAILS = """\
+On a terminal: /reset forgets the talk so far, /exit (or Ctrl-D) ends it. From a pipe, each
+line is a turn. With --prompt there is that one turn."""
+
+RESET, EXIT = "/reset", "/exit"
+
+
+@dataclass
+class ChatArgs(SamplingArgs):
+    """Options of `bitnet serve chat`."""
+
+    model: Optional[str] = model_option()
+    prompt: Optional[str] = option(
+        "-p", "--prompt", metavar="TEXT", positional=True, help="say this and end after the reply"
+    )
+    system: Optional[str] = option(
+        metavar="TEXT", help="what the model is told before the talk begins"
+    )
+
+
+def run(args: ChatArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    model = api.load(args.model)
+    opening = [{"role": "system", "content": args.system}] if args.system else []
+    messages = list(opening)
+    records: list[dict] = []
+    while (text := _turn(args, ctx, first=not records)) is not None:
+        if text == RESET:
+            messages = list(opening)
+            ctx.say("forgotten")
+            continue
+        messages.append({"role": "user", "content": text})
+        record = CommandResult.of(
+            model.chat(
+                messages,
+                max_tokens=args.max_tokens,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                min_p=args.min_p,
+                seed=args.seed,
+                stop=tuple(args.stop),
+                stream=ctx.streams_text,
+            )
+        ).data
+        ctx.write("\n")
+        messages.append({"role": "assistant", "content": record["text"]})
+        records.append(record)
+    return CommandResult(data={"messages": messages, "replies": records}, sections=[])
+
+
+def _turn(args: ChatArgs, ctx: Context, *, first: bool) -> str | None:
+    """Returns what the person says next, or None when the talk is over."""
+    if args.prompt is not None:
+        return args.prompt if first else None
+    while True:
+        line = ctx.ask("you> ")
+        if line is None or line.strip() == EXIT:
+            return None
+        if line.strip():
+            return line.strip()

@@ -1,0 +1,59 @@
+"""`bitnet serve generate`: continue a prompt."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...args import option
+from ...context import Context
+from ...options import SamplingArgs, model_option
+from ...result import CommandResult, Text
+
+EXAMPLES = (
+    'bitnet generate model.bitnet "The capital of France is"',
+    'bitnet serve generate -m model.bitnet --prompt "Once" --max-tokens 32 --temperature 0 --json',
+)
+
+DETAILS = """\
+The text goes to stdout as it is made; how fast it was goes to stderr. `--prompt -` reads the
+prompt from stdin."""
+
+
+@dataclass
+class GenerateArgs(SamplingArgs):
+    """Options of `bitnet serve generate`."""
+
+    model: Optional[str] = model_option()
+    prompt: Optional[str] = option(
+        "-p",
+        "--prompt",
+        metavar="TEXT",
+        positional=True,
+        needed=True,
+        help="the text to continue; - reads it from stdin",
+    )
+
+
+def run(args: GenerateArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    prompt = ctx.read_stdin() if args.prompt == "-" else args.prompt
+    record = api.load(args.model).generate(
+        prompt,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        seed=args.seed,
+        stop=tuple(args.stop),
+        stream=ctx.streams_text,
+    )
+    # What was streamed is not printed again: of the page, only the line's end is left.
+    result = CommandResult.of(record, sections=[Text("")])
+    data = result.data
+    ctx.say(
+        f"{len(data['tokens'])} tokens, {data['decode_tokens_per_second']:.4g} tokens/s, "
+        f"kernel {data['kernel']}"
+    )
+    return result

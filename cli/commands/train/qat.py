@@ -1,0 +1,46 @@
+"""`bitnet train qat`: from a float checkpoint to a ternary model."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from ...args import option
+from ...context import Context
+from ...options import model_option, output_option
+from ...result import CommandResult
+
+EXAMPLES = (
+    "bitnet train qat --model model.hf --precision 1.58 --config qat_config.yaml",
+    "bitnet quant train --config training.yaml --model-path model.hf --output-dir ./outputs",
+)
+
+
+@dataclass
+class TrainQatArgs:
+    """Options of `bitnet train qat`."""
+
+    model: Optional[str] = model_option("--model-path")
+    config: Optional[str] = option(
+        "-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)"
+    )
+    output: Optional[str] = output_option(
+        "--output-dir", help="the run's folder", shown_default="runs/ID"
+    )
+    precision: Literal["1.58"] = option(default="1.58", help="bits per weight to train towards")
+    resume_from: Optional[str] = option(
+        "-r", "--resume-from", metavar="PATH", help="go on from a checkpoint or a run"
+    )
+
+
+def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    record = api.train_qat(
+        model=args.model,
+        config=args.config,
+        output=args.output,
+        precision=args.precision,
+        resume_from=args.resume_from,
+        progress=ctx.progress,
+    )
+    return CommandResult.of(record)

@@ -1,0 +1,49 @@
+"""`bitnet train start`: train as a recipe says."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...args import option
+from ...context import Context
+from ...options import output_option
+from ...result import CommandResult
+
+EXAMPLES = (
+    "bitnet train start --config training.yaml",
+    "bitnet train start -c training.yaml --resume-from runs/first --output runs/second",
+)
+
+DETAILS = """\
+Ctrl-C and SIGTERM finish the step and save; the run can then be resumed (exit 75 after
+SIGTERM)."""
+
+
+@dataclass
+class TrainStartArgs:
+    """Options of `bitnet train start`."""
+
+    config: Optional[str] = option(
+        "-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)"
+    )
+    output: Optional[str] = output_option(
+        "--output-dir", help="the run's folder", shown_default="runs/ID"
+    )
+    resume_from: Optional[str] = option(
+        "-r",
+        "--resume-from",
+        metavar="PATH",
+        help="go on from a checkpoint or a run; a .pth gives its weights only",
+    )
+
+
+def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
+    from bitnet_jax import api
+
+    record = api.train_start(
+        config=args.config,
+        output=args.output,
+        resume_from=args.resume_from,
+        progress=ctx.progress,
+    )
+    return CommandResult.of(record)

@@ -1,0 +1,158 @@
+"""What a command is given besides its args: where it runs, and ways to talk.
+
+Commands never touch streams: they stream data with `write`, talk with `say` and `warn`, ask
+with `ask`, and return the rest. Knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from bitnet_jax.core.errors import UsageError
+
+from .config import Setting
+from .envelope import dump, event
+from .progress import Progress
+from .result import printable
+
+
+class OutputClosed(BaseException):
+    """Whoever read stdout has read enough (`| head`).
+
+    Not an Exception: the library must not take it for a failure of its own.
+    """
+
+
+@dataclass
+class Streams:
+    """The three streams, and which of them are terminals."""
+
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def asks(self) -> bool:
+        """Says whether there is a person to ask."""
+        return self._terminal(self.stdin) and self._terminal(self.stderr)
+
+    @property
+    def stdout_terminal(self) -> bool:
+        return self._terminal(self.stdout)
+
+    @property
+    def bars(self) -> bool:
+        """Says whether stderr can show a bar (a dumb terminal cannot go back in its line)."""
+        return self._terminal(self.stderr) and self.env.get("TERM") != "dumb"
+
+    def colour(self, stream: TextIO) -> bool:
+        """Says whether `stream` is coloured: a terminal, unless NO_COLOR is set."""
+        if self.env.get("NO_COLOR") or self.env.get("TERM") == "dumb":
+            return False
+        return self._terminal(stream)
+
+    def hush(self) -> None:
+        """Points stdout at nothing, so that Python's flush at exit cannot fail on a closed pipe."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+
+    @staticmethod
+    def _terminal(stream: TextIO) -> bool:
+        try:
+            return stream.isatty()
+        except ValueError:  # closed
+            return False
+
+
+@dataclass
+class Context:
+    """Handed to `run(args, ctx)`.
+
+    Attributes:
+      command: the words typed after `bitnet`.
+      cwd: the folder that relative paths start from.
+      settings: field name -> value and its origin, for every option.
+      progress: give it to the library, or use `progress.task(...)`.
+      emit: how the record will be printed; `streams_text` is what matters to most.
+      interactive: whether a person can be asked.
+    """
+
+    command: str
+    cwd: Path
+    settings: Mapping[str, Setting]
+    progress: Progress
+    streams: Streams
+    emit: str = "table"
+    quiet: bool = False
+    interactive: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def streams_text(self) -> Callable[[str], None] | None:
+        """Returns where text goes as it is made, or None when only the record is printed."""
+        return self.write if self.emit in ("table", "jsonl") else None
+
+    def write(self, text: str) -> None:
+        """Writes data to stdout at once (an event of --emit jsonl; nothing in other formats)."""
+        if self.emit == "jsonl":
+            self.event("text", text=text)
+        elif self.emit == "table":
+            self._out(printable(text) if self.streams.stdout_terminal else text)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Writes one event of --emit jsonl; nothing in the other formats."""
+        if self.emit == "jsonl":
+            self._out(dump(event(kind, **fields), self.streams.stdout) + "\n")
+
+    def say(self, text: str) -> None:
+        """Says something to the person, on stderr."""
+        if not self.quiet:
+            self._talk(text)
+
+    def warn(self, text: str) -> None:
+        """Warns at once, and in the envelope."""
+        self.warnings.append(text)
+        self.event("warning", message=text)
+        if not self.quiet:
+            self._talk(f"warning: {text}")
+
+    def ask(self, prompt: str) -> str | None:
+        """Returns a line from stdin, or None at its end; the prompt shows on a terminal only.
+
+        Raises:
+          UsageError: stdin is a terminal and --no-input was given.
+        """
+        if self.streams._terminal(self.streams.stdin):
+            if not self.interactive:
+                raise UsageError(
+                    "cli.no_input", "this would ask, and --no-input was given", "pipe the input in"
+                )
+            self.streams.stderr.write(prompt)
+            self.streams.stderr.flush()
+        line = self.streams.stdin.readline()
+        return line.rstrip("\n") if line else None
+
+    def read_stdin(self) -> str:
+        """Returns all of stdin, as text."""
+        return self.streams.stdin.read()
+
+    def _talk(self, text: str) -> None:
+        bars = getattr(self.progress.sink, "bars", None)
+        if bars is not None:
+            self.progress.sink.line(text)
+        else:
+            self.streams.stderr.write(text + "\n")
+            self.streams.stderr.flush()
+
+    def _out(self, text: str) -> None:
+        try:
+            self.streams.stdout.write(text)
+            self.streams.stdout.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed from error

@@ -1,0 +1,76 @@
+"""The program's log: on stderr as loud as -v asks, and whole in --log-file.
+
+Only sets up `logging`; the library logs under `bitnet_jax` and knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from typing import TextIO
+
+from bitnet_jax.core.paths import os_failure
+
+NAMES = ("bitnet_jax", "bitnet_cli", "py.warnings")
+LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+@contextlib.contextmanager
+def configured(
+    stderr: TextIO, *, verbose: int, quiet: bool, file: str | None, form: str
+) -> Iterator[None]:
+    """Sends the log where the options say, for the block."""
+    loudness = logging.ERROR if quiet else LEVELS[min(verbose, 2)]
+    screen = logging.StreamHandler(stderr)
+    screen.setLevel(loudness)
+    # Python's own warnings speak to developers: the file has them, the screen only with -v.
+    screen.addFilter(lambda record: record.name != "py.warnings" or verbose > 0)
+    handlers: list[logging.Handler] = [screen]
+    text: logging.Formatter = logging.Formatter("%(levelname)s %(name)s: %(message)s")
+    screen.setFormatter(JsonFormatter() if form == "json" else text)
+    if file is not None:
+        try:
+            keeper = logging.FileHandler(file, encoding="utf-8")
+        except OSError as error:
+            raise os_failure(error, "write the log to", file) from error
+        dated = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        keeper.setFormatter(JsonFormatter() if form == "json" else dated)
+        keeper.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+        handlers.append(keeper)
+
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.setLevel(min(handler.level for handler in handlers))
+        logger.propagate = False
+        for handler in handlers:
+            logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.propagate = propagate
+            for handler in handlers:
+                logger.removeHandler(handler)
+        for handler in handlers:
+            handler.close()

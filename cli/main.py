@@ -1,0 +1,108 @@
+"""`bitnet`: parse, run, render, exit code.
+
+The edge of the program: streams, signals, the environment and every exception end here.
+Knows nothing of what any command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from bitnet_jax.core.errors import BitnetError, Unavailable
+
+from . import help as pages
+from . import registry
+from .route import HELP_FLAGS, Route, route
+
+if TYPE_CHECKING:
+    from .context import Streams
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            plan = route(argv)
+            page = _page(plan)
+        except BitnetError as error:
+            return _fail_early(error, argv)
+        if page is None:
+            return _command(plan, argv)
+        sys.stdout.write(page)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        _streams().hush()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _page(plan: Route) -> str | None:
+    """Returns the text of a page, or None when a command is to run."""
+    if plan.kind == "guide":
+        return pages.program()
+    if plan.kind == "group":
+        return pages.group(plan.group)
+    if plan.kind == "version":
+        from importlib.metadata import version
+
+        return f"bitnet {version('bitnet-jax')}\n"
+    if plan.kind == "help":
+        return pages.topic(plan.argv, _width())
+    before_dashes = plan.argv[: plan.argv.index("--")] if "--" in plan.argv else plan.argv
+    if not any(token in HELP_FLAGS for token in before_dashes):
+        return None
+    if plan.command.target is None:
+        return pages.not_built(plan.command)
+    return pages.command(plan.command, _width())
+
+
+def _width() -> int:
+    from shutil import get_terminal_size
+
+    return min(max(get_terminal_size().columns, 40), 100)
+
+
+def _command(plan: Route, argv: list[str]) -> int:
+    """Runs a command from its options to its exit code."""
+    from .session import Session
+
+    words = registry.words(plan.command)
+    if plan.command.target is None:
+        error = Unavailable(
+            "cli.not_built",
+            f"`bitnet {words}` is not built yet in this version",
+            f"`bitnet {plan.command.group}` lists the commands that run",
+        )
+        return _fail_early(error, argv, words)
+    return Session(plan.command, plan.argv, _streams()).run()
+
+
+def _fail_early(error: BitnetError, argv: list[str], words: str | None = None) -> int:
+    """Reports an error met before there was a command to run."""
+    from .failure import result_of
+    from .session import finish, guess_emit
+
+    if words is None:
+        words = " ".join(token for token in argv[:2] if not token.startswith("-"))
+    streams = _streams()
+    return finish(result_of(error), words, guess_emit(argv, streams.env), streams)
+
+
+def _streams() -> Streams:
+    from .context import Streams
+
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal in an old encoding shows an escape where it lacks the character.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")
+    return Streams(sys.stdin, sys.stdout, sys.stderr, os.environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

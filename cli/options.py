@@ -1,0 +1,176 @@
+"""The options that every command has, and those that several share.
+
+Declarations only. This file and the commands' files must not use postponed annotations or
+`X | None`: argparse-dataclass reads the types as objects (`args.check` says so).
+"""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from .args import number, option, whole
+
+# One letter means one thing on every command; tests/cli walks the registry against this.
+LETTERS = {
+    "a": "allow",
+    "c": "config",
+    "d": "device",
+    "D": "defect",
+    "e": "emit",
+    "E": "encoding",
+    "f": "format",
+    "F": "force",
+    "h": "help",
+    "i": "input",
+    "j": "jobs",
+    "k": "top-k",
+    "l": "layers",
+    "m": "model",
+    "n": "count",
+    "o": "output",
+    "p": "prompt",
+    "q": "quiet",
+    "r": "resume-from",
+    "s": "seed",
+    "S": "settings",
+    "t": "temperature",
+    "v": "verbose",
+    "V": "version",
+    "x": "export-json",
+    "y": "yes",
+}
+
+
+# What --format may be: the formats that models are written in.
+FORMATS = ("bitnet", "huggingface", "gguf", "onnx", "safetensors", "stablehlo")
+
+
+@dataclass
+class GlobalArgs:
+    """Options of every command."""
+
+    emit: Literal["table", "json", "jsonl", "yaml", "csv"] = option(
+        "-e",
+        "--emit",
+        default="table",
+        help="how the record is printed; jsonl streams events while it runs",
+    )
+    json: bool = option(default=False, help="same as --emit json: one envelope, nothing else")
+    export_json: Optional[str] = option(
+        "-x",
+        "--export-json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the record's data as JSON to FILE; without FILE to stdout, for the table",
+    )
+    progress: Literal["auto", "plain", "json", "none"] = option(
+        default="auto", help="bar on a terminal, lines in a log, JSON lines, or nothing"
+    )
+    settings: Optional[str] = option(
+        "-S", "--settings", metavar="FILE", help="settings file (TOML, YAML or JSON)"
+    )
+    verbose: int = option("-v", "--verbose", default=0, count=True, help="say more; twice for all")
+    quiet: bool = option("-q", "--quiet", default=False, help="say nothing but errors")
+    no_input: bool = option(default=False, help="never ask; a missing option is an error")
+    log_file: Optional[str] = option(metavar="FILE", help="also write the log to FILE")
+    log_format: Literal["text", "json"] = option(default="text", help="how log lines are written")
+    debug: bool = option(default=False, help="show the traceback of an error")
+
+
+def model_option(*more: str):
+    """The model: an option, and the first bare word."""
+    return option(
+        "-m",
+        "--model",
+        *more,
+        metavar="MODEL",
+        needed=True,
+        positional=True,
+        help="the model: a file or a directory, in any format",
+    )
+
+
+def output_option(
+    *more: str,
+    help: str,
+    needed: bool = False,
+    default: Optional[str] = None,
+    shown_default: Optional[str] = None,
+):
+    return option(
+        "-o",
+        "--output",
+        *more,
+        metavar="PATH",
+        needed=needed,
+        default=default,
+        help=help,
+        shown_default=shown_default,
+    )
+
+
+def force_option(help: str = "replace the output if it exists"):
+    return option("-F", "--force", default=False, help=help)
+
+
+def seed_option(default: Optional[int] = 0, shown_default: Optional[str] = None):
+    return option(
+        "-s",
+        "--seed",
+        type=whole(0),
+        default=default,
+        metavar="N",
+        shown_default=shown_default,
+        help="the same seed gives the same result",
+    )
+
+
+@dataclass
+class SamplingArgs:
+    """How the next token is drawn; base class of generate and chat."""
+
+    max_tokens: int = option(
+        "-n",
+        "--max-tokens",
+        type=whole(1),
+        default=64,
+        metavar="N",
+        help="stop after this many tokens",
+    )
+    temperature: float = option(
+        "-t",
+        "--temperature",
+        type=number(0.0),
+        default=0.0,
+        metavar="T",
+        help="0 always takes the likeliest token; higher is more varied",
+    )
+    top_k: int = option(
+        "-k",
+        "--top-k",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="draw from the N likeliest tokens; 0 from all",
+    )
+    top_p: float = option(
+        type=number(0.0, 1.0, above=True),
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that hold this share of the probability",
+    )
+    min_p: float = option(
+        type=number(0.0, 1.0),
+        default=0.0,
+        metavar="P",
+        help="leave out tokens less likely than P times the likeliest",
+    )
+    seed: int = seed_option()
+    stop: list[str] = option(
+        default_factory=list,
+        type=str,
+        repeat=True,
+        metavar="TEXT",
+        help="stop before this text; may be repeated",
+    )

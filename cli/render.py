@@ -1,0 +1,206 @@
+"""From a result to what stands on stdout and stderr.
+
+Every format prints the same record: tables for people (rich on a terminal, aligned text in a
+pipe), the envelope for machines. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .context import Streams
+from .envelope import dump, envelope
+from .result import CommandResult, Pairs, Section, Table, Text, flat, sections_of, show
+
+RED, YELLOW, CYAN, BOLD, PLAIN = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+
+
+def render(result: CommandResult, command: str, emit: str, streams: Streams) -> None:
+    """Prints the record on stdout as `emit` says."""
+    text = RENDERERS[emit](result, command, streams)
+    if text:
+        streams.stdout.write(text)
+        streams.stdout.flush()
+
+
+def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str]) -> None:
+    """Prints the result's warnings (but those `said` already) and errors on stderr."""
+    paint = painter(streams.colour(streams.stderr))
+    lines = []
+    if not quiet:
+        new = [warning for warning in result.warnings if warning not in said]
+        lines += [f"{paint('warning', YELLOW)}: {warning}" for warning in new]
+    for error in result.errors:
+        lines.append(f"{paint('error', RED)}[{error['code']}]: {error['message']}")
+        if error.get("hint"):
+            lines += ["", f"{paint('hint', CYAN)}: {error['hint']}"]
+    if lines:
+        streams.stderr.write("\n".join(lines) + "\n")
+        streams.stderr.flush()
+
+
+def painter(colour: bool) -> Callable[[str, str], str]:
+    """Returns a function that colours a word, or leaves it."""
+    return (lambda word, code: f"{code}{word}{PLAIN}") if colour else (lambda word, code: word)
+
+
+def _record(result: CommandResult, command: str) -> dict[str, Any]:
+    return envelope(
+        command,
+        ok=result.ok,
+        exit_code=result.exit_code,
+        data=result.data,
+        warnings=result.warnings,
+        errors=result.errors,
+    )
+
+
+def _json(result: CommandResult, command: str, streams: Streams) -> str:
+    return dump(_record(result, command), streams.stdout) + "\n"
+
+
+def _jsonl(result: CommandResult, command: str, streams: Streams) -> str:
+    # The last event is the envelope itself, so that every line of the stream has `event`.
+    return dump({**_record(result, command), "event": "result"}, streams.stdout) + "\n"
+
+
+def _yaml(result: CommandResult, command: str, streams: Streams) -> str:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # keep the envelope's order
+    out = io.StringIO()
+    yaml.dump(_record(result, command), out)
+    return out.getvalue()
+
+
+def _csv(result: CommandResult, command: str, streams: Streams) -> str:
+    rows = _rows(result)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if names:
+        writer.writerow([_cell(name) for name in names])
+        writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def _rows(result: CommandResult) -> list[dict[str, Any]]:
+    """Returns the records of one list in the data; a record without one is a row itself."""
+    data = _record(result, "")["data"]
+    lists = [key for key, value in data.items() if _is_records(value)]
+    key = result.rows or (lists[0] if lists else "")
+    return [dict(flat(row)) for row in data[key]] if key in data else [dict(flat(data))]
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        # A spreadsheet would run such a cell as a formula.
+        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _people(result: CommandResult, command: str, streams: Streams) -> str:
+    sections = result.sections
+    if sections is None:
+        sections = sections_of(_record(result, command)["data"])
+    if streams.stdout_terminal and any(isinstance(section, Table) for section in sections):
+        return _rich(sections, streams)
+    paint = painter(streams.colour(streams.stdout))
+    return "\n".join(_plain(section, paint) for section in sections)
+
+
+def _plain(section: Section, paint: Callable[[str, str], str]) -> str:
+    if isinstance(section, Text):
+        return section.text.rstrip("\n") + "\n"
+    head = f"{paint(section.title, BOLD)}\n" if section.title else ""
+    if isinstance(section, Pairs):
+        width = max((len(name) for name, _ in section.rows), default=0)
+        return head + "".join(
+            f"{name:<{width}}  {show(v)}".rstrip() + "\n" for name, v in section.rows
+        )
+    return head + "".join(line + "\n" for line in aligned(section))
+
+
+def aligned(table: Table) -> list[str]:
+    """Returns a table as lines of columns two spaces apart, numbers set to the right."""
+    cells = [list(table.columns)] + [[show(value) for value in row] for row in table.rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    right = _numeric(table)
+    return [
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _numeric(table: Table) -> list[bool]:
+    columns = range(len(table.columns))
+    values = [[row[i] for row in table.rows if row[i] is not None] for i in columns]
+    return [
+        bool(column) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in column)
+        for column in values
+    ]
+
+
+def _rich(sections: list[Section], streams: Streams) -> str:
+    """Draws sections for a terminal; rich is imported for nobody else."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    out = io.StringIO()
+    colour = streams.colour(streams.stdout)
+    console = Console(file=out, force_terminal=True, no_color=not colour, highlight=False)
+    paint = painter(colour)
+    for section in sections:
+        if not isinstance(section, Table):
+            out.write(_plain(section, paint) + "\n")
+            continue
+        drawn = RichTable(title=RichText(section.title), title_justify="left", box=box.SIMPLE_HEAD)
+        for name, numeric in zip(section.columns, _numeric(section), strict=True):
+            drawn.add_column(RichText(name), justify="right" if numeric else "left")
+        for row in section.rows:
+            # Text, never markup: `[bold]` in a tensor's name is a name.
+            drawn.add_row(*[RichText(show(value)) for value in row])
+        console.print(drawn)
+    return out.getvalue()
+
+
+RENDERERS: dict[str, Callable[[CommandResult, str, Streams], str]] = {
+    "table": _people,
+    "json": _json,
+    "jsonl": _jsonl,
+    "yaml": _yaml,
+    "csv": _csv,
+}
+
+
+def write_export(data: dict[str, Any], target: str, streams: Streams, *, force: bool) -> None:
+    """Writes a record's data as JSON to a file, or to stdout for "-"."""
+    from pathlib import Path
+
+    from bitnet_jax.core.paths import atomic_file, check_output
+
+    from .envelope import plain
+
+    text = dump(plain(data), indent=2) + "\n"
+    if target == "-":
+        streams.stdout.write(dump(plain(data), streams.stdout, indent=2) + "\n")
+        streams.stdout.flush()
+        return
+    check_output(Path(target), force=force)
+    with atomic_file(Path(target)) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))

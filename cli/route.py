@@ -1,0 +1,114 @@
+"""From the words typed to the command meant.
+
+Finds the group and the command among options that may stand before, between and after them;
+suggests the nearest name for a word it does not know. Parses no option's value.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from bitnet_jax.core.errors import UsageError, nearest
+
+from . import registry
+
+Route = namedtuple("Route", "kind group command argv")
+Route.__doc__ = (
+    """`kind` is "guide", "group", "help", "version" or "command"; `argv` is the rest."""
+)
+
+HELP_FLAGS = ("-h", "--help")
+VERSION_FLAGS = ("-V", "--version")
+
+
+def route(argv: list[str]) -> Route:
+    """Returns what `argv` asks for.
+
+    Raises:
+      UsageError: a group, command or leading option is not known.
+    """
+    first, index, leading = _next_word(argv, 0)
+    if any(token in VERSION_FLAGS for token in leading):
+        return Route("version", None, None, [])
+    asks_help = any(token in HELP_FLAGS for token in leading)
+    if first is None:
+        if leading and not asks_help:
+            raise UsageError("cli.no_command", "no command was given", "`bitnet --help` lists them")
+        return Route("guide", None, None, [])
+    if first == "help":
+        return Route("help", None, None, argv[index + 1 :])
+    if first in registry.names_in(""):
+        rest = leading + argv[index + 1 :]
+        return Route("command", "", registry.find("", first), rest)
+    if first not in registry.GROUPS:
+        raise UsageError("cli.unknown_group", f"no command `{first}`", suggest("", first))
+
+    second, at, between = _next_word(argv, index + 1)
+    leading += between
+    if second is None:
+        if any(token not in HELP_FLAGS for token in leading):
+            raise UsageError(
+                "cli.no_command",
+                f"no command of `{first}` was given",
+                f"`bitnet {first} --help` lists them",
+            )
+        return Route("group", first, None, [])
+    command = registry.find(first, second)
+    if command is None:
+        raise UsageError(
+            "cli.unknown_command", f"no command `{first} {second}`", suggest(first, second)
+        )
+    return Route("command", first, command, leading + argv[at + 1 :])
+
+
+def _next_word(argv: list[str], start: int) -> tuple[str | None, int, list[str]]:
+    """Returns the next word that is no option, its index, and the options passed over."""
+    index = start
+    while index < len(argv):
+        token = argv[index]
+        if not token.startswith("-") or token == "-":
+            return token, index, argv[start:index]
+        index += 1 if token in HELP_FLAGS + VERSION_FLAGS else _width(token)
+    return None, index, argv[start:index]
+
+
+def _width(token: str) -> int:
+    """Returns how many words a leading option takes; it must be one that every command has."""
+    from .args import close_options, option_strings
+    from .options import GlobalArgs
+
+    known = option_strings(GlobalArgs)
+    name = token.partition("=")[0]
+    if name.startswith("--"):
+        field = known.get(name)
+    else:  # -vv, -ejson
+        field = known.get(name[:2])
+    if field is None:
+        close = close_options(name, known)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        raise UsageError(
+            "cli.unknown_option",
+            f"option `{name}` before the command is not one that every command has",
+            f"{hint}the options of a command stand after it: `bitnet model inspect --show-layers`",
+        )
+    takes_value = not (field.type is bool or field.metadata.get("count"))
+    whole = "=" in token or (not name.startswith("--") and len(token) > 2)
+    return 2 if takes_value and not whole else 1
+
+
+def suggest(group: str, word: str) -> str:
+    """Returns the hint for an unknown `word` after `group` ("" is the first word)."""
+    spelled = {name: f"{group} {name}".strip() for name in registry.names_in(group)}
+    if group == "":
+        spelled.update({name: name for name in registry.GROUPS})
+    # The same name in another group is worth more than a similar one in this group.
+    elsewhere = [command for command in registry.COMMANDS if command.name == word]
+    elsewhere.sort(key=lambda command: command.target is None)
+    near = [registry.words(command) for command in elsewhere]
+    near = near or [spelled[name] for name in nearest(word, spelled, limit=2)]
+    if not near:
+        others = {command.name: registry.words(command) for command in registry.COMMANDS}
+        near = [others[name] for name in nearest(word, others, limit=2)]
+    if near:
+        return "did you mean " + " or ".join(f"`bitnet {words}`" for words in near) + "?"
+    return f"`{registry.PROGRAM} {group}".rstrip() + "` lists what there is"

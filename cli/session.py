@@ -1,0 +1,197 @@
+"""One command's run: settings, questions, log, the command itself, and what is printed.
+
+Knows the order of these and nothing of any command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.core.errors import UsageError
+
+from . import ask, config, exit_codes, log, progress, registry
+from .args import Parser
+from .context import Context, OutputClosed, Streams
+from .failure import Terminated, result_of
+from .options import GlobalArgs
+from .render import RENDERERS, render, talk, write_export
+from .result import CommandResult
+
+
+def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
+    """Returns the format asked for, as far as it can be told when parsing has failed."""
+    wanted = env.get("BITNET_EMIT", "table")
+    if config.TRUTH.get(env.get("BITNET_JSON", "").lower()):
+        wanted = "json"
+    for index, token in enumerate(argv):
+        if token == "--json":
+            wanted = "json"
+        elif token in ("--emit", "-e") and index + 1 < len(argv):
+            wanted = argv[index + 1]
+        elif token.startswith("--emit="):
+            wanted = token.partition("=")[2]
+    return wanted if wanted in RENDERERS else "table"
+
+
+class Session:
+    """Runs one built command.
+
+    `emit`, `quiet` and `debug` start as guesses from the words typed and become what the
+    settings say, so that an error met on the way is told in the form that was asked for.
+    """
+
+    def __init__(self, command: registry.Command, argv: list[str], streams: Streams):
+        self.command, self.argv, self.streams = command, argv, streams
+        self.words = registry.words(command)
+        self.emit = guess_emit(argv, streams.env)
+        self.quiet = False
+        self.debug = "--debug" in argv
+        self.export: str | None = None
+        self.force = False
+        self.said: list[str] = []
+
+    def run(self) -> int:
+        """Returns the exit code; everything has been printed."""
+        try:
+            with _terminable():
+                result = self._result()
+        except OutputClosed:
+            self.streams.hush()
+            return exit_codes.OK
+        # The edge: whatever was raised becomes a code, a message and a hint.
+        except (Exception, KeyboardInterrupt, SystemExit, Terminated) as error:  # noqa: BLE001
+            if self.debug:
+                traceback.print_exception(error, file=self.streams.stderr)
+            result = result_of(error)
+        result.warnings = list(dict.fromkeys([*self.said, *result.warnings]))
+        return finish(result, self.words, self.emit, self.streams, quiet=self.quiet, said=self.said)
+
+    def _result(self) -> CommandResult:
+        module, cls = registry.load(self.command)
+        parser = Parser(GlobalArgs, cls, prog=f"bitnet {self.words}")
+        settings = self._settings(parser, module)
+        values = {name: setting.value for name, setting in settings.items()}
+        shared = {name: values.pop(name) for name in list(values) if name in _GLOBAL_NAMES}
+        self._take(GlobalArgs(**shared), settings)
+        self.force = bool(values.get("force"))
+        with log.configured(
+            self.streams.stderr,
+            verbose=shared["verbose"],
+            quiet=self.quiet,
+            file=shared["log_file"],
+            form=shared["log_format"],
+        ):
+            context = self._context(settings, shared)
+            context.warnings = self.said
+            try:
+                # A library that prints must not spoil the record: stdout is ours.
+                with contextlib.redirect_stdout(self.streams.stderr):
+                    result = module.run(cls(**values), context)
+            finally:
+                context.progress.close()
+        if self.export:
+            self._export(result)
+        return result
+
+    def _settings(self, parser: Parser, module: Any) -> dict[str, config.Setting]:
+        typed = parser.typed(self.argv)
+        settings = config.resolve(parser, self.command, typed, self.streams.env, Path.cwd())
+        absent = ask.missing(parser, settings)
+        if absent:
+            if settings["no_input"].value or not self.streams.asks:
+                raise ask.refuse(absent, parser.prog, module.EXAMPLES[0])
+            answers = ask.fill(absent, parser, self.streams)
+            line = ask.whole_line(self.argv, self.words, answers)
+            self.streams.stderr.write(f"running: {line}\n")
+            settings |= answers
+        return settings
+
+    def _take(self, options: GlobalArgs, settings: Mapping[str, config.Setting]) -> None:
+        """Takes what the settings say about printing."""
+        if options.json:
+            if settings["emit"].origin == "command line" and options.emit != "json":
+                raise UsageError(
+                    "cli.clash", f"--json and --emit {options.emit} exclude each other"
+                )
+            options.emit = "json"
+        self.emit, self.quiet, self.debug = options.emit, options.quiet, options.debug
+        self.export = options.export_json
+
+    def _context(self, settings: Mapping[str, config.Setting], shared: dict[str, Any]) -> Context:
+        shown = progress.make(
+            shared["progress"],
+            stderr=self.streams.stderr,
+            stdout=self.streams.stdout,
+            emit=self.emit,
+            quiet=self.quiet,
+            terminal=self.streams.bars,
+        )
+        return Context(
+            command=self.words,
+            cwd=Path.cwd(),
+            settings=settings,
+            progress=shown,
+            streams=self.streams,
+            emit=self.emit,
+            quiet=self.quiet,
+            interactive=self.streams.asks and not shared["no_input"],
+        )
+
+    def _export(self, result: CommandResult) -> None:
+        """Writes --export-json; on stdout it stands for the table, and an envelope holds it."""
+        if self.export == "-":
+            if self.emit == "table":
+                write_export(result.data, "-", self.streams, force=False)
+                result.sections = []
+            return
+        write_export(result.data, str(self.export), self.streams, force=self.force)
+        if not self.quiet:
+            self.streams.stderr.write(f"wrote {self.export}\n")
+
+
+_GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
+
+
+def finish(
+    result: CommandResult,
+    words: str,
+    emit: str,
+    streams: Streams,
+    *,
+    quiet: bool = False,
+    said: list[str] | None = None,
+) -> int:
+    """Prints a result; returns the exit code, also when stdout cannot be written."""
+    talk(result, streams, quiet=quiet, said=said or [])
+    try:
+        render(result, words, emit, streams)
+    except BrokenPipeError:  # the reader has read enough: the outcome stays what it is
+        streams.hush()
+    except (OSError, TypeError) as error:  # a full disk; a record with no JSON form
+        failed = result_of(error)
+        talk(failed, streams, quiet=quiet, said=[])
+        return failed.exit_code
+    return result.exit_code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM unwind like Ctrl-C, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""Files that `bitnet dev init` writes."""

@@ -1,0 +1,93 @@
+"""The help pages."""
+
+import dataclasses
+
+import pytest
+
+from bitnet_cli import registry
+from bitnet_cli.args import env_name, long_name
+from bitnet_cli.exit_codes import MEANING
+from bitnet_cli.options import GlobalArgs
+
+BUILT = [pytest.param(c, id=registry.words(c)) for c in registry.built()]
+PLANNED = [pytest.param(c, id=registry.words(c)) for c in registry.COMMANDS if not c.target]
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_the_first_page_says_what_to_run_first_and_names_every_group(bitnet, argv):
+    page = bitnet(*argv)
+    assert page.rc == 0 and page.err == ""
+    assert page.out.index("start here") < page.out.index("groups")
+    assert "bitnet quickstart" in page.out
+    assert all(f"  {name} " in page.out for name in registry.GROUPS)
+
+
+@pytest.mark.parametrize("group", registry.GROUPS)
+def test_a_group_lists_its_commands_and_its_first_step(bitnet, group):
+    page = bitnet(group)
+    assert page.rc == 0
+    assert page.out == bitnet(group, "--help").out == bitnet("help", group).out
+    for command in registry.COMMANDS:
+        if command.group == group:
+            assert f"  {command.name} " in page.out and command.help in page.out
+    assert registry.GROUP_FIRST[group][0] in page.out
+
+
+@pytest.mark.parametrize("command", BUILT)
+def test_a_command_page_has_its_line_every_option_its_variable_and_two_examples(bitnet, command):
+    page = bitnet(*registry.words(command).split(), "--help")
+    assert page.rc == 0 and page.err == ""
+    head, _, examples = page.out.partition("\nexamples\n")
+    assert command.help in head.splitlines()[0]
+    assert len(examples.splitlines()) >= 2
+    words = " ".join(head.split())
+    _, cls = registry.load(command)
+    for field in [*dataclasses.fields(cls), *dataclasses.fields(GlobalArgs)]:
+        assert f"{long_name(field)}" in head
+        assert f"env: {env_name(field)}" in words
+        assert field.metadata["help"] in words
+    assert "MISSING" not in page.out
+
+
+@pytest.mark.parametrize("command", BUILT)
+def test_help_stands_anywhere_and_needs_nothing_else(bitnet, command):
+    words = registry.words(command).split()
+    assert bitnet("--help", *words).out == bitnet(*words, "--nonsense", "-h").out
+    assert bitnet("help", *words).rc == 0
+
+
+@pytest.mark.parametrize("command", PLANNED)
+def test_a_command_that_is_not_built_says_so(bitnet, command):
+    words = registry.words(command).split()
+    page = bitnet(*words, "--help")
+    assert page.rc == 0 and "Not built yet" in page.out
+    run = bitnet(*words, "--json", "whatever")
+    assert run.rc == 69
+    assert run.envelope["errors"][0]["code"] == "cli.not_built"
+    assert registry.words(command) in run.envelope["errors"][0]["message"]
+    assert run.envelope["command"] == registry.words(command)
+
+
+def test_defaults_are_printed(bitnet):
+    page = " ".join(bitnet("serve", "generate", "--help").out.split())
+    assert "stop after this many tokens [default: 64; env: BITNET_MAX_TOKENS]" in page
+    assert "one of: table, json, jsonl, yaml, csv; default: table" in page
+
+
+def test_the_page_fits_a_narrow_terminal(bitnet, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    page = bitnet("model", "convert", "--help").out
+    body = [line for line in page.splitlines() if line.startswith(" " * 10)]
+    assert max(map(len, body)) <= 44
+
+
+def test_topics(bitnet):
+    page = bitnet("help", "exit-codes")
+    assert all(f"{code:>3}  {meaning}" in page.out for code, meaning in MEANING.items())
+    assert "BITNET_" in bitnet("help", "settings").out
+    wrong = bitnet("help", "exit-code")
+    assert wrong.rc == 2 and "hint" in wrong.err
+
+
+def test_version(bitnet):
+    assert bitnet("--version").out.startswith("bitnet ")

@@ -1,0 +1,164 @@
+"""The program as a process: imports, time, closed pipes, signals, the entry point."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+SLOW_IMPORTS = ("jax", "numpy", "onnx", "rich", "flax", "ruamel", "argparse_dataclass")
+
+# A command of the test's own, in a process of its own.
+FAKE = textwrap.dedent(
+    """
+    import sys, time
+    from dataclasses import dataclass
+    from types import ModuleType
+    from bitnet_cli import main, registry
+    from bitnet_cli.result import CommandResult, Text
+
+    @dataclass
+    class FakeArgs:
+        "none"
+
+    def run(args, ctx):
+        {body}
+
+    module = ModuleType("fake")
+    module.run, module.EXAMPLES, module.FakeArgs = run, ("a", "b"), FakeArgs
+    sys.modules["bitnet_cli.commands.dev.fake"] = module
+    registry.COMMANDS += (registry.Command("dev", "fake", "commands.dev.fake:FakeArgs", "f"),)
+    sys.exit(main.main())
+    """
+)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], [], ["model"], ["model", "convert", "--help"], ["modle"], ["bench", "run"]]
+)
+def test_help_and_mistakes_import_nothing_heavy(spawn, argv):
+    code = (
+        "import sys; from bitnet_cli.main import main; main(sys.argv[1:]);"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    loaded = spawn(*argv, code=code).out.rpartition("LOADED")[2].split()
+    heavy = set(SLOW_IMPORTS) & set(loaded)
+    if argv[-1:] == ["--help"] and len(argv) > 1:
+        heavy -= {"argparse_dataclass"}  # a command's page is made from its dataclass
+    assert not heavy
+
+
+def test_help_takes_less_than_five_times_an_empty_python():
+    def seconds(*line):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *line], stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - start
+
+    # Interleaved, so that a busy machine slows both.
+    pairs = [(seconds("-c", "pass"), seconds("-m", "bitnet_cli.main", "--help")) for _ in range(9)]
+    empty, help_page = (statistics.median(column) for column in zip(*pairs, strict=True))
+    assert help_page < 5 * empty, f"{help_page:.3f} s against {empty:.3f} s"
+
+
+def test_the_entry_point_is_installed():
+    program = Path(sys.executable).parent / "bitnet"
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("bitnet ")
+
+
+@pytest.mark.parametrize(("emit", "rc"), [("table", 1), ("json", 1)])
+def test_a_closed_pipe_is_quiet_and_keeps_the_outcome(tmp_path, emit, rc):
+    body = "return CommandResult(data={'x': 'y' * 10**6}, ok=False, exit_code=1)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAKE.format(body=body), "dev", "fake", "--emit", emit],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == rc
+    assert err == b""
+
+
+def test_a_pipe_closed_while_text_streams_ends_the_command(tmp_path):
+    body = "[ctx.write('x' * 4096) for _ in range(10**6)]; return CommandResult()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAKE.format(body=body), "dev", "fake"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    process.stdout.read(1)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert err == b""
+
+
+def test_a_closed_pipe_of_help_is_quiet(spawn):
+    done = subprocess.run(
+        f"{sys.executable} -m bitnet_cli.main --help | head -c 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("b", "")
+
+
+@pytest.mark.parametrize(
+    ("sent", "rc", "code"),
+    [(signal.SIGINT, 130, b"cli.interrupted"), (signal.SIGTERM, 143, b"cli.terminated")],
+)
+def test_a_signal_unwinds_and_is_told(tmp_path, sent, rc, code):
+    body = "\n    try: ctx.say('ready'); time.sleep(60)\n    finally: ctx.say('cleaned')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAKE.format(body=body), "dev", "fake", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    assert process.stderr.readline() == b"ready\n"
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == rc
+    assert b"cleaned" in err and b"Traceback" not in err
+    assert code in out and out.count(b"\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_under_stdout_is_an_io_error(tmp_path):
+    body = "return CommandResult(data={'x': 1})"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", FAKE.format(body=body), "dev", "fake", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            timeout=60,
+        )
+    assert done.returncode == 74
+    assert b"io.disk_full" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_terminal_in_an_old_encoding_still_gets_an_answer(spawn):
+    body = "return CommandResult(data={'x': '\\u4e2d'}, sections=[Text('\\u4e2d')])"
+    done = spawn("dev", "fake", code=FAKE.format(body=body), env={"PYTHONIOENCODING": "ascii"})
+    assert (done.rc, done.out) == (0, "\\u4e2d\n")
+    done = spawn(
+        "dev", "fake", "--json", code=FAKE.format(body=body), env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.envelope["data"]["x"] == "\u4e2d"
+
+
+def test_no_input_at_all(spawn):
+    done = spawn("model", "inspect", "--json", stdin=subprocess.DEVNULL)
+    assert done.rc == 2 and done.envelope["errors"][0]["code"] == "cli.missing_option"

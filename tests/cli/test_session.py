@@ -1,0 +1,304 @@
+"""A command's run: the envelope, exit codes, questions, streams, exports."""
+
+# ruff: noqa: UP045
+import errno
+import json
+from dataclasses import dataclass
+from typing import Optional
+
+import pytest
+
+from bitnet_cli.args import option, whole
+from bitnet_cli.exit_codes import MEANING
+from bitnet_cli.failure import Terminated
+from bitnet_cli.result import CommandResult, Table, Text
+from bitnet_jax.core import errors
+
+
+@dataclass
+class FakeArgs:
+    name: Optional[str] = option(positional=True, help="a name")
+    count: int = option("-n", "--count", type=whole(0), default=1, help="a count")
+    force: bool = option(default=False, help="replace")
+
+
+@dataclass
+class NeedyArgs:
+    name: Optional[str] = option(needed=True, positional=True, help="a name")
+    shape: Optional[str] = option(needed=True, choices=("ring", "line"), help="a shape")
+
+
+def fine(args, ctx):
+    return CommandResult(data={"name": args.name, "count": args.count})
+
+
+def raises(error):
+    def run(args, ctx):
+        raise error
+
+    return run
+
+
+ENVELOPE = ["schema", "command", "ok", "exit_code", "data", "warnings", "errors"]
+
+
+def test_success_is_one_envelope(bitnet, fake_command):
+    fake_command(fine, FakeArgs)
+    done = bitnet("dev", "fake", "x", "--json")
+    assert done.rc == 0
+    assert list(done.envelope) == ENVELOPE
+    assert done.envelope == {
+        "schema": "bitnet/1",
+        "command": "dev fake",
+        "ok": True,
+        "exit_code": 0,
+        "data": {"name": "x", "count": 1},
+        "warnings": [],
+        "errors": [],
+    }
+
+
+ERRORS = [
+    (errors.CheckFailed("a.b", "m", "h"), 1, "a.b"),
+    (errors.UsageError("a.b", "m", "h"), 2, "a.b"),
+    (errors.BadData("a.b", "m", "h"), 65, "a.b"),
+    (errors.NoInput("a.b", "m", "h"), 66, "a.b"),
+    (errors.Unavailable("a.b", "m", "h"), 69, "a.b"),
+    (errors.InternalError("a.b", "m", "h"), 70, "a.b"),
+    (errors.CannotCreate("a.b", "m", "h"), 73, "a.b"),
+    (errors.IOFailure("a.b", "m", "h"), 74, "a.b"),
+    (errors.Resumable("a.b", "m", "h"), 75, "a.b"),
+    (errors.PermissionDenied("a.b", "m", "h"), 77, "a.b"),
+    (errors.ConfigError("a.b", "m", "h"), 78, "a.b"),
+    (FileNotFoundError(errno.ENOENT, "No such file", "f"), 66, "io.not_found"),
+    (PermissionError(errno.EACCES, "denied", "f"), 77, "io.permission"),
+    (OSError(errno.ENOSPC, "full", "f"), 74, "io.disk_full"),
+    (OSError("odd"), 74, "io.failed"),
+    (ConnectionRefusedError("refused"), 69, "net.unreachable"),
+    (MemoryError(), 69, "memory.exhausted"),
+    (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), 69, "memory.exhausted"),
+    (KeyboardInterrupt(), 130, "cli.interrupted"),
+    (Terminated(), 143, "cli.terminated"),
+    (ZeroDivisionError("by zero"), 70, "internal.bug"),
+    (SystemExit(3), 70, "internal.bug"),
+]
+
+
+@pytest.mark.parametrize(("error", "rc", "code"), ERRORS, ids=lambda v: type(v).__name__)
+def test_failure_is_the_same_envelope_and_no_traceback(bitnet, fake_command, error, rc, code):
+    fake_command(raises(error), FakeArgs)
+    done = bitnet("dev", "fake", "--json")
+    assert done.rc == rc and rc in MEANING
+    assert list(done.envelope) == ENVELOPE
+    assert (done.envelope["ok"], done.envelope["exit_code"]) == (False, rc)
+    (entry,) = done.envelope["errors"]
+    assert set(entry) == {"code", "message", "hint"} and entry["code"] == code
+    assert f"error[{code}]: " in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_bug_says_how_to_see_it_and_debug_shows_it(bitnet, fake_command):
+    fake_command(raises(ZeroDivisionError("by zero")), FakeArgs)
+    plain = bitnet("dev", "fake")
+    assert "error[internal.bug]: ZeroDivisionError: by zero\n\nhint: " in plain.err
+    assert "--debug" in plain.err and plain.out == ""
+    shown = bitnet("dev", "fake", "--debug", "--json")
+    assert "Traceback" in shown.err and "by zero" in shown.err
+    assert shown.envelope["exit_code"] == 70
+
+
+@pytest.mark.parametrize("emit", [["--json"], ["--emit", "json"], ["--emit=json"], ["-e", "json"]])
+def test_a_usage_error_is_an_envelope_too(bitnet, fake_command, emit):
+    fake_command(fine, FakeArgs)
+    for words in (["dev", "fake", "--nmae"], ["dev", "fke"], ["dve"], ["dev", "fake", "-n", "x"]):
+        done = bitnet(*words, *emit)
+        assert done.rc == done.envelope["exit_code"] == 2
+        assert done.envelope["errors"][0]["hint"]
+
+
+def test_the_environment_asks_for_json_too(bitnet, fake_command, monkeypatch):
+    fake_command(fine, FakeArgs)
+    monkeypatch.setenv("BITNET_JSON", "1")
+    assert bitnet("dev", "fake", "--nmae").envelope["exit_code"] == 2
+    assert bitnet("dev", "fake").envelope["ok"]
+    monkeypatch.setenv("BITNET_COUNTT", "1")
+    wrong = bitnet("dev", "fake")
+    assert wrong.rc == 78 and wrong.envelope["errors"][0]["code"] == "config.unknown_environment"
+
+
+def test_json_and_another_emit_clash(bitnet, fake_command):
+    fake_command(fine, FakeArgs)
+    assert bitnet("dev", "fake", "--json", "--emit", "csv").rc == 2
+    assert bitnet("dev", "fake", "--json", "--emit", "json").rc == 0
+
+
+def test_a_failed_check_keeps_its_record(bitnet, fake_command):
+    def run(args, ctx):
+        return CommandResult(data={"passed": False}, ok=False, exit_code=1)
+
+    fake_command(run, FakeArgs)
+    done = bitnet("dev", "fake", "--json")
+    assert done.rc == 1 and done.envelope["data"] == {"passed": False}
+
+
+def test_what_the_library_prints_does_not_spoil_stdout(bitnet, fake_command):
+    def run(args, ctx):
+        print("noise")
+        return fine(args, ctx)
+
+    fake_command(run, FakeArgs)
+    done = bitnet("dev", "fake", "--json")
+    assert done.envelope["ok"] and "noise" in done.err
+
+
+def test_a_record_without_json_form_is_a_bug_told_as_one(bitnet, fake_command):
+    fake_command(lambda args, ctx: CommandResult(data={"x": object()}), FakeArgs)
+    done = bitnet("dev", "fake", "--json")
+    assert done.rc == 70 and "internal.bug" in done.err
+    assert done.envelope["exit_code"] == 70
+
+
+def test_jsonl_streams_events_and_ends_with_the_envelope(bitnet, fake_command):
+    def run(args, ctx):
+        with ctx.progress.task("working", 2, "step") as task:
+            task.update(1)
+            task.update(1)
+        ctx.event("metric", loss=1.5)
+        ctx.warn("odd")
+        ctx.write("piece")
+        return fine(args, ctx)
+
+    fake_command(run, FakeArgs)
+    lines = [json.loads(line) for line in bitnet("dev", "fake", "--emit", "jsonl").out.splitlines()]
+    assert {line["schema"] for line in lines} == {"bitnet/1"}
+    kinds = [line["event"] for line in lines]
+    assert kinds[0] == "progress" and kinds[-4:] == ["metric", "warning", "text", "result"]
+    assert {*ENVELOPE, "event"} == set(lines[-1]) and lines[-1]["warnings"] == ["odd"]
+
+
+def test_talk_goes_to_stderr_and_quiet_stops_it(bitnet, fake_command):
+    def run(args, ctx):
+        ctx.say("hello")
+        ctx.warn("odd")
+        with ctx.progress.task("working"):
+            pass
+        return CommandResult(data={"a": 1}, warnings=["later"], sections=[Text("data")])
+
+    fake_command(run, FakeArgs)
+    done = bitnet("dev", "fake")
+    assert done.out == "data\n"
+    assert done.err.count("warning: odd") == 1 and "hello" in done.err and "working" in done.err
+    assert "warning: later" in done.err
+    quiet = bitnet("dev", "fake", "-q")
+    assert (quiet.out, quiet.err) == ("data\n", "")
+    assert bitnet("dev", "fake", "-q", "--json").envelope["warnings"] == ["odd", "later"]
+
+
+def test_text_streams_in_a_table_and_not_beside_an_envelope(bitnet, fake_command):
+    def run(args, ctx):
+        if ctx.streams_text:
+            ctx.streams_text("a\x1bb")
+        return CommandResult(data={"text": "ab"}, sections=[])
+
+    fake_command(run, FakeArgs)
+    assert bitnet("dev", "fake").out == "a\x1bb"  # a pipe gets the bytes
+    assert bitnet("dev", "fake", terminal=True).out == "a\\x1bb"  # a terminal is not driven
+    assert bitnet("dev", "fake", "--json").envelope["data"] == {"text": "ab"}
+
+
+def test_rich_draws_tables_on_a_terminal_only(bitnet, fake_command):
+    table = Table(["name"], [["x"]])
+    fake_command(lambda args, ctx: CommandResult(sections=[table]), FakeArgs)
+    assert bitnet("dev", "fake").out == "name\nx\n"
+    assert "\u2500" in bitnet("dev", "fake", terminal=True).out
+
+
+# --------------------------------------------------------------------- missing options
+
+
+def test_a_missing_option_is_an_error_without_a_terminal(bitnet, fake_command):
+    fake_command(fine, NeedyArgs)
+    done = bitnet("dev", "fake", "--json")
+    assert done.rc == 2
+    assert done.envelope["errors"][0] == {
+        "code": "cli.missing_option",
+        "message": "`bitnet dev fake` needs `--name`, `--shape`",
+        "hint": "for example: bitnet dev fake a",
+    }
+
+
+def test_no_input_never_asks(bitnet, fake_command):
+    fake_command(fine, NeedyArgs)
+    assert bitnet("dev", "fake", "--no-input", terminal=True, stdin="x\nring\n").rc == 2
+
+
+def test_a_person_is_asked_until_the_answer_fits_and_shown_the_whole_line(bitnet, fake_command):
+    fake_command(lambda a, c: CommandResult(data={"got": [a.name, a.shape]}), NeedyArgs)
+    done = bitnet("dev", "fake", terminal=True, stdin="\nmy name\nrong\nring\n")
+    assert done.rc == 0
+    assert "a shape (ring, line)" in done.err
+    assert "`rong` is not a value of --shape" in done.err
+    assert "running: bitnet dev fake '--name=my name' --shape=ring" in done.err
+    assert "my name" in done.out
+
+
+def test_an_answer_that_never_comes(bitnet, fake_command):
+    fake_command(fine, NeedyArgs)
+    assert bitnet("dev", "fake", terminal=True, stdin="").rc == 2
+
+
+def test_the_environment_and_the_workspace_meet_a_need(bitnet, fake_command, monkeypatch, tmp_path):
+    fake_command(lambda a, c: CommandResult(data={"got": [a.name, a.shape]}), NeedyArgs)
+    monkeypatch.setenv("BITNET_NAME", "env")
+    (tmp_path / "bitnet.toml").write_text("[dev.fake]\nshape = 'line'\n")
+    assert bitnet("dev", "fake", "--json").envelope["data"] == {"got": ["env", "line"]}
+
+
+# ------------------------------------------------------------------------------ export
+
+
+def test_export_json_writes_the_data_once(bitnet, fake_command, tmp_path):
+    fake_command(fine, FakeArgs)
+    assert bitnet("dev", "fake", "--export-json", "out.json").rc == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == {"name": None, "count": 1}
+    again = bitnet("dev", "fake", "--export-json", "out.json", "-n", "2", "--json")
+    assert again.rc == 73 and again.envelope["errors"][0]["code"] == "io.exists"
+    assert bitnet("dev", "fake", "-n", "2", "--export-json", "out.json", "--force").rc == 0
+    assert json.loads((tmp_path / "out.json").read_text())["count"] == 2
+
+
+def test_export_json_without_a_file_prints_the_data_for_the_table(bitnet, fake_command):
+    fake_command(fine, FakeArgs)
+    assert json.loads(bitnet("dev", "fake", "x", "--export-json").out)["name"] == "x"
+    assert bitnet("dev", "fake", "x", "--export-json", "--json").envelope["data"]["name"] == "x"
+
+
+# -------------------------------------------------------------------------------- logs
+
+
+def test_the_log_is_as_loud_as_asked(bitnet, fake_command, tmp_path):
+    import logging
+    import warnings
+
+    def run(args, ctx):
+        log = logging.getLogger("bitnet_jax.somewhere")
+        log.debug("deep")
+        log.info("steady")
+        log.warning("loud")
+        warnings.warn("developers", stacklevel=1)
+        return fine(args, ctx)
+
+    fake_command(run, FakeArgs)
+    assert [w in bitnet("dev", "fake").err for w in ("deep", "steady", "loud", "developers")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert "steady" in bitnet("dev", "fake", "-v").err
+    assert "deep" in bitnet("dev", "fake", "-vv").err
+    assert bitnet("dev", "fake", "-q").err == ""
+    bitnet("dev", "fake", "--log-file", "run.log", "--log-format", "json")
+    entries = [json.loads(line) for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert [entry["message"] for entry in entries][:2] == ["steady", "loud"]
+    assert bitnet("dev", "fake", "--log-file", "no/where.log").rc == 66

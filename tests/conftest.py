@@ -1,0 +1,83 @@
+"""What every test runs under: CPU, no network, a private environment, strict JAX.
+
+The environment is set before anything imports jax, which reads it once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# The same cases on every run, and no clock: a busy machine is not a failing test.
+hypothesis.settings.register_profile("bitnet", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("bitnet")
+
+ROOT = Path(__file__).parent.parent
+
+# A developer's own settings must not change a result.
+for _name in [name for name in os.environ if name.startswith("BITNET_")]:
+    if _name not in ("BITNET_ISA", "BITNET_TEST_CACHE"):  # chosen for this run, on purpose
+        del os.environ[_name]
+
+# Kernels are built once, not once a test or once a worker. What is in the folder is keyed by
+# source, flags, compiler and jaxlib, so keeping it between runs is safe; `make clean` empties it.
+os.environ["BITNET_CACHE_DIR"] = os.environ.get("BITNET_TEST_CACHE") or str(ROOT / ".cache/tests")
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TORCHDYNAMO_DISABLE="1",  # parity is stated for eager float32
+    TOKENIZERS_PARALLELISM="false",
+    NO_COLOR="1",
+    COLUMNS="100",
+    LC_ALL="C.UTF-8",
+)
+for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM"):
+    os.environ.pop(_name, None)
+
+from tests.skip_ledger import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
+
+# Here an implicit float32 x bfloat16 or int x float would change bits without a word. Not
+# everywhere: optax's own schedules multiply an int32 step by a float.
+STRICT_PROMOTION = ("quant", "ops", "models")
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    folder = request.path.relative_to(ROOT / "tests").parts[0]
+    if folder not in STRICT_PROMOTION:
+        yield
+        return
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Code under test takes its seeds as values; this is for what libraries do behind it."""
+    import numpy
+
+    random.seed(0)
+    numpy.random.seed(0)
+
+
+@pytest.fixture
+def rng():
+    """A numpy generator that gives the same numbers on every run."""
+    import numpy
+
+    return numpy.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the working tree."""
+    return ROOT
