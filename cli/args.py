@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
@@ -21,117 +20,7 @@ import argparse_dataclass
 
 from bitnet_jax.core.errors import UsageError, nearest
 
-ENV_PREFIX = "BITNET_"
-
-
-def option(
-    *names: str,
-    help: str,
-    default: Any = None,
-    default_factory: Callable[[], Any] | None = None,
-    type: Callable[[str], Any] | None = None,
-    choices: Sequence[Any] | None = None,
-    metavar: str | None = None,
-    nargs: str | None = None,
-    const: Any = None,
-    needed: bool = False,
-    positional: bool = False,
-    repeat: bool = False,
-    commas: bool = False,
-    count: bool = False,
-    shown_default: str | None = None,
-) -> Any:
-    """Returns a dataclass field that is an option.
-
-    Args:
-      *names: the spellings ("-o", "--output"); none means `--field-name`.
-      help: one line, without the default: that is printed from `default`.
-      needed: a value must come from somewhere; asked for on a terminal. Never argparse's
-        `required`, which could not be met by the environment or a settings file.
-      positional: may also be given as a bare word, in the order of the fields.
-      repeat: may be given several times; the value is a list.
-      commas: with `repeat`, one value may also hold several, separated by commas.
-      count: how often it was given (-vv is 2).
-      const: the value when it is given without one (with nargs="?").
-      shown_default: what help says when the true default is only known later.
-    """
-    metadata: dict[str, Any] = {"help": help}
-    given = {
-        "args": list(names) or None,
-        "type": type,
-        "choices": choices,
-        "metavar": metavar,
-        "nargs": nargs,
-        "const": const,
-        "shown_default": shown_default,
-        "needed": needed or None,
-        "positional": positional or None,
-        "repeat": repeat or None,
-        "commas": commas or None,
-        "count": count or None,
-    }
-    metadata.update({key: value for key, value in given.items() if value is not None})
-    if default_factory is not None:
-        return dataclasses.field(default_factory=default_factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def whole(minimum: int) -> Callable[[str], int]:
-    """Returns a type: an integer of at least `minimum`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number") from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is below the least, {minimum}")
-        return value
-
-    return parse
-
-
-def number(
-    low: float, high: float = float("inf"), *, above: bool = False
-) -> Callable[[str], float]:
-    """Returns a type: a number from `low` to `high`; `above` leaves `low` itself out."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
-        if not (low < value if above else low <= value) or not value <= high:
-            bound = f"above {low:g}" if above else f"at least {low:g}"
-            limit = "" if high == float("inf") else f" and at most {high:g}"
-            raise argparse.ArgumentTypeError(f"{text} must be {bound}{limit}")
-        return value
-
-    return parse
-
-
-def long_name(field: dataclasses.Field) -> str:
-    """Returns the option's long spelling."""
-    return f"--{field.name.replace('_', '-')}"
-
-
-def spellings(field: dataclasses.Field) -> list[str]:
-    """Returns every spelling of the option, as declared."""
-    return list(field.metadata.get("args", [long_name(field)]))
-
-
-def env_name(field: dataclasses.Field) -> str:
-    """Returns the environment variable that sets the option."""
-    return ENV_PREFIX + field.name.upper()
-
-
-def option_strings(cls: type) -> dict[str, dataclasses.Field]:
-    """Returns spelling -> field for every option of an args dataclass."""
-    return {name: field for field in dataclasses.fields(cls) for name in spellings(field)}
-
-
-def default_of(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+from .fields import close_options, long_name, option_strings, spellings
 
 
 def check(cls: type) -> None:
@@ -311,18 +200,6 @@ def _list_of(element: Callable[[str], Any], *, commas: bool) -> Callable[[str], 
         return [element(part.strip()) for part in text.split(",") if part.strip()]
 
     return parse
-
-
-def close_options(name: str, known: Iterable[str]) -> list[str]:
-    """Returns the known option spellings near a mistyped one, best first.
-
-    Compared without the dashes, which would make every pair look alike.
-    """
-    bare: dict[str, str] = {}
-    for spelling in known:
-        bare.setdefault(spelling.lstrip("-"), spelling)
-    close = difflib.get_close_matches(name.lstrip("-"), bare, n=2, cutoff=0.6)
-    return [bare[word] for word in close]
 
 
 def _is_number(text: str) -> bool:

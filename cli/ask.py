@@ -14,9 +14,10 @@ from typing import Any
 
 from bitnet_jax.core.errors import UsageError
 
-from .args import Parser, long_name
+from .args import Parser
 from .config import Setting
 from .context import Streams
+from .fields import long_name
 
 
 def missing(parser: Parser, settings: Mapping[str, Setting]) -> list[dataclasses.Field]:

@@ -16,7 +16,8 @@ from bitnet_jax.core.errors import ConfigError, NoInput, UsageError, did_you_mea
 from bitnet_jax.core.paths import os_failure
 
 from . import registry
-from .args import ENV_PREFIX, Parser, as_texts, default_of, env_name
+from .args import Parser, as_texts
+from .fields import ENV_PREFIX, default_of, env_name
 from .options import GlobalArgs
 
 WORKSPACE_FILE = "bitnet.toml"
@@ -86,7 +87,7 @@ def _fit(parser: Parser, field: dataclasses.Field, raw: Any, origin: str) -> Any
         word = str(raw).strip().lower()
         if word not in TRUTH:
             raise ConfigError(
-                "config.bad_value",
+                "settings.bad_value",
                 f"{origin}: `{raw}` is neither true nor false (`{field.name}`)",
                 "write one of: " + ", ".join(TRUTH),
             )
@@ -96,9 +97,9 @@ def _fit(parser: Parser, field: dataclasses.Field, raw: Any, origin: str) -> Any
             return int(raw)
         return parser.convert(field, as_texts(field, raw))
     except UsageError as error:
-        raise ConfigError("config.bad_value", f"{origin}: {error.message}", error.hint) from error
+        raise ConfigError("settings.bad_value", f"{origin}: {error.message}", error.hint) from error
     except ValueError as error:
-        raise ConfigError("config.bad_value", f"{origin}: `{field.name}`: {error}") from error
+        raise ConfigError("settings.bad_value", f"{origin}: `{field.name}`: {error}") from error
 
 
 def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
@@ -111,7 +112,7 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     for variable in stray:
         if variable not in known:
             raise ConfigError(
-                "config.unknown_environment",
+                "settings.unknown_environment",
                 f"the environment sets `{variable}`, which no option is read from",
                 f"{did_you_mean(variable, known | LIBRARY_ENV)} Else: unset {variable}",
             )
@@ -195,7 +196,7 @@ def _tables(
 def _unknown(key: str, known: set[str], place: str, path: Path, text: str) -> ConfigError:
     where = f" in [{place.replace(' ', '.')}]" if place else ""
     return ConfigError(
-        "config.unknown_key",
+        "settings.unknown_key",
         f"{path}:{_line(text, key, place)}: unknown name `{key}`{where}",
         did_you_mean(key, known),
     )
@@ -227,12 +228,14 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise NoInput(
-            "config.not_found", f"no settings file `{path}`", "check --settings"
+            "settings.not_found", f"no settings file `{path}`", "check --settings"
         ) from error
     except OSError as error:
         raise os_failure(error, "read", path) from error
     except UnicodeDecodeError as error:
-        raise ConfigError("config.not_text", f"{path}: not UTF-8 text ({error.reason})") from error
+        raise ConfigError(
+            "settings.not_text", f"{path}: not UTF-8 text ({error.reason})"
+        ) from error
 
 
 def _toml(text: str) -> Any:
@@ -263,11 +266,11 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
     try:
         tree = reader(text)
     except RecursionError as error:
-        raise ConfigError("config.syntax", f"{path}: nested too deeply") from error
+        raise ConfigError("settings.syntax", f"{path}: nested too deeply") from error
     except ValueError as error:  # both readers' errors name line and column
-        raise ConfigError("config.syntax", f"{path}: {error}") from error
+        raise ConfigError("settings.syntax", f"{path}: {error}") from error
     if tree is None:
         return {}
     if not isinstance(tree, Mapping):
-        raise ConfigError("config.syntax", f"{path}: a table of names and values is expected")
+        raise ConfigError("settings.syntax", f"{path}: a table of names and values is expected")
     return tree

@@ -128,7 +128,8 @@ class Context:
         Raises:
           UsageError: stdin is a terminal and --no-input was given.
         """
-        if self.streams._terminal(self.streams.stdin):
+        asking = self.streams._terminal(self.streams.stdin)
+        if asking:
             if not self.interactive:
                 raise UsageError(
                     "cli.no_input", "this would ask, and --no-input was given", "pipe the input in"
@@ -136,6 +137,8 @@ class Context:
             self.streams.stderr.write(prompt)
             self.streams.stderr.flush()
         line = self.streams.stdin.readline()
+        if asking and not line:
+            self._talk("")  # Ctrl-D leaves the cursor behind the prompt
         return line.rstrip("\n") if line else None
 
     def read_stdin(self) -> str:

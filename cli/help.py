@@ -48,9 +48,10 @@ def group(name: str) -> str:
     width = max(len(word) for word in [*aliases, *(command.name for command in commands)])
     built = [f"  {c.name:<{width}}  {c.help}" for c in commands if c.target]
     planned = [f"  {c.name:<{width}}  {c.help}" for c in commands if not c.target]
+    ready = {(c.group, c.name) for c in registry.built()}
     for alias, to in aliases.items():
         line = f"  {alias:<{width}}  = bitnet {' '.join(to)}"
-        (built if registry.find(*to).target else planned).append(line)
+        (built if to in ready else planned).append(line)
     for head, rows in (("commands", built), ("not built yet in this version", planned)):
         if rows:
             lines += ["", head, *rows]
@@ -99,7 +100,7 @@ def command(row: registry.Command, width: int) -> str:
 
 
 def _usage(fields: list[dataclasses.Field]) -> str:
-    from .args import long_name
+    from .fields import long_name
 
     parts = []
     for field in fields:
@@ -117,7 +118,7 @@ def _option(field: dataclasses.Field, width: int) -> list[str]:
     import textwrap
     import typing
 
-    from .args import env_name, long_name, spellings
+    from .fields import env_name, long_name, spellings
 
     meta = field.metadata
     shorts = [name for name in spellings(field) if not name.startswith("--")]
@@ -145,7 +146,7 @@ def _option(field: dataclasses.Field, width: int) -> list[str]:
 
 
 def _default(field: dataclasses.Field) -> str:
-    from .args import default_of
+    from .fields import default_of
 
     value: Any = field.metadata.get("shown_default", default_of(field))
     return "" if value is None or value == [] else str(value)

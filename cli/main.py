@@ -6,7 +6,7 @@ Knows nothing of what any command does.
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -99,7 +99,7 @@ def _streams() -> Streams:
 
     for stream in (sys.stdout, sys.stderr):
         # A terminal in an old encoding shows an escape where it lacks the character.
-        with contextlib.suppress(AttributeError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return Streams(sys.stdin, sys.stdout, sys.stderr, os.environ)
 

@@ -8,7 +8,7 @@ Declarations only. This file and the commands' files must not use postponed anno
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from .args import number, option, whole
+from .fields import number, option, whole
 
 # One letter means one thing on every command; tests/cli walks the registry against this.
 LETTERS = {

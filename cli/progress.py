@@ -18,7 +18,7 @@ PLAIN_SECONDS = 30.0
 
 
 class Task:
-    """One piece of work: `with progress.task("training", 1000, "step") as task: ...`."""
+    """One piece of work: `with progress.task("training", 1000, "steps") as task: ...`."""
 
     def __init__(self, sink: Sink, label: str, total: int | None, unit: str, clock: Callable):
         self.sink, self.label, self.total, self.unit = sink, label, total, unit
@@ -197,7 +197,7 @@ class Progress:
         self.clock = clock
 
     def task(self, label: str, total: int | None = None, unit: str = "") -> Task:
-        """Begins a piece of work of `total` units (None: not known ahead)."""
+        """Begins a piece of work of `total` units (None: not known ahead; `unit` is a plural)."""
         task = Task(self.sink, label, total, unit, self.clock)
         self.sink.start(task)
         return task

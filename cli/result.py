@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .envelope import plain
+
+if TYPE_CHECKING:
+    from bitnet_jax.core.errors import BitnetError
 
 
 @dataclass
@@ -73,6 +76,12 @@ class CommandResult:
         warnings = data.pop("warnings", None) or []
         return cls(data=data, warnings=[str(warning) for warning in warnings], **extra)
 
+    def fail(self, error: BitnetError) -> CommandResult:
+        """Adds `error`, whose exit code becomes the result's; returns the result."""
+        self.ok, self.exit_code = False, error.exit_code
+        self.errors.append({"code": error.code, "message": error.message, "hint": error.hint})
+        return self
+
 
 def sections_of(data: Mapping[str, Any]) -> list[Section]:
     """Lays out any record: single values as pairs, records in lists as tables."""
@@ -122,6 +131,8 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list | tuple):
+        if not value:
+            return "none"
         return ", ".join(
             ", ".join(f"{k}={show(v)}" for k, v in flat(item))
             if isinstance(item, Mapping)

@@ -74,7 +74,7 @@ def _next_word(argv: list[str], start: int) -> tuple[str | None, int, list[str]]
 
 def _width(token: str) -> int:
     """Returns how many words a leading option takes; it must be one that every command has."""
-    from .args import close_options, option_strings
+    from .fields import close_options, option_strings
     from .options import GlobalArgs
 
     known = option_strings(GlobalArgs)

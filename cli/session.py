@@ -18,6 +18,7 @@ from bitnet_jax.core.errors import UsageError
 from . import ask, config, exit_codes, log, progress, registry
 from .args import Parser
 from .context import Context, OutputClosed, Streams
+from .envelope import plain
 from .failure import Terminated, result_of
 from .options import GlobalArgs
 from .render import RENDERERS, render, talk, write_export
@@ -95,6 +96,7 @@ class Session:
                     result = module.run(cls(**values), context)
             finally:
                 context.progress.close()
+        result.data = plain(result.data)  # what has no JSON form is met here, and told as a bug
         if self.export:
             self._export(result)
         return result
@@ -173,7 +175,7 @@ def finish(
         render(result, words, emit, streams)
     except BrokenPipeError:  # the reader has read enough: the outcome stays what it is
         streams.hush()
-    except (OSError, TypeError) as error:  # a full disk; a record with no JSON form
+    except OSError as error:  # a full disk
         failed = result_of(error)
         talk(failed, streams, quiet=quiet, said=[])
         return failed.exit_code

@@ -284,8 +284,8 @@ def _check_shape(path: Path, item: Expected, info: TensorInfo) -> None:
     if not packed and info.dtype not in FLOATS:
         raise TensorError(
             "model.tensor_dtype",
-            f"`{path}`: tensor `{name}` is {info.dtype}; a float was expected ({', '.join(FLOATS)})",
-            "is this the right file?",
+            f"`{path}`: tensor `{name}` is {info.dtype}; a float was expected",
+            f"known: {', '.join(FLOATS)}",
             tensor=item.name,
         )
 

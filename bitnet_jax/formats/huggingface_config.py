@@ -82,17 +82,20 @@ def parse(raw: Any, generation: Mapping[str, Any], where: str) -> Config:
         warnings.append(
             f"{where}: auto_map names code in the checkpoint; it is ignored, and never imported"
         )
-    spec = ModelSpec(
-        family=_family(raw, where),
+    sizes: dict[str, Any] = {
+        "family": _family(raw, where),
         **{field: _required(raw, key, where) for key, field in _SIZES.items()},
         **_heads(raw, where),
+        **_tokens(raw, generation, where, warnings),
+    }
+    spec = ModelSpec(
+        **sizes,
         max_positions=raw.get("max_position_embeddings", _DEFAULT_POSITIONS),
         rope_theta=_rope_theta(raw, where),
         rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
         activation=raw.get("hidden_act", "relu2"),
         sub_norms=True,
         tie_embeddings=_boolean(raw, "tie_word_embeddings", where),
-        **_tokens(raw, generation, where, warnings),
     )
     if _boolean(raw, "attention_bias", where) or _boolean(raw, "mlp_bias", where):
         raise BadData(
@@ -176,7 +179,8 @@ def _tokens(
     raw: Mapping[str, Any], generation: Mapping[str, Any], where: str, warnings: list[str]
 ) -> dict[str, Any]:
     """Token ids; those that end a generation are `generation_config.json`'s, where it has any."""
-    eos = generation.get("eos_token_id", raw.get("eos_token_id"))
+    eos = generation.get("eos_token_id")
+    eos = raw.get("eos_token_id") if eos is None else eos
     eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
     pad = raw.get("pad_token_id")
     vocab = raw["vocab_size"]
@@ -275,6 +279,9 @@ def spell(
     if spec.head_dim * spec.num_heads != spec.hidden_size:
         config["head_dim"] = spec.head_dim
     if old_spelling:
+        # What equals transformers 4's own default is not written there.
+        unsaid = ("attention_bias", "attention_dropout")
+        config = {k: v for k, v in config.items() if v is not None and k not in unsaid}
         config |= {"rope_theta": spec.rope_theta, "torch_dtype": dtype}
     else:
         rope = {"rope_theta": spec.rope_theta, "rope_type": "default"}

@@ -9,8 +9,9 @@ the scales are known. Writes into a folder it is given: the caller makes it atom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -49,6 +50,23 @@ class Written:
     encoding: str
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How the config and metadata are spelled; the default is what users get.
+
+    Attributes:
+      old: transformers 4's spelling of the config.
+      exact: carry the exact scales in the metadata.
+      extra: keys that override the config's.
+      partial: leave out tensors that the checkpoint lacks (made with a defect).
+    """
+
+    old: bool = False
+    exact: bool = True
+    extra: Mapping[str, object] = field(default_factory=dict)
+    partial: bool = False
 
 
 # ------------------------------------------------------------------- choosing a form
@@ -163,10 +181,10 @@ def _master(name: str, trits: np.ndarray, scale: np.float32) -> np.ndarray:
 
 
 def _planned(
-    checkpoint: Checkpoint, encoding: str, matrices: _Matrices
+    checkpoint: Checkpoint, wanted: Mapping[str, Expected], encoding: str, matrices: _Matrices
 ) -> Iterator[tuple[int, Piece]]:
     """Every tensor to write, with its rank: floats first, codes next, scales last."""
-    for item in expected(checkpoint.spec).values():
+    for item in wanted.values():
         entry = checkpoint.entries[item.name]
         name, shape = item.huggingface, item.shape
         if not entry.ternary:
@@ -177,10 +195,10 @@ def _planned(
         packed = stored == "U8"
         plan = Planned(name, stored, (packed_rows(shape[0]), *shape[1:]) if packed else shape)
         rank = 0 if packed else -numpy_dtype("float32" if stored == "F32" else entry.dtype).itemsize
-        yield rank, (plan, lambda item=item: matrices.weight(item))
+        yield rank, (plan, partial(matrices.weight, item))
         if packed:
             plan = Planned(name + SCALE_SUFFIX, "F32", (1,))
-            yield 1, (plan, lambda item=item: matrices.scale(item))
+            yield 1, (plan, partial(matrices.scale, item))
 
 
 def _float_reader(read: Callable[[], object]) -> Callable[[], np.ndarray]:
@@ -202,12 +220,18 @@ def _shards(pieces: list[tuple[int, Piece]], limit: int) -> list[list[tuple[int,
 
 
 def _write_file(
-    path: Path, pieces: list[tuple[int, Piece]], matrices: _Matrices, encoding: str
+    path: Path,
+    pieces: list[tuple[int, Piece]],
+    matrices: _Matrices,
+    encoding: str,
+    exact: bool,
 ) -> dict[str, int]:
     """Writes one safetensors file; returns tensor name -> bytes."""
     # Wide before narrow keeps each aligned to its element; scales come after all codes.
     pieces = sorted(pieces, key=lambda item: item[0])
-    fixed = {"format": "pt"} | ({LATENT_KEY: "true"} if encoding == "latent" else {})
+    fixed = {"format": "pt"}
+    if encoding == "latent" and exact:
+        fixed[LATENT_KEY] = "true"
     bound = {
         piece[0].name: ExactScale(np.float32(-1.2345678806304932e-38), "bfloat16", "bfloat16")
         for rank, piece in pieces
@@ -232,8 +256,8 @@ def _write_file(
         for plan, data in sorted(scales, key=lambda item: -item[1].itemsize):
             writer.write(plan, data)
             sizes[plan.name] = plan.nbytes
-        exact = {name: value for name, value in matrices.exact.items() if name not in before}
-        writer.finish(fixed | exact_metadata(exact))
+        here = {name: value for name, value in matrices.exact.items() if name not in before}
+        writer.finish(fixed | (exact_metadata(here) if exact else {}))
     return sizes
 
 
@@ -246,7 +270,7 @@ def write_huggingface(
     encoding: str | None = None,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    old_spelling: bool = False,
+    spelling: Spelling = Spelling(),
 ) -> Written:
     """Writes `checkpoint` into the empty `folder`.
 
@@ -256,7 +280,10 @@ def write_huggingface(
     encoding, warnings = choose_encoding(checkpoint, encoding)
     written = Written(encoding, warnings=warnings)
     matrices = _Matrices(checkpoint, encoding)
-    pieces = list(_planned(checkpoint, encoding, matrices))
+    wanted = expected(checkpoint.spec)
+    if spelling.partial:
+        wanted = {name: item for name, item in wanted.items() if name in checkpoint.entries}
+    pieces = list(_planned(checkpoint, wanted, encoding, matrices))
     shards = _shards(pieces, max_shard_bytes)
     weight_map: dict[str, str] = {}
     total = 0
@@ -265,7 +292,7 @@ def write_huggingface(
         name = (
             "model.safetensors" if single else f"model-{number:05}-of-{len(shards):05}.safetensors"
         )
-        sizes = _write_file(folder / name, shard, matrices, encoding)
+        sizes = _write_file(folder / name, shard, matrices, encoding, spelling.exact)
         weight_map |= dict.fromkeys(sizes, name)
         total += sum(sizes.values())
         written.files.append(name)
@@ -276,8 +303,9 @@ def write_huggingface(
         checkpoint.spec,
         _quantization(checkpoint, encoding),
         _load_dtype(checkpoint, encoding, matrices),
-        old_spelling=old_spelling,
+        old_spelling=spelling.old,
     )
+    config = dict(sorted((config | dict(spelling.extra)).items()))
     _put(folder, "config.json", tokenizer_files.to_json(config), written)
     for name, data in _companions(checkpoint).items():
         _put(folder, name, data, written)

@@ -57,7 +57,7 @@ def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
     found = {*file.rows, *file.floats}
     for name in [*(wanted.keys() - found), *(found - wanted.keys())]:
         verb = "lacks" if name in wanted else "holds the unknown"
-        close = nearest(name, wanted.keys() ^ found)
+        close = nearest(name, found - wanted.keys() if name in wanted else wanted.keys() - found)
         raise TensorError(
             "bitnet.names",
             f"{file.where} {verb} tensor `{name}`, as its own spec has it",

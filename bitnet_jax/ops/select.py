@@ -93,7 +93,7 @@ def select(op: str, platform: str, requested: str | None = None) -> Choice:
     requested = check_implementation(op, requested)
     if requested != AUTO:
         return _named(op, platform, requested, names)
-    refused = []
+    refused: list[str] = []
     for name in names:
         detail, why, _ = PROBES[name]()
         if why is None:

@@ -94,6 +94,20 @@ def trits_of(w: Any, scale: Any, scale_kind: str = "tensor", group_size: int = 0
     return xp.clip(xp.rint(ratio), -1, 1).astype(np.int8)
 
 
+def reference_trits_of(w: Any, scale: Any) -> Any:
+    """``clamp(rint(W * (1/s)), -1, 1)`` as int8: the trits that `transformers` makes at load.
+
+    A master that others wrote means what the reference computes from it, and it
+    multiplies by the rounded reciprocal: one weight in some ten million falls on the
+    other side of a half. Per-tensor scale only, as there.
+
+    Source: ``WeightQuant`` in transformers/integrations/bitnet.py.
+    """
+    xp = namespace(w)
+    reciprocal = np.float32(1) / scale
+    return xp.clip(xp.rint(w.astype(np.float32) * reciprocal), -1, 1).astype(np.int8)
+
+
 def ternarize(
     w: Any, scale_kind: str = "tensor", group_size: int = 0, scale_dtype: str = "bfloat16"
 ) -> tuple[Any, Any]:

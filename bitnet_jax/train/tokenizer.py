@@ -119,9 +119,7 @@ def encode_documents(
     tokenizer = Tokenizer.from_buffer(tokenizer_json)
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    parts = [
-        part for e in encodings for part in ([bos_id], np.asarray(e.ids, np.int32), [eos_id])
-    ]
+    parts = [part for e in encodings for part in ([bos_id], np.asarray(e.ids, np.int32), [eos_id])]
     return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
 
 

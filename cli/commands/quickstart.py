@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ..args import number, option
 from ..context import Context
+from ..fields import number, option
 from ..options import force_option, output_option, seed_option
 from ..result import CommandResult, Pairs, Text
 
@@ -64,11 +64,8 @@ def _sections(data: dict, output: str) -> list:
         ("bits per weight", data["bits_per_weight"]),
         ("files", data["files"]),
     ]
-    model = next((f for f in _paths(data["files"]) if f.endswith(".bitnet")), f"{output}/*.bitnet")
+    files = data["files"]
+    paths = files.values() if isinstance(files, dict) else files
+    model = next((p for p in paths if str(p).endswith(".bitnet")), f"{output}/model.bitnet")
     steps = [f"bitnet model inspect {model}", f'bitnet generate {model} "The"']
     return [Pairs(rows), Text("next\n" + "\n".join(f"  {step}" for step in steps))]
-
-
-def _paths(files: object) -> list[str]:
-    values = files.values() if isinstance(files, dict) else files
-    return [str(value) for value in values] if isinstance(values, list) else list(map(str, values))

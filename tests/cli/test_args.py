@@ -6,7 +6,8 @@ from typing import Literal, Optional, Union
 
 import pytest
 
-from bitnet_cli.args import Parser, as_texts, check, close_options, number, option, whole
+from bitnet_cli.args import Parser, as_texts, check
+from bitnet_cli.fields import close_options, number, option, whole
 from bitnet_jax.core.errors import UsageError
 
 

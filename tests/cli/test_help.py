@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from bitnet_cli import registry
-from bitnet_cli.args import env_name, long_name
 from bitnet_cli.exit_codes import MEANING
+from bitnet_cli.fields import env_name, long_name
 from bitnet_cli.options import GlobalArgs
 
 BUILT = [pytest.param(c, id=registry.words(c)) for c in registry.built()]

@@ -28,7 +28,7 @@ class Clock:
 def run(sink_class, steps=100, seconds=0.01):
     out, clock = io.StringIO(), Clock()
     progress = Progress(sink_class(out, clock), clock)
-    with progress.task("training", steps, "step") as task:
+    with progress.task("training", steps, "steps") as task:
         for _ in range(steps):
             clock.now += seconds
             task.update(1, loss=2.5, tokens_per_second=1234.5)
@@ -38,8 +38,8 @@ def run(sink_class, steps=100, seconds=0.01):
 def test_plain_is_a_line_at_each_tenth():
     lines = run(PlainSink)
     assert lines[0] == "training"
-    assert lines[1] == ("training: 10/100 step (10%), loss 2.5, tokens/s 1,234, 0.9 s left")
-    assert lines[-1] == "training: 100 step in 1.0 s"
+    assert lines[1] == ("training: 10/100 steps (10%), loss 2.5, tokens/s 1,234, 0.9 s left")
+    assert lines[-1] == "training: 100 steps in 1.0 s"
     assert len(lines) == 12
 
 
@@ -50,9 +50,9 @@ def test_plain_speaks_every_half_minute_between_tenths():
 
 def test_plain_without_a_total():
     out = io.StringIO()
-    with Progress(PlainSink(out)).task("reading", unit="file") as task:
+    with Progress(PlainSink(out)).task("reading", unit="files") as task:
         task.update(3)
-    assert out.getvalue().splitlines()[-1].startswith("reading: 3 file in")
+    assert out.getvalue().splitlines()[-1].startswith("reading: 3 files in")
 
 
 def test_json_is_an_event_a_line_and_not_more_than_ten_a_second():
@@ -66,12 +66,12 @@ def test_a_bar_finishes_with_a_line_and_talk_does_not_tear_it():
     out = io.StringIO()
     sink = BarSink(out)
     progress = Progress(sink)
-    with progress.task("packing", 2, "tensor") as task:
+    with progress.task("packing", 2, "tensors") as task:
         task.update(1)
         sink.line("[red]talk")
         task.update(1)
     assert "[red]talk" in out.getvalue()
-    assert "packing: 2 tensor in" in out.getvalue()
+    assert "packing: 2 tensors in" in out.getvalue()
     assert sink.bars is None
     progress.close()
 
@@ -85,7 +85,7 @@ def test_a_task_that_fails_ends():
 
 def test_time_left_leaves_out_the_first_unit_which_compiles():
     clock = Clock()
-    task = Progress(Sink(), clock).task("x", 11, "step")
+    task = Progress(Sink(), clock).task("x", 11, "steps")
     clock.now += 100
     task.update(1)
     assert task.seconds_left is None

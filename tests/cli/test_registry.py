@@ -9,7 +9,8 @@ import pytest
 
 import bitnet_cli
 from bitnet_cli import registry
-from bitnet_cli.args import check, long_name, option_strings, spellings
+from bitnet_cli.args import check
+from bitnet_cli.fields import long_name, option_strings, spellings
 from bitnet_cli.options import LETTERS, GlobalArgs
 
 COMMANDS = [pytest.param(c, id=registry.words(c)) for c in registry.COMMANDS]

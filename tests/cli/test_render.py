@@ -124,6 +124,7 @@ def test_an_empty_record_renders(emit):
         (12345, "12,345"),
         (0.3333333, "0.33333"),
         ([1, 2], "1, 2"),
+        ([], "none"),
         ([{"a": 1}], "a=1"),
         ("a\x1b[2Jb\n", "a\\x1b[2Jb\\x0a"),  # a name in a file must not drive the terminal
     ],

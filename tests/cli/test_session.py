@@ -8,9 +8,9 @@ from typing import Optional
 
 import pytest
 
-from bitnet_cli.args import option, whole
 from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.failure import Terminated
+from bitnet_cli.fields import option, whole
 from bitnet_cli.result import CommandResult, Table, Text
 from bitnet_jax.core import errors
 
@@ -123,7 +123,7 @@ def test_the_environment_asks_for_json_too(bitnet, fake_command, monkeypatch):
     assert bitnet("dev", "fake").envelope["ok"]
     monkeypatch.setenv("BITNET_COUNTT", "1")
     wrong = bitnet("dev", "fake")
-    assert wrong.rc == 78 and wrong.envelope["errors"][0]["code"] == "config.unknown_environment"
+    assert wrong.rc == 78 and wrong.envelope["errors"][0]["code"] == "settings.unknown_environment"
 
 
 def test_json_and_another_emit_clash(bitnet, fake_command):
@@ -160,7 +160,7 @@ def test_a_record_without_json_form_is_a_bug_told_as_one(bitnet, fake_command):
 
 def test_jsonl_streams_events_and_ends_with_the_envelope(bitnet, fake_command):
     def run(args, ctx):
-        with ctx.progress.task("working", 2, "step") as task:
+        with ctx.progress.task("working", 2, "steps") as task:
             task.update(1)
             task.update(1)
         ctx.event("metric", loss=1.5)
@@ -285,7 +285,9 @@ def test_the_log_is_as_loud_as_asked(bitnet, fake_command, tmp_path):
         log.debug("deep")
         log.info("steady")
         log.warning("loud")
-        warnings.warn("developers", stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("developers", stacklevel=1)
         return fine(args, ctx)
 
     fake_command(run, FakeArgs)

@@ -153,8 +153,8 @@ def scan() -> tuple[list[Raised], list[Unfollowed]]:
                 continue
             exit_code = classes[name_of(node.func)]
             code = argument(node, 0, "code")
-            if isinstance(code, ast.Attribute) and code.attr == "code":
-                continue  # an error made from another one, which is listed where it is made
+            if code is not None and re.search(r"""(\.code|\['code'\])\)?$""", ast.unparse(code)):
+                continue  # made from another error or a finding, which has its code already
             function = enclosing(node, parents)
             here = _local(code, function, tree)
             words = next(iter(_local(argument(node, 1, "message"), function, tree)), "")

@@ -9,6 +9,9 @@ from bitnet_jax.ops import select as selection
 from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.select import select
 
+STATUS = native.status()
+needs_kernels = pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
+
 
 @pytest.fixture
 def no_kernels(monkeypatch):
@@ -43,30 +46,24 @@ def test_a_gpu_takes_xla():
     assert (choice.implementation, choice.reason) == ("xla", "the fastest here")
 
 
+@needs_kernels
 def test_the_choice_names_the_instruction_set():
-    status = native.status()
-    if not status.available:
-        pytest.skip(f"no kernels: {status.reason}")
     choice = select("ternary_matmul", "cpu")
-    assert (choice.implementation, choice.detail) == ("native", status.isa)
+    assert (choice.implementation, choice.detail) == ("native", native.status().isa)
 
 
-@pytest.mark.parametrize("isa", ["neon_dotprod", "avx512_vnni"])
-def test_a_forced_instruction_set_that_is_missing_raises_under_auto_too(monkeypatch, isa):
-    status = native.status()
-    if not status.available:
-        pytest.skip(f"no kernels: {status.reason}")
-    if isa in status.usable_isas:
-        pytest.skip(f"this processor has {isa}")
+@needs_kernels
+def test_a_forced_instruction_set_that_is_missing_raises_under_auto_too(monkeypatch):
+    # No processor has both NEON and AVX.
+    isa = next(isa for isa in native.KNOWN_ISAS if isa not in native.status().usable_isas)
     monkeypatch.setenv("BITNET_ISA", isa)
     for requested in (None, "native"):
         with pytest.raises(Unavailable, match="lacks it"):
             select("ternary_matmul", "cpu", requested)
 
 
+@needs_kernels
 def test_an_instruction_set_that_does_not_exist_is_a_usage_error(monkeypatch):
-    if not native.status().available:
-        pytest.skip("no kernels")
     monkeypatch.setenv("BITNET_ISA", "avx3")
     with pytest.raises(UsageError, match="avx3"):
         select("ternary_matmul", "cpu")

@@ -191,7 +191,7 @@ def compile_library(compiler: Compiler, target: Path) -> float:
     return time.monotonic() - started
 
 
-class wait_for_lock:  # noqa: N801 - reads as a verb in a `with`
+class wait_for_lock:
     """Holds `paths.lock`, waiting for another builder instead of failing at once."""
 
     def __init__(self, path: Path, seconds: float = LOCK_SECONDS):
@@ -237,9 +237,7 @@ def build(output_dir: Path | str, force: bool = False) -> BuildRecord:
         seconds = compile_library(compiler, target)
     (folder / ".lock").unlink(missing_ok=True)
     library = open_library(target)
-    return BuildRecord(
-        str(target), source_key(), compiler.version, seconds, library.usable_isas
-    )
+    return BuildRecord(str(target), source_key(), compiler.version, seconds, library.usable_isas)
 
 
 def no_compiler() -> Unavailable:

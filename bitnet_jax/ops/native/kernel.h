@@ -21,8 +21,8 @@ constexpr int64_t kLineBytes = 64;  // bytes of a line
 constexpr int64_t kMaxBlocks = 4;   // row blocks in one call of `accumulate`
 constexpr int64_t kMaxTokens = 8;   // tokens in one call of `accumulate`
 
-// Lines ahead at which codes are fetched into cache: 3 KB (2 to 4 KB measured equal).
-constexpr int64_t kPrefetchBytes = 3072;
+// Codes are fetched into cache this far ahead (benchmarks/LOG.md has what was tried).
+constexpr int64_t kPrefetchBytes = 2048;
 
 constexpr float kMinAbsmax = 1e-5f;
 constexpr float kInv127 = static_cast<float>(1.0 / 127.0);
@@ -41,11 +41,12 @@ struct Kernel {
   int32_t (*sum)(const int8_t* q, int64_t n);
 
   // raw[segment][token][block*16 + row] = sum over the segment's lines of code*q.
-  // `lines` per block, cut into segments of `segment_lines`; `q` has `ldq` bytes per
-  // token. blocks <= kMaxBlocks, tokens <= kMaxTokens.
+  // `lines` per block, cut into segments of `segment_lines`. Columns 4c to 4c+3 of
+  // token t stand at q + (c*tokens + t)*4: one address and constant offsets reach a
+  // whole tile, where a stride per token was a third slower.
+  // blocks <= kMaxBlocks, tokens <= kMaxTokens.
   void (*accumulate)(const uint8_t* codes, int64_t blocks, int64_t lines,
-                     int64_t segment_lines, const int8_t* q, int64_t ldq,
-                     int64_t tokens, int32_t* raw);
+                     int64_t segment_lines, const int8_t* q, int64_t tokens, int32_t* raw);
 };
 
 // Monotone in |v| and above infinity for NaN, so an integer maximum keeps NaN.

@@ -81,7 +81,7 @@ constexpr int64_t kTileTokens = 4;  // 2 halves x 4 tokens, 16-bit and 32-bit: 1
 
 template <int NT>
 BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, const int8_t* q,
-                               int64_t ldq, int32_t* out, int64_t ldo) {
+                               int64_t step, int32_t* out, int64_t ldo) {
   const __m256i three = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
   __m256i acc[NT][2];
   for (int t = 0; t < NT; ++t) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
@@ -100,7 +100,7 @@ BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, con
         low = _mm256_srli_epi32(low, 2);
         high = _mm256_srli_epi32(high, 2);
         for (int t = 0; t < NT; ++t) {
-          const __m256i four = Broadcast4(q + t * ldq + l * kCols + j * 4);
+          const __m256i four = Broadcast4(q + (l * 4 + j) * step + t * 4);
           narrow[t][0] = _mm256_add_epi16(narrow[t][0], _mm256_maddubs_epi16(c0, four));
           narrow[t][1] = _mm256_add_epi16(narrow[t][1], _mm256_maddubs_epi16(c1, four));
         }
@@ -121,23 +121,23 @@ static const TileFn kTiles[kTileTokens] = {Tile<1>, Tile<2>, Tile<3>, Tile<4>};
 
 static inline void AccumulateWith(const TileFn* tiles, const uint8_t* codes, int64_t blocks,
                                   int64_t lines, int64_t segment_lines, const int8_t* q,
-                                  int64_t ldq, int64_t tokens, int32_t* raw) {
+                                  int64_t tokens, int32_t* raw) {
   const int64_t ldo = blocks * kRows;
   for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, raw += tokens * ldo) {
     const int64_t l1 = l0 + segment_lines < lines ? l0 + segment_lines : lines;
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t t = 0; t < tokens; t += kTileTokens) {
         const int64_t count = tokens - t < kTileTokens ? tokens - t : kTileTokens;
-        tiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * ldq, ldq,
+        tiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * 4, tokens * 4,
                          raw + t * ldo + b * kRows, ldo);
       }
   }
 }
 
 static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t ldq, int64_t tokens,
+                       int64_t segment_lines, const int8_t* q, int64_t tokens,
                        int32_t* raw) {
-  AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, ldq, tokens, raw);
+  AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
 static bool Usable() { return __builtin_cpu_supports("avx2"); }
@@ -154,10 +154,14 @@ namespace avx_vnni {
 
 template <int NT>
 BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, const int8_t* q,
-                               int64_t ldq, int32_t* out, int64_t ldo) {
+                               int64_t step, int32_t* out, int64_t ldo) {
   const __m256i three = _mm256_set1_epi8(3);
-  __m256i acc[NT][2];
-  for (int t = 0; t < NT; ++t) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
+  // Few tokens have few sums: spread each over the quads of a line, or the latency of
+  // VPDPBUSD sets the pace.
+  constexpr int kChains = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+  __m256i acc[kChains][NT][2];
+  for (int c = 0; c < kChains; ++c)
+    for (int t = 0; t < NT; ++t) acc[c][t][0] = acc[c][t][1] = _mm256_setzero_si256();
   for (int64_t l = l0; l < l1; ++l) {
     const uint8_t* at = codes + l * kLineBytes;
     _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
@@ -170,24 +174,28 @@ BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, con
       high = _mm256_srli_epi32(high, 2);
       for (int t = 0; t < NT; ++t) {
         int32_t bits;
-        std::memcpy(&bits, q + t * ldq + l * kCols + j * 4, sizeof(bits));
+        std::memcpy(&bits, q + (l * 4 + j) * step + t * 4, sizeof(bits));
         const __m256i four = _mm256_set1_epi32(bits);
-        acc[t][0] = _mm256_dpbusd_avx_epi32(acc[t][0], c0, four);
-        acc[t][1] = _mm256_dpbusd_avx_epi32(acc[t][1], c1, four);
+        __m256i* sums = acc[j % kChains][t];
+        sums[0] = _mm256_dpbusd_avx_epi32(sums[0], c0, four);
+        sums[1] = _mm256_dpbusd_avx_epi32(sums[1], c1, four);
       }
     }
   }
   for (int t = 0; t < NT; ++t)
-    for (int h = 0; h < 2; ++h)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * ldo + h * 8), acc[t][h]);
+    for (int h = 0; h < 2; ++h) {
+      __m256i total = acc[0][t][h];
+      for (int c = 1; c < kChains; ++c) total = _mm256_add_epi32(total, acc[c][t][h]);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * ldo + h * 8), total);
+    }
 }
 
 static const avx2::TileFn kTiles[avx2::kTileTokens] = {Tile<1>, Tile<2>, Tile<3>, Tile<4>};
 
 static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t ldq, int64_t tokens,
+                       int64_t segment_lines, const int8_t* q, int64_t tokens,
                        int32_t* raw) {
-  avx2::AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, ldq, tokens, raw);
+  avx2::AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
 // cpuid leaf 7.1, EAX bit 4; __builtin_cpu_supports knows the name only in later compilers.

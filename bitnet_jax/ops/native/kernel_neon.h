@@ -23,7 +23,7 @@ constexpr int64_t kTileTokens = 4;  // 4 quarters x 4 tokens of the 32 registers
 
 template <int NT>
 BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, const int8_t* q,
-                               int64_t ldq, int32_t* out, int64_t ldo) {
+                               int64_t step, int32_t* out, int64_t ldo) {
   const uint8x16_t three = vdupq_n_u8(3);
   int32x4_t acc[NT][4];
   for (int t = 0; t < NT; ++t)
@@ -42,7 +42,7 @@ BITNET_TARGET static void Tile(const uint8_t* codes, int64_t l0, int64_t l1, con
       }
       for (int t = 0; t < NT; ++t) {
         int32_t bits;
-        std::memcpy(&bits, q + t * ldq + l * kCols + j * 4, sizeof(bits));
+        std::memcpy(&bits, q + (l * 4 + j) * step + t * 4, sizeof(bits));
         const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(bits));
         for (int h = 0; h < 4; ++h) acc[t][h] = vdotq_s32(acc[t][h], code[h], four);
       }
@@ -57,7 +57,7 @@ using TileFn = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, int64_t
 static const TileFn kTiles[kTileTokens] = {Tile<1>, Tile<2>, Tile<3>, Tile<4>};
 
 static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t ldq, int64_t tokens,
+                       int64_t segment_lines, const int8_t* q, int64_t tokens,
                        int32_t* raw) {
   const int64_t ldo = blocks * kRows;
   for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, raw += tokens * ldo) {
@@ -65,7 +65,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t t = 0; t < tokens; t += kTileTokens) {
         const int64_t count = tokens - t < kTileTokens ? tokens - t : kTileTokens;
-        kTiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * ldq, ldq,
+        kTiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * 4, tokens * 4,
                           raw + t * ldo + b * kRows, ldo);
       }
   }

@@ -48,8 +48,8 @@ static int32_t Sum(const int8_t* q, int64_t n) {
 }
 
 static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t ldq,
-                       int64_t tokens, int32_t* raw) {
+                       int64_t segment_lines, const int8_t* q, int64_t tokens,
+                       int32_t* raw) {
   int64_t segment = 0;
   for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, ++segment) {
     const int64_t l1 = l0 + segment_lines < lines ? l0 + segment_lines : lines;
@@ -63,10 +63,11 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
           for (int r = 0; r < kRows; ++r)
             for (int p = 0; p < 4; ++p) code[j][p][r] = (line[r * 4 + p] >> (2 * j)) & 3;
         for (int64_t t = 0; t < tokens; ++t) {
-          const int8_t* qt = q + t * ldq + l * kCols;
-          for (int j = 0; j < 4; ++j)
+          for (int j = 0; j < 4; ++j) {
+            const int8_t* four = q + ((l * 4 + j) * tokens + t) * 4;
             for (int p = 0; p < 4; ++p)
-              for (int r = 0; r < kRows; ++r) acc[t][r] += code[j][p][r] * qt[j * 4 + p];
+              for (int r = 0; r < kRows; ++r) acc[t][r] += code[j][p][r] * four[p];
+          }
         }
       }
       for (int64_t t = 0; t < tokens; ++t)

@@ -71,6 +71,7 @@ struct Plan {
   int64_t unit_blocks, unit_tokens;  // size of a unit
   int64_t block_units, token_units;  // units along each axis
   Buffer<int8_t> q;                  // [batch * tokens, padded]
+  Buffer<int8_t> tiles;              // the same in tiles of kMaxTokens, see Kernel::accumulate
   Buffer<float> a;                   // [batch * tokens]
   Buffer<int32_t> sums;              // [batch * tokens, segments]
 };
@@ -93,14 +94,15 @@ static bool MakePlan(const Product& p, int64_t threads, Plan* plan) {
   const int64_t by_bytes = Max(kUnitBytes / Max(plan->lines * kLineBytes, 1), 1);
   const int64_t by_threads = CeilDiv(p.batch * plan->blocks, 4 * threads);
   plan->unit_blocks = CeilDiv(Max(Min(by_bytes, by_threads), 1), kMaxBlocks) * kMaxBlocks;
-  plan->unit_tokens = 64;
+  plan->unit_tokens = 8 * kMaxTokens;  // whole tiles
   plan->block_units = CeilDiv(plan->blocks, plan->unit_blocks);
   plan->token_units = CeilDiv(p.tokens, plan->unit_tokens);
   const int64_t rows = p.batch * p.tokens;
   plan->q = Allocate<int8_t>(rows * plan->padded);
+  plan->tiles = Allocate<int8_t>(p.tokens > 1 ? rows * plan->padded : 0);
   plan->a = Allocate<float>(rows);
   plan->sums = Allocate<int32_t>(rows * plan->segments);
-  return plan->q && plan->a && plan->sums;
+  return plan->q && plan->tiles && plan->a && plan->sums;
 }
 
 // Quantizes token `row` (of batch * tokens), and sums its codes per segment.
@@ -121,6 +123,12 @@ static void PrepareToken(const Plan& plan, int64_t row) {
   for (int64_t s = 0; s < plan.segments; ++s)
     plan.sums[row * plan.segments + s] =
         p.kernel->sum(q + s * width, Min(width, plan.padded - s * width));
+  if (p.tokens == 1) return;  // one token: its tile is the row itself
+  const int64_t token = row % p.tokens, in_tile = token % kMaxTokens;
+  const int64_t width_of_tile = Min(kMaxTokens, p.tokens - (token - in_tile));
+  int8_t* tile = plan.tiles.get() + (row - in_tile) * plan.padded + in_tile * 4;
+  for (int64_t i = 0; i < plan.padded; i += 4)
+    std::memcpy(tile + i * width_of_tile, q + i, 4);
 }
 
 // Scales the accumulators of one token, `count` rows from `row0` of batch element `e`.
@@ -174,6 +182,7 @@ static void RunUnit(const Plan& plan, int64_t unit) {
   const int64_t e = unit / plan.token_units / plan.block_units;
   const int64_t b_end = Min((bu + 1) * plan.unit_blocks, plan.blocks);
   const int64_t t_end = Min((tu + 1) * plan.unit_tokens, p.tokens);
+  const int8_t* tiles = p.tokens == 1 ? plan.q.get() : plan.tiles.get();
   // With many segments the accumulators outgrow the stack.
   constexpr int64_t kStack = kMaxTokens * kMaxBlocks * kRows * 8;
   const int64_t need = plan.segments * Min(kMaxTokens, p.tokens) * kMaxBlocks * kRows;
@@ -192,8 +201,7 @@ static void RunUnit(const Plan& plan, int64_t unit) {
     for (int64_t t = tu * plan.unit_tokens; t < t_end; t += kMaxTokens) {
       const int64_t tokens = Min(kMaxTokens, t_end - t);
       p.kernel->accumulate(codes, blocks, plan.lines, plan.segment_lines,
-                           plan.q.get() + (e * p.tokens + t) * plan.padded, plan.padded,
-                           tokens, raw);
+                           tiles + (e * p.tokens + t) * plan.padded, tokens, raw);
       for (int64_t i = 0; i < tokens; ++i)
         Finish(plan, e, t + i, b * kRows, count, raw + i * blocks * kRows,
                tokens * blocks * kRows);

@@ -62,9 +62,7 @@ def ternary_matmul(
     return _matmul(static, x3, codes, scale).reshape(shape)
 
 
-def ternary_accumulate(
-    q: Array, w: QuantTensor, *, implementation: str | None = None
-) -> Array:
+def ternary_accumulate(q: Array, w: QuantTensor, *, implementation: str | None = None) -> Array:
     """The exact int32 sums: int8 [..., in] gives int32 [..., out]; scales are not used."""
     q = jnp.asarray(q)
     _check(q, w, ("int8",))
@@ -93,9 +91,7 @@ def _check(x: Array, w: QuantTensor, dtypes: tuple[str, ...]) -> None:
     stack = w.stack_shape
     if x.ndim < len(stack) + 1 or x.shape[: len(stack)] != stack or x.shape[-1] != w.in_features:
         wanted = ", ".join([*(str(size) for size in stack), "...", str(w.in_features)])
-        raise UsageError(
-            "op.shape", f"ternary_matmul needs x [{wanted}], found {list(x.shape)}"
-        )
+        raise UsageError("op.shape", f"ternary_matmul needs x [{wanted}], found {list(x.shape)}")
 
 
 def _canonical(x: Array, w: QuantTensor):

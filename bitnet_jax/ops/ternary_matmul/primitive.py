@@ -110,6 +110,4 @@ for _primitive in FUNCTIONS:
     batching.primitive_batchers[_primitive] = partial(_batch, _primitive)
     mlir.register_lowering(_primitive, _lowering(_primitive, "other"))
     for _platform in PLATFORMS:
-        mlir.register_lowering(
-            _primitive, _lowering(_primitive, _platform), platform=_platform
-        )
+        mlir.register_lowering(_primitive, _lowering(_primitive, _platform), platform=_platform)

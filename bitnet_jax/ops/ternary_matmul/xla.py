@@ -42,7 +42,7 @@ def dot_words(q: Array, codes: Array, out_features: int, segment: int) -> Array:
     words = lax.bitcast_convert_type(codes.reshape(batch, blocks, lines, BLOCK, 4), jnp.uint32)
     words = words.reshape(batch, 1, blocks, segments, lines // segments, BLOCK)
     words = jnp.moveaxis(words, 3, 2)  # [B, 1, segments, OB, lines, row]
-    products = 0
+    products: Array = jnp.int32(0)
     for column in range(BLOCK):
         shift = jnp.uint32(8 * (column % 4) + 2 * (column // 4))
         code = ((words >> shift) & jnp.uint32(3)).astype(jnp.int32)

@@ -1,8 +1,6 @@
 """`bitnet dev build`: the CPU kernels, ahead of time."""
 
-# ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Optional
 
 from ...context import Context
 from ...options import force_option, output_option
@@ -14,17 +12,15 @@ EXAMPLES = (
 )
 
 DETAILS = """\
-Without --output they go to this user's cache, where they would be built at first use. Point
-BITNET_KERNELS at the folder to use it, read-only, on a machine without a compiler."""
+Point BITNET_KERNELS at the folder to use them, read-only, on a machine without a compiler.
+Nothing needs this where there is one: they are built at first use, into this user's cache."""
 
 
 @dataclass
 class BuildArgs:
     """Options of `bitnet dev build`."""
 
-    output: Optional[str] = output_option(
-        help="the folder to write", shown_default="this user's cache"
-    )
+    output: str = output_option(help="the folder to write", needed=True)
     force: bool = force_option("build again, and replace what is there")
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...result import CommandResult
 
 EXAMPLES = (

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import FORMATS, force_option, model_option, output_option
 from ...result import CommandResult, Pairs, table_of
 
@@ -23,8 +23,8 @@ being opened again; they must be equal, or the scales that changed are listed.""
 class ConvertArgs:
     """Options of `bitnet model convert`."""
 
-    model: Optional[str] = model_option("-i", "--input")
-    output: Optional[str] = output_option(help="the file or folder to write", needed=True)
+    model: str = model_option("-i", "--input")
+    output: str = output_option(help="the file or folder to write", needed=True)
     format: Optional[str] = option(
         "-f",
         "--format",
@@ -66,13 +66,17 @@ def run(args: ConvertArgs, ctx: Context) -> CommandResult:
     result = CommandResult.of(record)
     data = result.data
     before, after = data["digest_before"], data["digest_after"]
-    rows = [("outputs", data["outputs"])]
+    rows: list[tuple[str, object]] = [("outputs", data["outputs"])]
+    # What was inferred is said: the format by the name, the encoding by the source.
+    rows += [(name, data[name]) for name in ("format", "encoding", "receipt") if name in data]
     for name in ("trits", "trits_scales"):
         verdict = "equal" if before[name] == after[name] else "DIFFERENT"
         rows.append((f"digest {name}", f"{after[name]} ({verdict})"))
     rows.append(("scales changed", len(data.get("scales_changed") or [])))
     if data.get("max_logit_difference") is not None:
         rows.append(("largest logit difference", data["max_logit_difference"]))
+    if data.get("allowed"):
+        rows.append(("passed by --allow", data["allowed"]))
     result.sections = [Pairs(rows)]
     if data.get("scales_changed"):
         result.sections.append(table_of(data["scales_changed"], title="scales changed"))

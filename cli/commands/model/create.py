@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...args import option, whole
 from ...context import Context
+from ...fields import option, whole
 from ...options import FORMATS, force_option, output_option, seed_option
 from ...result import CommandResult
 
@@ -23,10 +23,8 @@ list-architectures` lists the shapes."""
 class CreateArgs:
     """Options of `bitnet model create`."""
 
-    shape: Optional[str] = option(
-        positional=True, needed=True, help="which model to be shaped like"
-    )
-    output: Optional[str] = output_option(help="the file or folder to write", needed=True)
+    shape: str = option(positional=True, needed=True, help="which model to be shaped like")
+    output: str = output_option(help="the file or folder to write", needed=True)
     format: Optional[str] = option(
         "-f",
         "--format",

@@ -1,12 +1,11 @@
 """`bitnet model inspect`: what is in a model, and where it will run."""
 
-# ruff: noqa: UP045
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import force_option, model_option
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
@@ -28,7 +27,7 @@ TABLES = ("layers", "runs_in")
 class InspectArgs:
     """Options of `bitnet model inspect`."""
 
-    model: Optional[str] = model_option("-i", "--input")
+    model: str = model_option("-i", "--input")
     show_layers: bool = option(
         default=False, help="a row for each ternary matrix: shares of -1, 0, +1, and scale"
     )

@@ -1,12 +1,11 @@
 """`bitnet model validate`: the checkpoint doctor."""
 
-# ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Optional
 
-from ...args import option
+from bitnet_jax.core.errors import CheckFailed
+
 from ...context import Context
-from ...exit_codes import CHECK_FAILED
+from ...fields import option
 from ...options import force_option, model_option
 from ...result import CommandResult, Text, table_of
 
@@ -26,7 +25,7 @@ COLUMNS = ("severity", "code", "tensor", "message", "fix")
 class ValidateArgs:
     """Options of `bitnet model validate`."""
 
-    model: Optional[str] = model_option("-i", "--input")
+    model: str = model_option("-i", "--input")
     check_weights: bool = option(
         default=False, help="look at the values: zero tensors, NaN, constant rows, checksums"
     )
@@ -55,13 +54,12 @@ def run(args: ValidateArgs, ctx: Context) -> CommandResult:
     result.sections = [table_of(findings, known)]
     wrong = [finding for finding in findings if finding["severity"] == "error"]
     if wrong:
-        result.ok, result.exit_code = False, CHECK_FAILED
-        result.errors.append(
-            {
-                "code": "model.validate_failed",
-                "message": f"`{args.model}` has {len(wrong)} finding(s) of severity error: "
-                + ", ".join(sorted({finding["code"] for finding in wrong})),
-                "hint": "each finding's `fix` says what to do",
-            }
+        codes = ", ".join(sorted({finding["code"] for finding in wrong}))
+        result.fail(
+            CheckFailed(
+                "model.validate_failed",
+                f"`{args.model}` has {len(wrong)} finding(s) of severity error: {codes}",
+                "each finding's `fix` says what to do",
+            )
         )
     return result

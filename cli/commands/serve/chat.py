@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import SamplingArgs, model_option
 from ...result import CommandResult
 
@@ -25,7 +25,7 @@ RESET, EXIT = "/reset", "/exit"
 class ChatArgs(SamplingArgs):
     """Options of `bitnet serve chat`."""
 
-    model: Optional[str] = model_option()
+    model: str = model_option()
     prompt: Optional[str] = option(
         "-p", "--prompt", metavar="TEXT", positional=True, help="say this and end after the reply"
     )

@@ -1,11 +1,9 @@
 """`bitnet serve generate`: continue a prompt."""
 
-# ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Optional
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import SamplingArgs, model_option
 from ...result import CommandResult, Text
 
@@ -23,8 +21,8 @@ prompt from stdin."""
 class GenerateArgs(SamplingArgs):
     """Options of `bitnet serve generate`."""
 
-    model: Optional[str] = model_option()
-    prompt: Optional[str] = option(
+    model: str = model_option()
+    prompt: str = option(
         "-p",
         "--prompt",
         metavar="TEXT",
@@ -52,8 +50,7 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     # What was streamed is not printed again: of the page, only the line's end is left.
     result = CommandResult.of(record, sections=[Text("")])
     data = result.data
-    ctx.say(
-        f"{len(data['tokens'])} tokens, {data['decode_tokens_per_second']:.4g} tokens/s, "
-        f"kernel {data['kernel']}"
-    )
+    speed = data["decode_tokens_per_second"]  # None before there was a second token
+    said = f"{speed:.4g} tokens/s, " if speed else ""
+    ctx.say(f"{len(data['tokens'])} tokens, {said}kernel {data['kernel']}")
     return result

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import model_option, output_option
 from ...result import CommandResult
 
@@ -19,10 +19,8 @@ EXAMPLES = (
 class TrainQatArgs:
     """Options of `bitnet train qat`."""
 
-    model: Optional[str] = model_option("--model-path")
-    config: Optional[str] = option(
-        "-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)"
-    )
+    model: str = model_option("--model-path")
+    config: str = option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...args import option
 from ...context import Context
+from ...fields import option
 from ...options import output_option
 from ...result import CommandResult
 
@@ -23,9 +23,7 @@ SIGTERM)."""
 class TrainStartArgs:
     """Options of `bitnet train start`."""
 
-    config: Optional[str] = option(
-        "-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)"
-    )
+    config: str = option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )

@@ -17,7 +17,7 @@ from bitnet_jax.ops.native import build
 from bitnet_jax.ops.native import library as native
 
 STATUS = native.status()
-pytestmark = pytest.mark.skipif(not STATUS.available, reason=f"no kernels: {STATUS.reason}")
+pytestmark = pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def world(tmp_path, monkeypatch):
         "#!/bin/sh\n"
         'if [ "$1" = --version ]; then echo fake 1.0; exit 0; fi\n'
         f"echo called >> {calls}\n"
-        'for last; do true; done\n'
+        "for last; do true; done\n"
         f'cp {STATUS.path} "$last"\n'
     )
     script.chmod(0o755)

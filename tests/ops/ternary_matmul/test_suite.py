@@ -25,7 +25,8 @@ from bitnet_jax.ops.ternary_matmul import (
 from bitnet_jax.quant.ternary import from_trits
 
 STATUS = native.status()
-FORMS = ["reference", "xla", *(f"native/{isa}" for isa in native.KNOWN_ISAS)]
+FORMS = ["reference", "xla", *(f"native/{isa}" for isa in STATUS.usable_isas)]
+needs_kernels = pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
 
 
 @pytest.fixture(params=FORMS)
@@ -33,10 +34,16 @@ def form(request, monkeypatch) -> str:
     """Name of an implementation; the native one with one instruction set forced."""
     implementation, _, isa = request.param.partition("/")
     if isa:
-        if isa not in STATUS.usable_isas:
-            pytest.skip(f"this processor lacks {isa}, or there is no compiler")
         monkeypatch.setenv("BITNET_ISA", isa)
     return implementation
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", native.KNOWN_ISAS)
+def test_the_suite_runs_on(isa):
+    """One skip for each instruction set that the tests below could not run on."""
+    if isa not in STATUS.usable_isas:
+        pytest.skip(f"this CPU has no {isa}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ def test_bits_equal_numpy(rng, form, case):
     np.testing.assert_array_equal(np.asarray(y), numpy_product(x, trits, scale, case))
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 17])
-@pytest.mark.parametrize("shape", [(16, 16), (5, 3), (49, 161), (130, 1040)], ids=str)
+@pytest.mark.parametrize("tokens", [1, 3, 17])
+@pytest.mark.parametrize("shape", [(5, 3), (49, 161), (130, 1040)], ids=str)
 def test_accumulators_equal_int64(rng, form, tokens, shape):
     q = rng.integers(-128, 128, (tokens, shape[1]), np.int8)
     trits = rng.integers(-1, 2, shape, np.int8)
@@ -198,7 +205,10 @@ def test_vmap_equals_a_loop(rng, form, case, axes):
     if x_axis is None:
         x = np.broadcast_to(x[0], x.shape)
     if w_axis is None:
-        trits, scale = np.broadcast_to(trits[0], trits.shape), np.broadcast_to(scale[0], scale.shape)
+        trits, scale = (
+            np.broadcast_to(trits[0], trits.shape),
+            np.broadcast_to(scale[0], scale.shape),
+        )
     want = np.stack([numpy_product(x[i], trits[i], scale[i], case) for i in range(n)])
     single = replace(w, shape=w.shape[1:], stack_axes=(), out_axes=(0,), in_axes=(1,))
     if w_axis is None:
@@ -329,7 +339,7 @@ def test_the_same_without_jit(rng):
 
 
 # -------------------------------------------------------------- threads, lowering, errors
-@pytest.mark.skipif(not STATUS.available, reason=f"no kernels: {STATUS.reason}")
+@needs_kernels
 @pytest.mark.parametrize("isa", STATUS.usable_isas)
 def test_any_number_of_threads_gives_the_same_bits(rng, isa):
     case = Case(9, 500, 320, "group", 64)
@@ -342,7 +352,7 @@ def test_any_number_of_threads_gives_the_same_bits(rng, isa):
         np.testing.assert_array_equal(y, want)
 
 
-@pytest.mark.skipif(not STATUS.available, reason=f"no kernels: {STATUS.reason}")
+@needs_kernels
 def test_many_calls_at_once_finish(rng):
     # Callers wait in XLA's own pool: more of them than threads must not deadlock.
     x, trits, scale, w = make(rng, Case(4, 512, 1024))
@@ -359,13 +369,13 @@ def test_many_calls_at_once_finish(rng):
             np.testing.assert_array_equal(np.asarray(y), want * np.float32(2**i))
 
 
-@pytest.mark.skipif(not STATUS.available, reason=f"no kernels: {STATUS.reason}")
+@needs_kernels
 def test_the_lowered_call_names_its_instruction_set(rng, monkeypatch):
     x, _, _, w = make(rng, Case(1, 20, 40))
     for index, isa in enumerate(native.library().isas):
         if isa in STATUS.usable_isas:
             monkeypatch.setenv("BITNET_ISA", isa)
-            text = jax.jit(lambda x: ternary_matmul(x, w)).lower(x).as_text()  # noqa: B023
+            text = jax.jit(lambda x: ternary_matmul(x, w)).lower(x).as_text()
             assert "bitnet_ternary_matmul" in text and f"isa = {index} : i64" in text
 
 
@@ -373,7 +383,7 @@ def test_the_lowered_call_names_its_instruction_set(rng, monkeypatch):
 def test_other_platforms_lower_without_a_custom_call(rng, platform):
     x, _, _, w = make(rng, Case(1, 20, 40))
     exported = jax.export.export(jax.jit(lambda x: ternary_matmul(x, w)), platforms=[platform])(x)
-    assert "custom_call" not in exported.mlir_module()
+    assert "stablehlo.custom_call" not in exported.mlir_module()
 
 
 def bad_calls():

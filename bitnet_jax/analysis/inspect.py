@@ -1,0 +1,87 @@
+"""What is in a model file: layers, trits, scales, bits really stored, where it runs.
+
+Reads one tensor at a time; runs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.analysis.runs_in import runs_in
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.quant.digest import DigestBuilder
+from bitnet_jax.quant.tensor import QuantTensor
+
+
+def inspect(path: str | os.PathLike) -> dict[str, Any]:
+    """The record of `bitnet model inspect`.
+
+    Raises:
+      NoInput, BadData: as `open_checkpoint`; a damaged tensor is named.
+    """
+    checkpoint = open_checkpoint(path)
+    spec = checkpoint.spec
+    rows: dict[str, dict[str, Any]] = {}
+    builder = DigestBuilder()
+    stored = packed_bytes = float_bytes = 0
+    for name, value in checkpoint.tensors():
+        rows[name] = _row(checkpoint, name, value)
+        if isinstance(value, QuantTensor):
+            builder.add(name, value)
+            packed_bytes += value.nbytes
+        else:
+            float_bytes += 4 * value.size
+    layers = [rows[name] for name in checkpoint.entries]
+    parameters = sum(math.prod(row["shape"]) for row in layers)
+    ternary = sum(math.prod(row["shape"]) for row in layers if "trits" in row)
+    stored = stored_bytes(checkpoint)
+    return {
+        "path": str(path),
+        "format": checkpoint.source.format,
+        "encoding": checkpoint.source.encoding,
+        "digest": builder.result().to_json(),
+        "architecture": spec.to_json(),
+        "parameters": parameters,
+        "ternary_parameters": ternary,
+        "bits_per_weight": 8 * packed_bytes / ternary if ternary else None,
+        "file_bytes": stored,
+        "file_bits_per_parameter": 8 * stored / parameters,
+        "memory_bytes": packed_bytes + float_bytes,
+        "tokenizer": checkpoint.tokenizer is not None,
+        "chat_template": bool(checkpoint.tokenizer and checkpoint.tokenizer.chat_template),
+        "runs_in": runs_in(checkpoint),
+        "layers": layers,
+        "warnings": list(checkpoint.warnings),
+    }
+
+
+def _row(checkpoint: Checkpoint, name: str, value: np.ndarray | QuantTensor) -> dict[str, Any]:
+    entry = checkpoint.entries[name]
+    row: dict[str, Any] = {"name": name, "shape": list(entry.shape), "dtype": entry.dtype}
+    if not isinstance(value, QuantTensor):
+        return row
+    counts = np.bincount((value.trits() + 1).reshape(-1).astype(np.uint8), minlength=3)
+    total = int(counts.sum())
+    row["trits"] = {
+        name: int(count) / total
+        for name, count in zip(("minus", "zero", "plus"), counts, strict=True)
+    }
+    scale = np.asarray(value.scale)
+    row["scale"] = float(scale) if scale.size == 1 else float(np.median(scale))
+    row["scale_kind"] = value.scale_kind
+    row["scale_spread"] = [float(scale.min()), float(scale.max())]
+    return row
+
+
+def stored_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the model on disk (of a directory: its weight files)."""
+    path = Path(checkpoint.source.path)
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

@@ -1,0 +1,70 @@
+"""Where a model will run: each engine, how (exactly, changed, wrongly, refused), and why.
+
+A table of rows, one per engine; each is a function of the spec and of how the file
+stores the weights. What it says of other projects was seen in November 2026; the
+date is part of the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitnet_jax.formats.checkpoint import Checkpoint
+
+SEEN = "2026-11"
+Verdict = tuple[str, str]
+
+
+def _ours(checkpoint: Checkpoint) -> Verdict:
+    return "exactly", "this package"
+
+
+def _transformers(checkpoint: Checkpoint) -> Verdict:
+    if checkpoint.source.format != "huggingface":
+        return "refused", "another file format: `bitnet model convert … --format huggingface`"
+    if checkpoint.source.encoding == "autobitlinear":
+        return "exactly", "in bfloat16 only: loading packed `autobitlinear` as float32 raises"
+    return "exactly", "in float32; bfloat16 rounds activations differently"
+
+
+def _llama_cpp(checkpoint: Checkpoint) -> Verdict:
+    if checkpoint.spec.activation == "relu2":
+        return "wrongly", "its `bitnet` architecture runs SiLU where the model has squared ReLU"
+    return "refused", "it reads GGUF files only"
+
+
+def _bitnet_cpp(checkpoint: Checkpoint) -> Verdict:
+    if checkpoint.spec.activation == "relu2":
+        return "wrongly", "its current llama.cpp fork runs SiLU (perplexity 99.8 for 17.1)"
+    return "refused", "it reads GGUF files only"
+
+
+def _onnx(checkpoint: Checkpoint) -> Verdict:
+    return "refused", "needs an ONNX file; this version does not export one"
+
+
+def _mlx(checkpoint: Checkpoint) -> Verdict:
+    if checkpoint.source.format != "huggingface":
+        return "refused", "another file format: `bitnet model convert … --format huggingface`"
+    if checkpoint.source.encoding == "master":
+        return "wrongly", "it does not quantize a master at load"
+    return "as W1.58A16", "activations stay 16-bit; the model was trained with int8 ones"
+
+
+ENGINES: dict[str, Callable[[Checkpoint], Verdict]] = {
+    "bitnet-jax": _ours,
+    "transformers": _transformers,
+    "llama.cpp": _llama_cpp,
+    "bitnet.cpp": _bitnet_cpp,
+    "ONNX Runtime": _onnx,
+    "mlx-lm": _mlx,
+}
+
+
+def runs_in(checkpoint: Checkpoint) -> list[dict[str, str]]:
+    """A row per engine: `engine`, `how`, `reason`, `seen` (year and month)."""
+    rows = []
+    for engine, judge in ENGINES.items():
+        how, reason = judge(checkpoint)
+        rows.append({"engine": engine, "how": how, "reason": reason, "seen": SEEN})
+    return rows

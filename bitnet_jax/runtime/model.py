@@ -1,0 +1,228 @@
+"""`Model`: a checkpoint made ready to run; text in, text out.
+
+Stands on the engine (token ids), the tokenizer and the formats; knows no command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import Saved, save_checkpoint
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.passes.pack_weights import Packed
+from bitnet_jax.quant.digest import Digest, digest
+from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
+from bitnet_jax.runtime.engine import Engine, Timing
+from bitnet_jax.runtime.sampling import SamplingParams
+from bitnet_jax.runtime.stops import StopRules
+from bitnet_jax.runtime.stream import stream_text
+from bitnet_jax.runtime.tokenizer import Tokenizer
+
+Stream = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation gave.
+
+    Attributes:
+      text: the new text, less what followed a stop.
+      tokens: the new ids, the end id included.
+      finish: ``stop``, ``eos`` or ``length``.
+      decode_tokens_per_second: of the decode steps alone; None before there was one.
+      kernel: implementation of the ternary products, with its instruction set.
+    """
+
+    text: str
+    tokens: list[int]
+    finish: str
+    prompt_tokens: int
+    prefill_seconds: float
+    decode_tokens_per_second: float | None
+    kernel: str
+    kernel_reason: str
+    profile: str = "exact"
+
+
+class Model:
+    """One model on the default device.
+
+    Attributes:
+      spec: the decoder's hyperparameters.
+      packed: its parameters: packed codes and float32 arrays.
+      engine: token-level prefill and decode.
+      checkpoint: what it was read from.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, implementation: str | None = None):
+        """Reads every tensor of `checkpoint` onto the device."""
+        self.checkpoint = checkpoint
+        self.packed = to_device(checkpoint)
+        self.engine = Engine(checkpoint.spec, self.packed, implementation)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The decoder's hyperparameters."""
+        return self.checkpoint.spec
+
+    @property
+    def digest(self) -> Digest:
+        """Digests decoded from the very buffers that the executable reads."""
+        return digest(self.packed.ternary())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+          UsageError: the checkpoint has none (``model.no_tokenizer``).
+        """
+        files = self.checkpoint.tokenizer
+        if files is None:
+            raise UsageError(
+                "model.no_tokenizer",
+                f"`{self.checkpoint.source.path}` holds no tokenizer",
+                "put tokenizer.json beside the model and convert it again; token ids work without",
+            )
+        tokenizer = Tokenizer.from_files(files)
+        tokenizer.check_fits(self.spec.vocab_size)
+        return tokenizer
+
+    def logits(self, tokens: Any) -> np.ndarray:
+        """Logits of every position, profile ``exact``.
+
+        Args:
+          tokens: ids [batch, length], any integer dtype.
+
+        Returns:
+          float32 [batch, length, vocab].
+        """
+        return self.engine.logits(tokens)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        stream: Stream | None = None,
+    ) -> Generation:
+        """Continues `prompt` (text, or token ids).
+
+        Args:
+          stop: strings that end the text; they are not part of it.
+          stream: called with each new piece of text.
+
+        Raises:
+          UsageError: a parameter out of range, an empty prompt, a full context.
+        """
+        ids = list(prompt) if not isinstance(prompt, str) else self.tokenizer.encode(prompt)
+        params = SamplingParams(temperature, top_k, top_p, min_p, seed, max_tokens)
+        return self._run(ids, params, StopRules.of(stop, self._end_ids()), stream)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        stream: Stream | None = None,
+    ) -> Generation:
+        """Answers a conversation (``[{"role": …, "content": …}]``) by the chat template."""
+        files = self.checkpoint.tokenizer
+        tokenizer = self.tokenizer
+        assert files is not None
+        template = ChatTemplate.from_files(files, tokenizer)
+        ids = encode_chat(tokenizer, template, messages)
+        ends = (*self._end_ids(), *end_of_turn_ids(tokenizer, template))
+        params = SamplingParams(temperature, top_k, top_p, min_p, seed, max_tokens)
+        return self._run(ids, params, StopRules.of(stop, ends), stream)
+
+    def save(
+        self,
+        path: os.PathLike | str,
+        *,
+        format: str | None = None,
+        encoding: str | None = None,
+        force: bool = False,
+    ) -> Saved:
+        """Writes the checkpoint that this model was read from, in any format."""
+        return save_checkpoint(
+            self.checkpoint, Path(path), format=format, encoding=encoding, force=force
+        )
+
+    def _end_ids(self) -> tuple[int, ...]:
+        return (*self.spec.eos_token_ids, *self.tokenizer.eos_ids)
+
+    def _run(
+        self, ids: Sequence[int], params: SamplingParams, stops: StopRules, stream: Stream | None
+    ) -> Generation:
+        if not len(ids):
+            raise UsageError("prompt.empty", "the prompt has no tokens", "give some text")
+        self.engine.warm_up(len(ids), params.max_tokens)
+        timing = Timing()
+        text, tokens, finish = "", [], "length"
+        source = self.engine.generate(ids, params, timing)
+        for piece in stream_text(source, self.tokenizer, stops):
+            text += piece.text
+            tokens += piece.tokens
+            finish = piece.finish or finish
+            if stream is not None and piece.text:
+                stream(piece.text)
+        receipt = self.engine.receipt()
+        return Generation(
+            text=text,
+            tokens=tokens,
+            finish=finish,
+            prompt_tokens=timing.prompt_tokens,
+            prefill_seconds=timing.prefill_seconds,
+            decode_tokens_per_second=timing.decode_tokens_per_second,
+            kernel=receipt.kernel,
+            kernel_reason=receipt.kernel_reason,
+        )
+
+
+def load(path: os.PathLike | str, *, implementation: str | None = None) -> Model:
+    """Opens a model of any format (told by its content) on the default device.
+
+    Raises:
+      NoInput, BadData: there is none, or it is damaged; the code says which.
+    """
+    return Model(open_checkpoint(path), implementation=implementation)
+
+
+def to_device(checkpoint: Checkpoint) -> Packed:
+    """Reads a checkpoint's tensors onto the device: codes as they are, floats as float32."""
+    leaves: dict[str, Any] = {}
+    for name in checkpoint.entries:
+        value = checkpoint.read(name)
+        if isinstance(value, QuantTensor):
+            codes, scale = jax.device_put(value.codes), jax.device_put(value.scale)
+            leaves[name] = replace(value, codes=codes, scale=scale)
+            continue
+        if checkpoint.entries[name].ternary:
+            raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
+        leaves[name] = jax.device_put(np.asarray(value).astype(np.float32))
+    return Packed.of(leaves)

@@ -1,0 +1,174 @@
+"""Checkpoints of a run: the device state by Orbax, the host's beside it as JSON.
+
+What is restored is bit for bit what was saved: parameters, optimizer, step, data
+position, plan. Orbax writes to a temporary folder and renames, so a killed save
+leaves the one before it. Knows nothing of when to save.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bitnet_jax.core.errors import BadData, NoInput
+from bitnet_jax.core.paths import os_failure
+from bitnet_jax.train.data import DataState
+from bitnet_jax.train.schedule import Plan
+from bitnet_jax.train.step import TrainState
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What a run knows beside the device state; λ and the rates follow from the plan."""
+
+    step: int
+    data: DataState
+    plan: Plan
+    spec: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain data; `from_json` inverts it."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "data": dataclasses.asdict(self.data),
+            "plan": [list(change) for change in self.plan.changes],
+            "spec": self.spec,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HostState:
+        """Inverse of `to_json`."""
+        return cls(
+            step=data["step"],
+            data=DataState(**data["data"]),
+            plan=Plan(tuple((step, total) for step, total in data["plan"])),
+            spec=data["spec"],
+        )
+
+
+def list_steps(folder: Path) -> list[int]:
+    """Returns the steps that have a complete checkpoint, ascending."""
+    if not folder.is_dir():
+        return []
+    # Orbax's temporary folders have a suffix, so their names are no numbers.
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def save(folder: Path, state: TrainState, host: HostState, keep: int = 2) -> Path:
+    """Writes ``folder/<step>`` and deletes all but the newest `keep`; returns its path."""
+    import orbax.checkpoint as ocp
+
+    path = folder.absolute() / str(host.step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                path,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_leaves(state)),
+                    host=ocp.args.JsonSave(host.to_json()),
+                ),
+                force=True,
+            )
+        for step in list_steps(folder)[:-keep]:
+            shutil.rmtree(folder / str(step))
+    except OSError as error:
+        raise os_failure(error, "write the checkpoint", path) from error
+    return path
+
+
+def restore(path: Path, like: TrainState) -> tuple[TrainState, HostState]:
+    """Reads what `save` wrote.
+
+    Args:
+      path: ``folder/<step>``, or the folder (its newest).
+      like: a state of the same shapes (its values are not read).
+
+    Raises:
+      NoInput: there is no checkpoint.
+      BadData: it is damaged, or of another model or optimizer.
+    """
+    import orbax.checkpoint as ocp
+
+    path = resolve(path)
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _leaves(like))
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(
+                path,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(wanted), host=ocp.args.JsonRestore()
+                ),
+            )
+        host = HostState.from_json(found.host)
+    # Orbax raises many classes for a damaged or different tree; all mean the same here.
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadData(
+            "train.checkpoint",
+            f"`{path}` cannot be restored: {error}",
+            "is it this recipe's checkpoint, and complete?",
+        ) from error
+    structure = jax.tree.structure(like)
+    leaves = [found.state[key] for key in sorted(found.state)]
+    for key, leaf, want in zip(sorted(found.state), leaves, jax.tree.leaves(like), strict=True):
+        if leaf.shape != want.shape or leaf.dtype != want.dtype:
+            raise BadData(
+                "train.checkpoint",
+                f"`{path}` holds {leaf.dtype} {leaf.shape} at leaf {key}, "
+                f"the recipe makes {want.dtype} {want.shape}",
+                "resume with the recipe that the run was started with",
+            )
+    return jax.tree.unflatten(structure, leaves), host
+
+
+def read_host(path: Path) -> HostState:
+    """Returns only the host's part, without reading any array."""
+    import orbax.checkpoint as ocp
+
+    path = resolve(path)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(path, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
+        return HostState.from_json(found.host)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadData("train.checkpoint", f"`{path}` is no training checkpoint: {error}") from error
+
+
+def resolve(path: Path) -> Path:
+    """Returns the checkpoint meant by a run, its ``checkpoints`` folder, or itself.
+
+    Raises:
+      NoInput: there is none.
+    """
+    path = Path(path).absolute()
+    if path.name.isdecimal() and path.is_dir():
+        return path
+    for folder in (path / "checkpoints", path):
+        steps = list_steps(folder)
+        if steps:
+            return folder / str(steps[-1])
+    raise NoInput(
+        "train.no_checkpoint",
+        f"`{path}` holds no checkpoint",
+        "name a run's folder, its `checkpoints`, or one of the numbered folders in it",
+    )
+
+
+def _leaves(state: TrainState) -> dict[str, Any]:
+    """Leaves by position: optax's nested tuples have no stable names to save under."""
+    leaves = jax.tree.leaves(state)
+    width = len(str(len(leaves)))
+    return {f"{index:0{width}d}": _array(leaf) for index, leaf in enumerate(leaves)}
+
+
+def _array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)

@@ -1,0 +1,247 @@
+"""`TrainConfig`: a recipe as data, and its YAML, read strictly.
+
+An unknown, repeated or ill-typed key is an error that names file and line. Knows
+what a recipe may say, not what is done with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.core.errors import ConfigError, did_you_mean
+from bitnet_jax.core.paths import os_failure
+from bitnet_jax.ir.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a model made from scratch (BitNet b1.58 2B4T's architecture)."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
+    max_positions: int = 2048
+    rope_theta: float = 10000.0
+
+    def spec(self, bos_token_id: int, eos_token_ids: tuple[int, ...]) -> ModelSpec:
+        """Returns the valid `ModelSpec`, with the tokenizer's special ids."""
+        sizes = dataclasses.asdict(self)
+        return ModelSpec(
+            family="bitnet",
+            bos_token_id=bos_token_id,
+            eos_token_ids=eos_token_ids,
+            pad_token_id=eos_token_ids[0] if eos_token_ids else None,
+            **sizes,
+        ).validate()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text: the Python standard library's (no `paths`), or the user's files."""
+
+    paths: tuple[str, ...] = ()
+    text_key: str = "text"
+    max_bytes: int = 16_000_000
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What moves the weights, and how far.
+
+    Attributes:
+      name: ``muon`` (for the matrices; the rest is Adam's) or ``adamw``.
+      learning_rate: peak, for the matrices that become ternary.
+      embedding_learning_rate, vector_learning_rate: peak, for embedding and head, and
+        for norm weights.
+      momentum: Muon's.
+      beta1, beta2, epsilon: Adam's.
+      max_gradient_norm: gradients of a larger global norm are scaled down to it.
+    """
+
+    name: str = "muon"
+    learning_rate: float = 0.02
+    embedding_learning_rate: float = 5e-3
+    vector_learning_rate: float = 3e-3
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    max_gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run, up to the share `until` of its steps.
+
+    The learning rate goes linearly from `start` to `end` times its peak; the decay is
+    decoupled, on matrices only.
+    """
+
+    until: float = 1.0
+    start: float = 1.0
+    end: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A recipe. Just one of `steps` and `minutes` is set.
+
+    Attributes:
+      minutes: the budget, compilation included; the number of steps is fixed from the
+        step time measured at the start.
+      batch, length: windows per step, and tokens per window.
+      warmup_steps: over which the learning rate rises from 0.
+      lambda_steps: over which λ rises from 0 to 1; 0: ternary from the first step.
+      eval_windows: held-out windows of `length` that the loss is measured on.
+      eval_every, checkpoint_every: in steps; 0: only at the end.
+      keep_checkpoints: older ones are deleted.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 8
+    length: int = 256
+    seed: int = 0
+    warmup_steps: int = 20
+    lambda_steps: int = 0
+    eval_windows: int = 128
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    stages: tuple[Stage, ...] = (Stage(),)
+
+    def validate(self) -> TrainConfig:
+        """Returns self, or raises `ConfigError` (code ``train.config_value``)."""
+        if (self.steps is None) == (self.minutes is None):
+            raise _bad("just one of `steps` and `minutes` must be set")
+        for name in ("steps", "minutes", "batch", "length", "eval_windows", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise _bad(f"`{name}` is {value}; it must be above 0")
+        for name in ("seed", "warmup_steps", "lambda_steps", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise _bad(f"`{name}` is {getattr(self, name)}; it must not be negative")
+        if self.optimizer.name not in ("muon", "adamw"):
+            raise _bad(
+                f"`optimizer.name` is {self.optimizer.name!r}",
+                did_you_mean(self.optimizer.name, ("muon", "adamw")),
+            )
+        ends = [stage.until for stage in self.stages]
+        if not ends or ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1.0:
+            raise _bad(f"the stages end at {ends}; they must ascend from above 0 to 1.0")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, as the YAML has it; `from_dict` inverts it."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Any, name: str = "config") -> TrainConfig:
+        """Returns the valid config in plain data (of `name`, for messages)."""
+        return _build(cls, data, name, "").validate()
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Returns the recipe in a YAML file.
+
+    Raises:
+      NoInput, PermissionDenied, IOFailure: it cannot be read.
+      ConfigError: it is no YAML, or not a recipe; the message names file and line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise os_failure(error, "read", path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("train.config_yaml", f"`{path}` is not UTF-8 text: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str = "config") -> TrainConfig:
+    """As `load_config`, from text; `name` stands for the file in messages."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError("train.config_yaml", f"`{where}`: {problem}", "mend the YAML") from error
+    return TrainConfig.from_dict({} if data is None else data, name)
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Returns the recipe as YAML; `parse_config` inverts it."""
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    YAML().dump({k: v for k, v in config.to_dict().items() if v is not None}, stream)
+    return stream.getvalue()
+
+
+def _bad(message: str, hint: str | None = None) -> ConfigError:
+    return ConfigError("train.config_value", message, hint)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _build(cls: type, data: Any, name: str, path: str) -> Any:
+    """Makes the dataclass `cls` of a mapping, checking keys and types."""
+    if not isinstance(data, dict):
+        raise _bad(f"`{name}`: {path or 'the recipe'} must be a mapping of settings")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        where = f"{name}{_line(data, key)}"
+        if key not in hints:
+            raise ConfigError(
+                "train.config_key",
+                f"`{where}`: unknown setting `{path}{key}`",
+                did_you_mean(str(key), hints),
+            )
+        values[key] = _convert(hints[key], value, name, where, f"{path}{key}")
+    return cls(**values)
+
+
+def _line(data: Any, key: Any) -> str:
+    position = getattr(data, "lc", None)  # plain dicts have none
+    return f":{position.key(key)[0] + 1}" if position is not None else ""
+
+
+def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
+    options = typing.get_args(wanted)
+    if type(None) in options:
+        if value is None:
+            return None
+        wanted, options = options[0], typing.get_args(options[0])
+    if dataclasses.is_dataclass(wanted):
+        return _build(typing.cast(type, wanted), value, name, f"{path}.")
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            raise _bad(f"`{where}`: `{path}` must be a list")
+        return tuple(_convert(options[0], item, name, where, path) for item in value)
+    # A bool is an int to Python, and never a number in a recipe.
+    accepted = {int: int, float: (int, float), str: str}[wanted]
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        kind = {int: "a whole number", float: "a number", str: "text"}[wanted]
+        raise _bad(f"`{where}`: `{path}` is {value!r}; it must be {kind}")
+    return wanted(value)

@@ -1,0 +1,64 @@
+"""Parity: are two runs of the same model the same, by the rules of the numerics contract.
+
+Two correct implementations may differ in a last bit, and one such bit can flip an
+int8 code, after which everything differs a little: so the largest difference says
+little and the median over tokens much. Knows no file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# docs/decisions/0002: (b) end to end, and (d) for tiny models.
+MEDIAN_LIMIT = 2e-6
+CLEAR_MARGIN = 1e-3
+TINY_LIMIT = 2e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two sets of logits are apart, relative to the largest reference logit.
+
+    Attributes:
+      max_logit_difference: over all tokens and ids.
+      median_logit_difference: median over tokens of the token's largest difference.
+      top1_agreement: share of tokens with the same best id.
+      top1_clear_agreement: the same, over tokens whose reference margin exceeds 1e-3.
+      tokens: how many positions were compared.
+    """
+
+    max_logit_difference: float
+    median_logit_difference: float
+    top1_agreement: float
+    top1_clear_agreement: float
+    tokens: int
+
+    @property
+    def holds(self) -> bool:
+        """Rule (b): the median within 2e-6, and top-1 equal wherever the margin is clear."""
+        return self.median_logit_difference <= MEDIAN_LIMIT and self.top1_clear_agreement == 1.0
+
+
+def compare_logits(reference: Any, logits: Any) -> Parity:
+    """Compares float32 logits [..., vocab] of the same tokens.
+
+    NaN anywhere gives infinite differences: it is no agreement.
+    """
+    reference = np.asarray(reference, np.float64).reshape(-1, np.shape(reference)[-1])
+    logits = np.asarray(logits, np.float64).reshape(reference.shape)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(logits - reference).max(axis=-1) / np.abs(reference).max()
+    difference = np.where(np.isfinite(difference), difference, np.inf)
+    best = np.sort(np.partition(reference, -2, axis=-1)[:, -2:], axis=-1)
+    clear = best[:, 1] - best[:, 0] > CLEAR_MARGIN
+    same = reference.argmax(-1) == logits.argmax(-1)
+    return Parity(
+        max_logit_difference=float(difference.max()),
+        median_logit_difference=float(np.median(difference)),
+        top1_agreement=float(same.mean()),
+        top1_clear_agreement=float(same[clear].mean()) if clear.any() else 1.0,
+        tokens=len(reference),
+    )

@@ -1,0 +1,377 @@
+"""Each command: what it asks of the library, what it returns, what people see."""
+
+import json
+import shlex
+
+import pytest
+
+from bitnet_cli import registry
+from bitnet_cli.progress import Progress
+from bitnet_jax.core.errors import BadData
+
+DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
+LAYER = {
+    "name": "layers.0.mlp.up_proj",
+    "shape": [64, 32],
+    "dtype": "uint8",
+    "trits": {"minus": 0.25, "zero": 0.5, "plus": 0.25},
+    "scale": 0.02,
+}
+NORM = {"name": "norm", "shape": [32], "dtype": "bfloat16", "trits": None, "scale": None}
+
+RECORDS = {
+    "quickstart": {
+        "digest": {"training": DIGEST, "file": DIGEST, "kernel": DIGEST},
+        "heldout_loss": 2.5,
+        "unigram_entropy": 5.0,
+        "max_logit_difference": 1e-6,
+        "median_logit_difference": 1e-7,
+        "top1_agreement": 1.0,
+        "decode_tokens_per_second": 1234.5,
+        "bits_per_weight": 2.0,
+        "files": ["quickstart/model.bitnet"],
+    },
+    "convert": {
+        "digest_before": DIGEST,
+        "digest_after": DIGEST,
+        "scales_changed": [],
+        "max_logit_difference": None,
+        "outputs": ["model.bitnet"],
+    },
+    "inspect": {
+        "digest": DIGEST,
+        "architecture": "bitnet",
+        "parameters": 2048,
+        "ternary_parameters": 2016,
+        "bits_per_weight": 2.03,
+        "runs_in": [{"runtime": "llama.cpp", "how": "refused", "reason": "no such type"}],
+        "layers": [LAYER, NORM],
+    },
+    "validate": {"findings": []},
+    "create": {"outputs": ["tiny.hf"], "digest": DIGEST},
+    "list_architectures": {"architectures": [{"name": "bitnet-2b-4t", "layers": 30}]},
+    "train_start": {"run_id": "r1", "step": 10, "loss": 2.0, "checkpoint": "runs/r1/10"},
+    "train_qat": {"run_id": "r2", "step": 10, "loss": 2.0, "checkpoint": "runs/r2/10"},
+    "environment": {"versions": {"jax": "0.10"}, "devices": [{"kind": "cpu"}], "missing": []},
+    "build_kernels": {"files": ["kernels/libbitnet.so"]},
+}
+
+
+class FakeModel:
+    """What `api.load` returns: says back what it was told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def _reply(self, text, stream):
+        if stream is not None:
+            for word in text.split(" "):
+                stream(word)
+        return {
+            "text": text,
+            "tokens": [1, 2, 3],
+            "decode_tokens_per_second": 12.5,
+            "kernel": "reference",
+        }
+
+    def generate(self, prompt, *, stream, **options):
+        self.calls.append((prompt, options))
+        return self._reply(f"after {prompt}", stream)
+
+    def chat(self, messages, *, stream, **options):
+        self.calls.append(([dict(message) for message in messages], options))
+        return self._reply(f"heard {messages[-1]['content']}", stream)
+
+
+@pytest.fixture
+def model():
+    return FakeModel()
+
+
+@pytest.fixture
+def api(fake_api, model):
+    return fake_api(**RECORDS, load=lambda path: model)
+
+
+EXAMPLES = [
+    pytest.param(example, id=example)
+    for command in registry.built()
+    for example in registry.load(command)[0].EXAMPLES
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_runs(bitnet, api, example):
+    argv = shlex.split(example)[1:]
+    done = bitnet(*argv)
+    assert done.rc == 0, done.err
+
+
+def said(calls, name):
+    """Returns the keyword arguments of a call, less the progress it was given."""
+    args, kwargs = calls[name]
+    if "progress" in kwargs:
+        assert isinstance(kwargs.pop("progress"), Progress)
+    return args, kwargs
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "args", "kwargs"),
+    [
+        (
+            "quickstart --minutes 0.5 --seed 3 -o q",
+            "quickstart",
+            (),
+            {"output": "q", "minutes": 0.5, "seed": 3, "force": False},
+        ),
+        (
+            "quickstart",
+            "quickstart",
+            (),
+            {"output": "quickstart", "minutes": None, "seed": 0, "force": False},
+        ),
+        (
+            "model convert --input model.safetensors --output model.bitnet --format bitnet",
+            "convert",
+            (),
+            {
+                "source": "model.safetensors",
+                "output": "model.bitnet",
+                "format": "bitnet",
+                "encoding": None,
+                "allow": (),
+                "force": False,
+            },
+        ),
+        (
+            "model convert a -o b --encoding packed --allow x.y,z --allow w --force",
+            "convert",
+            (),
+            {
+                "source": "a",
+                "output": "b",
+                "format": None,
+                "encoding": "packed",
+                "allow": ("x.y", "z", "w"),
+                "force": True,
+            },
+        ),
+        ("model inspect --input model.bitnet", "inspect", ("model.bitnet",), {}),
+        (
+            "model validate m",
+            "validate",
+            ("m",),
+            {"check_weights": True, "check_quantization": True},
+        ),
+        (
+            "model validate -i m --check-weights",
+            "validate",
+            ("m",),
+            {"check_weights": True, "check_quantization": False},
+        ),
+        (
+            "model create --shape s -o o --layers 2 --seed 5 --defect a --defect b",
+            "create",
+            (),
+            {
+                "shape": "s",
+                "output": "o",
+                "format": None,
+                "encoding": None,
+                "layers": 2,
+                "vocab_size": None,
+                "seed": 5,
+                "defects": ("a", "b"),
+                "force": False,
+            },
+        ),
+        ("model list-architectures", "list_architectures", (), {}),
+        (
+            "train start --config training.yaml --resume-from checkpoint.pth",
+            "train_start",
+            (),
+            {"config": "training.yaml", "output": None, "resume_from": "checkpoint.pth"},
+        ),
+        (
+            "quant train --config t.yaml --model-path model.hf --output-dir ./outputs",
+            "train_qat",
+            (),
+            {
+                "model": "model.hf",
+                "config": "t.yaml",
+                "output": "./outputs",
+                "precision": "1.58",
+                "resume_from": None,
+            },
+        ),
+        ("dev check --environment", "environment", (), {}),
+        ("dev build --output DIR", "build_kernels", (), {"output": "DIR", "force": False}),
+    ],
+)
+def test_what_is_asked_of_the_library_and_the_record_returned(
+    bitnet, api, line, name, args, kwargs
+):
+    done = bitnet(*line.split(), "--json")
+    assert done.rc == 0
+    assert said(api, name) == (args, kwargs)
+    assert done.envelope["data"] == RECORDS[name]
+
+
+def test_quickstart_says_whether_the_three_are_one_model_and_what_is_next(bitnet, api):
+    page = bitnet("quickstart").out
+    assert "same weights              yes" in page
+    assert "bitnet model inspect quickstart/model.bitnet" in page
+
+
+def test_convert_shows_the_digests_and_the_scales_that_changed(bitnet, fake_api):
+    changed = {"name": "q", "ulps": 3}
+    other = {**DIGEST, "trits_scales": "cc" * 32}
+    record = {**RECORDS["convert"], "digest_after": other, "scales_changed": [changed]}
+    fake_api(convert=record)
+    page = bitnet("model", "convert", "a", "-o", "b").out
+    assert f"{DIGEST['trits']} (equal)" in page and "(DIFFERENT)" in page
+    assert "ulps" in page
+
+
+def test_inspect_shows_what_is_asked_and_keeps_the_whole_record(bitnet, api):
+    summary = bitnet("model", "inspect", "m").out
+    assert "architecture" in summary and "llama.cpp" in summary and "up_proj" not in summary
+    layers = bitnet("model", "inspect", "m", "--show-layers").out
+    assert "trits.zero" in layers and "0.25" in layers and "\nnorm" not in layers
+    everything = bitnet("model", "inspect", "m", "--show-layers", "--show-parameters").out
+    assert "\nnorm" in everything and "bfloat16" in everything
+    assert len(bitnet("model", "inspect", "m", "--json").envelope["data"]["layers"]) == 2
+    printed = bitnet("model", "inspect", "m", "--show-layers", "--export-json").out
+    assert json.loads(printed) == RECORDS["inspect"]
+    assert bitnet("model", "inspect", "m", "--emit", "csv").out.startswith("name,shape,")
+
+
+def test_inspect_takes_runs_in_as_a_mapping_too(bitnet, fake_api):
+    fake_api(inspect={**RECORDS["inspect"], "runs_in": {"us": {"how": "exactly"}, "x": "refused"}})
+    page = bitnet("model", "inspect", "m").out
+    assert "exactly" in page and "refused" in page
+
+
+def test_validate_exits_with_one_for_an_error_only(bitnet, fake_api):
+    finding = {"code": "weights.nan", "severity": "warning", "tensor": "q", "fix": "do x"}
+    fake_api(validate={"findings": [finding]})
+    done = bitnet("model", "validate", "m")
+    assert done.rc == 0 and "do x" in done.out
+    fake_api(validate={"findings": [finding, {**finding, "severity": "error"}]})
+    done = bitnet("model", "validate", "m", "--json")
+    assert done.rc == done.envelope["exit_code"] == 1 and not done.envelope["ok"]
+    assert len(done.envelope["data"]["findings"]) == 2
+    assert "weights.nan" in done.envelope["errors"][0]["message"]
+
+
+def test_a_library_error_reaches_the_envelope(bitnet, fake_api):
+    def refuse(path):
+        raise BadData("model.lfs_pointer", "`m` is a Git LFS pointer", "git lfs pull")
+
+    fake_api(inspect=refuse)
+    done = bitnet("model", "inspect", "m", "--json")
+    assert done.rc == 65
+    assert done.envelope["errors"] == [
+        {
+            "code": "model.lfs_pointer",
+            "message": "`m` is a Git LFS pointer",
+            "hint": "git lfs pull",
+        }
+    ]
+
+
+def test_a_library_warning_is_said_and_kept(bitnet, fake_api):
+    fake_api(inspect={**RECORDS["inspect"], "warnings": ["odd scale"]})
+    assert "warning: odd scale" in bitnet("model", "inspect", "m").err
+    assert bitnet("model", "inspect", "m", "--json").envelope["warnings"] == ["odd scale"]
+
+
+# ------------------------------------------------------------------------------ generate
+
+
+def test_generate_streams_the_text_and_talks_elsewhere(bitnet, api, model):
+    done = bitnet("generate", "m", "--temperature", "0", "a prompt", "--stop", "x", "-n", "5")
+    assert done.out == "afteraprompt\n"  # the pieces as they came
+    assert "3 tokens, 12.5 tokens/s, kernel reference" in done.err
+    assert model.calls == [
+        (
+            "a prompt",
+            {
+                "max_tokens": 5,
+                "temperature": 0.0,
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "seed": 0,
+                "stop": ("x",),
+            },
+        )
+    ]
+
+
+def test_generate_gives_the_record_to_machines(bitnet, api):
+    done = bitnet("serve", "generate", "-m", "m", "--prompt", "p", "--json")
+    assert done.envelope["command"] == "serve generate"
+    assert done.envelope["data"]["text"] == "after p"
+    lines = bitnet("generate", "m", "p", "--emit", "jsonl").out.splitlines()
+    assert [json.loads(line).get("text") for line in lines[:-1]] == ["after", "p"]
+
+
+def test_generate_reads_the_prompt_from_stdin(bitnet, api, model):
+    bitnet("generate", "m", "-", stdin="from a pipe\n")
+    assert model.calls[0][0] == "from a pipe\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--temperature -1", "--temperature nan", "--top-p 2", "--top-p 0", "--max-tokens 0", "-s -1"],
+)
+def test_generate_refuses_a_value_that_means_nothing(bitnet, api, wrong):
+    option, value = wrong.split()
+    assert bitnet("generate", "m", "p", f"{option}={value}").rc == 2
+
+
+# ---------------------------------------------------------------------------------- chat
+
+
+def test_chat_takes_each_line_of_a_pipe_as_a_turn(bitnet, api, model):
+    done = bitnet("chat", "m", "--system", "be brief", stdin="one\n\n/reset\ntwo\n/exit\nnever\n")
+    assert done.rc == 0
+    assert done.out == "heardone\nheardtwo\n"
+    first, second = (call[0] for call in model.calls)
+    assert first == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one"},
+    ]
+    assert [m["content"] for m in second] == ["be brief", "two"]
+
+
+def test_chat_remembers_the_talk_and_returns_it(bitnet, api, model):
+    done = bitnet("chat", "m", "--json", stdin="one\ntwo\n")
+    assert [m["content"] for m in model.calls[1][0]] == ["one", "heard one", "two"]
+    assert len(done.envelope["data"]["messages"]) == 4
+    assert [reply["text"] for reply in done.envelope["data"]["replies"]] == [
+        "heard one",
+        "heard two",
+    ]
+
+
+def test_chat_with_a_prompt_is_one_turn(bitnet, api):
+    assert bitnet("chat", "m", "hello").out == "heardhello\n"
+
+
+def test_chat_prompts_a_person_and_not_with_no_input(bitnet, api):
+    done = bitnet("chat", "m", terminal=True, stdin="hi\n")
+    assert done.err.count("you> ") == 2 and "you>" not in done.out
+    assert bitnet("chat", "m", "--no-input", terminal=True, stdin="hi\n").rc == 2
+
+
+def test_records_may_be_objects(bitnet, fake_api):
+    from dataclasses import dataclass
+
+    @dataclass
+    class Record:
+        findings: tuple
+
+    fake_api(validate=Record(findings=()))
+    assert bitnet("model", "validate", "m", "--json").envelope["data"] == {"findings": []}

@@ -1,0 +1,71 @@
+"""Recipes: read strictly, each mistake with its file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitnet_jax.core.errors import ConfigError, NoInput
+from bitnet_jax.train.config import TrainConfig, dump_config, load_config, parse_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_defaults_fill_in():
+    config = parse_config("steps: 10\noptimizer:\n  learning_rate: 1e-3\n")
+    assert config.steps == 10 and config.optimizer.learning_rate == 1e-3
+    assert config.optimizer.name == "muon" and config.model.hidden_size == 256
+
+
+def test_dump_and_parse_are_inverse():
+    config = parse_config(
+        "minutes: 2\ndata:\n  paths: [a.txt]\nstages:\n- {until: 0.5, end: 0.5}\n- {until: 1.0}\n"
+    )
+    assert parse_config(dump_config(config)) == config
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "training.yaml", "qat.yaml"])
+def test_the_recipes_we_ship(name):
+    config = load_config(CONFIGS / name)
+    assert config.model.hidden_size % 256 == config.model.intermediate_size % 256 == 0
+    config.model.spec(1, (2,))
+
+
+MISTAKES = {
+    "unknown key": ("steps: 1\nbatchs: 2\n", r"r\.yaml:2.*batchs"),
+    "unknown key inside": ("steps: 1\nmodel:\n  hidden: 2\n", r"r\.yaml:3.*model\.hidden"),
+    "unknown key in a stage": ("steps: 1\nstages:\n- util: 1.0\n", r"r\.yaml:3.*util"),
+    "text for a number": ("steps: ten\n", r"r\.yaml:1.*whole number"),
+    "truth for a number": ("steps: true\n", r"r\.yaml:1.*whole number"),
+    "a fraction of a step": ("steps: 1.5\n", r"r\.yaml:1.*whole number"),
+    "a number for a section": ("steps: 1\nmodel: 3\n", "must be a mapping"),
+    "a list": ("- 1\n", "must be a mapping"),
+    "a repeated key": ("steps: 1\nsteps: 2\n", r"r\.yaml:2"),
+    "no yaml": ("steps: [1\n", r"r\.yaml:"),
+    "no budget": ("batch: 2\n", "steps.*minutes"),
+    "two budgets": ("steps: 2\nminutes: 1\n", "steps.*minutes"),
+    "a negative rate of windows": ("steps: 2\nbatch: 0\n", "batch"),
+    "an unknown optimizer": ("steps: 2\noptimizer: {name: moun}\n", "moun"),
+    "stages that do not end": ("steps: 2\nstages: [{until: 0.5}]\n", "stages"),
+    "stages that go back": ("steps: 2\nstages: [{until: 1.0}, {until: 0.5}]\n", "stages"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_names_its_place(case):
+    text, message = MISTAKES[case]
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text, "r.yaml")
+
+
+def test_the_nearest_name_is_the_hint():
+    with pytest.raises(ConfigError) as caught:
+        parse_config("steps: 1\noptimizer:\n  learning_rat: 1\n", "r.yaml")
+    assert "learning_rate" in caught.value.hint
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(NoInput):
+        load_config(tmp_path / "none.yaml")
