@@ -27,16 +27,14 @@ def _transformers(checkpoint: Checkpoint) -> Verdict:
     return "exactly", "in float32; bfloat16 rounds activations differently"
 
 
-def _llama_cpp(checkpoint: Checkpoint) -> Verdict:
-    if checkpoint.spec.activation == "relu2":
-        return "wrongly", "its `bitnet` architecture runs SiLU where the model has squared ReLU"
-    return "refused", "it reads GGUF files only"
+def _gguf_only(engine: str) -> Callable[[Checkpoint], Verdict]:
+    def judge(checkpoint: Checkpoint) -> Verdict:
+        reason = "it reads GGUF files only"
+        if checkpoint.spec.activation == "relu2":
+            reason += f"; from one, {engine} would run SiLU where the model has squared ReLU"
+        return "refused", reason
 
-
-def _bitnet_cpp(checkpoint: Checkpoint) -> Verdict:
-    if checkpoint.spec.activation == "relu2":
-        return "wrongly", "its current llama.cpp fork runs SiLU (perplexity 99.8 for 17.1)"
-    return "refused", "it reads GGUF files only"
+    return judge
 
 
 def _onnx(checkpoint: Checkpoint) -> Verdict:
@@ -54,8 +52,8 @@ def _mlx(checkpoint: Checkpoint) -> Verdict:
 ENGINES: dict[str, Callable[[Checkpoint], Verdict]] = {
     "bitnet-jax": _ours,
     "transformers": _transformers,
-    "llama.cpp": _llama_cpp,
-    "bitnet.cpp": _bitnet_cpp,
+    "llama.cpp": _gguf_only("its `bitnet` architecture"),
+    "bitnet.cpp": _gguf_only("its current fork of llama.cpp"),
     "ONNX Runtime": _onnx,
     "mlx-lm": _mlx,
 }

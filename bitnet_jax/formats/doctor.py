@@ -177,8 +177,8 @@ def _check_trits(name: str, tensor: QuantTensor) -> Iterator[Finding]:
 
 
 def _check_floats(name: str, entry: TensorEntry, value: np.ndarray) -> Iterator[Finding]:
-    wide = value.astype(np.float32) if value.dtype.itemsize < 4 else value
-    bad = int(value.size - np.isfinite(wide).sum())
+
+    bad = int(value.size - np.isfinite(value).sum())
     if bad:
         yield Finding(
             "weights.not_finite", ERROR, name, f"{bad} of {value.size} values are NaN or infinite",

@@ -56,10 +56,11 @@ def open_bitnet(path: Path, verify: bool = True) -> Checkpoint:
 def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
     found = {*file.rows, *file.floats}
     for name in [*(wanted.keys() - found), *(found - wanted.keys())]:
-        verb = "lacks" if name in wanted else "holds the unknown"
-        close = nearest(name, found - wanted.keys() if name in wanted else wanted.keys() - found)
+        missing = name in wanted
+        verb = "lacks" if missing else "holds the unknown"
+        close = nearest(name, found - wanted.keys() if missing else wanted.keys() - found)
         raise TensorError(
-            "bitnet.names",
+            "model.missing_sub_norm" if missing and "sub_norm" in name else "bitnet.names",
             f"{file.where} {verb} tensor `{name}`, as its own spec has it",
             f"the nearest: {', '.join(close)}" if close else "convert again from the source",
             tensor=name,

@@ -12,7 +12,7 @@ from pathlib import Path
 from bitnet_jax.containers import sniff
 from bitnet_jax.containers.native import is_native
 from bitnet_jax.containers.safetensors import open_safetensors
-from bitnet_jax.core.errors import BadData, NoInput
+from bitnet_jax.core.errors import BadData, NoInput, nearest
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface import CONFIG, INDEX, open_huggingface
 from bitnet_jax.formats.native import open_bitnet
@@ -104,14 +104,10 @@ def _cached(organisation: str, repository: str) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def _neighbours(path: Path) -> str | None:
-    from bitnet_jax.core.errors import nearest
-
+def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f"`{path.parent}` does not exist either"
     close = nearest(path.name, (item.name for item in path.parent.iterdir()))
-    return (
-        "did you mean " + " or ".join(f"`{path.parent / c}`" for c in close) + "?"
-        if close
-        else None
-    )
+    if not close:
+        return "check the path"
+    return "did you mean " + " or ".join(f"`{path.parent / name}`" for name in close) + "?"

@@ -10,6 +10,7 @@ the function, because only the use says which axes are contracted or stacked.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,18 +141,25 @@ def _pack_one(name: str, value: Any, use: Use, rule: Rule) -> QuantTensor:
     return replace(quant, shape=tuple(value.shape), dtype=str(value.dtype))
 
 
+# Jitted once for all: a decoder's matrices have a handful of shapes.
+@functools.partial(jax.jit, static_argnames=("scale_kind", "group_size", "scale_dtype"))
+def _pack_matrix(matrix: Any, **rule: Any) -> tuple[Any, Any]:
+    trits, scale = ternarize(matrix, **rule)
+    return pack_trits(trits), scale
+
+
 def _quantize(value: Any, use: Use, rule: Rule) -> QuantTensor:
     order = (*use.stack, *use.out, *use.inner)
     lead = [value.shape[axis] for axis in use.stack]
     out = int(np.prod([value.shape[axis] for axis in use.out]))
     matrix = jnp.transpose(value, order).reshape(*lead, out, -1)
 
-    @jax.jit
-    def quantize(matrix: Any) -> tuple[Any, Any]:
-        trits, scale = ternarize(matrix, rule.scale_kind, rule.group_size, rule.scale_dtype)
-        return pack_trits(trits), scale
-
-    codes, scale = quantize(matrix)
+    codes, scale = _pack_matrix(
+        matrix,
+        scale_kind=rule.scale_kind,
+        group_size=rule.group_size,
+        scale_dtype=rule.scale_dtype,
+    )
     return QuantTensor(
         codes,
         scale,

@@ -73,7 +73,7 @@ class DigestBuilder:
         host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
         self._trits.update(key + b"\0" + _shape_text(host.canonical_shape) + b"\n")
         self._trits.update(pack_plain(host.trits()))
-        scale = np.ascontiguousarray(np.asarray(tensor.scale), "<f4")
+        scale = np.asarray(tensor.scale, "<f4")
         head = b"\0".join([key, tensor.scale_kind.encode(), _shape_text(scale.shape)])
         self._scales.append(head + b"\n" + scale.tobytes())
 

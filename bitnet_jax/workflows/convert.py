@@ -17,7 +17,7 @@ import numpy as np
 from bitnet_jax.core.errors import BadData, InternalError
 from bitnet_jax.core.paths import atomic_file
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.doctor import examine
+from bitnet_jax.formats.doctor import Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.quant.digest import Digest
@@ -52,8 +52,8 @@ def convert(
       CannotCreate, IOFailure, …: from writing.
     """
     checkpoint = open_checkpoint(source)
-    findings = examine(checkpoint, progress=progress)
-    _stop_on(findings, allow, checkpoint)
+    findings = examine(checkpoint)
+    _stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
     saved = save_checkpoint(checkpoint, output, format=format, encoding=encoding, force=force)
     written = open_checkpoint(saved.path)
@@ -74,8 +74,8 @@ def convert(
         "digest_after": after.to_json(),
         "scales_changed": changed,
         "max_logit_difference": _probe(checkpoint, written) if probe else None,
-        "findings": findings,
-        "allowed": sorted(set(allow) & {finding["code"] for finding in findings}),
+        "findings": [finding.to_json() for finding in findings],
+        "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(path) for path in saved.outputs],
         "warnings": [*checkpoint.warnings, *saved.warnings],
     }
@@ -83,17 +83,14 @@ def convert(
     return record
 
 
-def _stop_on(
-    findings: Sequence[Mapping[str, Any]], allow: Sequence[str], checkpoint: Checkpoint
-) -> None:
-    stopping = [f for f in findings if f["severity"] == "error" and f["code"] not in allow]
-    if stopping:
-        first = stopping[0]
+def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
+    if findings:
+        first, more = findings[0], len(findings) - 1
+        where = f"`{checkpoint.source.path}`" + (f", `{first.tensor}`" if first.tensor else "")
         raise BadData(
-            str(first["code"]),
-            f"`{checkpoint.source.path}`: {first['message']}"
-            + (f" (and {len(stopping) - 1} more)" if len(stopping) > 1 else ""),
-            f"{first['fix']}; or pass it with --allow {first['code']}",
+            first.code,
+            f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
+            f"{first.fix}; or pass it with --allow {first.code}",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from bitnet_jax.formats.huggingface_weights import EXACT_KEY
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
-from bitnet_jax.quant.ternary import from_trits
+from bitnet_jax.quant.ternary import from_trits, ternarize
 from tests.formats.checkpoints import AUTO, BIT, ONLINE, TINY, config, tensors, write
 
 
@@ -38,8 +39,6 @@ def awkward(scale_kind="tensor", spec=TINY, scale=None):
             group_size=entry.shape[1] // 2 if scale_kind == "group" else 0,
             dtype="bfloat16",
         )
-    from pathlib import Path
-
     return checkpoint_of(spec, params, None, Source(Path("memory"), "memory", "packed"))
 
 
@@ -127,8 +126,6 @@ def test_latent_weights_only_where_the_source_has_them(tmp_path):
 
 def test_trained_trits_with_rounded_scales_leave_in_latent_as_they_were(tmp_path):
     model = create("tiny", layers=1)  # its scales are bf16, not the masters' mean
-    from bitnet_jax.quant.ternary import ternarize
-
     entries = {}
     for name, entry in model.entries.items():
         if entry.ternary:
@@ -161,7 +158,7 @@ def test_an_exact_scale_that_the_tensor_does_not_bear_out_is_refused(encoding, t
 def test_shards_are_cut_and_read_again(tmp_path):
     model = create("tiny")
     (tmp_path / "m").mkdir()
-    written = write_huggingface(model, tmp_path / "m", max_shard_bytes=30_000)
+    written = write_huggingface(model, tmp_path / "m", max_shard_bytes=12_000)
     shards = [name for name in written.files if name.startswith("model-")]
     assert len(shards) > 2
     assert open_checkpoint(tmp_path / "m").digest() == model.digest()
@@ -241,3 +238,37 @@ def test_a_scale_that_the_reference_would_raise_is_not_written_as_master(tmp_pat
     with pytest.raises(errors.CannotCreate) as caught:
         save_checkpoint(awkward(scale=1e-6), tmp_path / "m.hf", encoding="master")
     assert caught.value.code == "huggingface.small_scale"
+
+
+@pytest.mark.parametrize("name", ["m.bitnet", "m.hf"])
+def test_a_full_disk_leaves_the_old_output_and_no_litter(name, tmp_path):
+    resource = pytest.importorskip("resource")
+    model = create("tiny", layers=1)
+    save_checkpoint(model, tmp_path / name)
+    digest = open_checkpoint(tmp_path / name).digest()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(errors.IOFailure) as caught:
+            save_checkpoint(create("tiny", seed=1), tmp_path / name, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.code == "io.disk_full"
+    assert os.listdir(tmp_path) == [name]
+    assert open_checkpoint(tmp_path / name).digest() == digest
+
+
+def test_two_writers_of_one_output(tmp_path):
+    model = create("tiny", layers=1)
+    seen = []
+
+    def second():
+        with pytest.raises(errors.Resumable) as caught:
+            save_checkpoint(model, tmp_path / "m.bitnet")
+        seen.append(caught.value.code)
+        return model.read("norm")
+
+    entries = {**model.entries, "norm": replace(model.entries["norm"], read=second)}
+    save_checkpoint(replace(model, entries=entries), tmp_path / "m.bitnet")
+    assert seen == ["io.busy"]
+    assert open_checkpoint(tmp_path / "m.bitnet").digest() == model.digest()

@@ -40,8 +40,9 @@ def test_decay_moves_matrices_only(model_fn, params, data):
     plain, _ = step(init_state(params, config), batch, controls())
     decayed, _ = step(init_state(params, config), batch, controls(decay=0.5))
     assert np.array_equal(plain.params["embed_tokens"], decayed.params["embed_tokens"])
-    difference = plain.params["layers.0.mlp.up_proj"] - decayed.params["layers.0.mlp.up_proj"]
-    assert difference == pytest.approx(0.1 * 0.5 * params["layers.0.mlp.up_proj"], abs=1e-6)
+    name = "layers.0.mlp.up_proj"
+    difference = np.asarray(plain.params[name] - decayed.params[name])
+    assert difference == pytest.approx(0.1 * 0.5 * np.asarray(params[name]), abs=1e-6)
 
 
 def test_a_rate_of_zero_moves_nothing(model_fn, params, data):

@@ -38,12 +38,18 @@ def form(request, monkeypatch) -> str:
     return implementation
 
 
+@pytest.fixture(params=["reference", "xla", *(["native"] if STATUS.available else [])])
+def implementation(request) -> str:
+    """For what does not depend on the instruction set: transformations."""
+    return request.param
+
+
 @needs_kernels
 @pytest.mark.parametrize("isa", native.KNOWN_ISAS)
 def test_the_suite_runs_on(isa):
     """One skip for each instruction set that the tests below could not run on."""
     if isa not in STATUS.usable_isas:
-        pytest.skip(f"this CPU has no {isa}")
+        pytest.skip(f"this processor lacks {isa}")
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def test_constant_weights_give_the_same_bits(rng, form, kind):
 # ------------------------------------------------------------------- transformations
 @pytest.mark.parametrize("case", [Case(3, 20, 32), Case(2, 20, 32, "group", 16)], ids=str)
 @pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (0, 0), (2, 0)], ids=str)
-def test_vmap_equals_a_loop(rng, form, case, axes):
+def test_vmap_equals_a_loop(rng, implementation, case, axes):
     x_axis, w_axis = axes
     n = 4
     x, trits, scale, w = make(rng, case, stack=(n,))
@@ -214,22 +220,22 @@ def test_vmap_equals_a_loop(rng, form, case, axes):
     if w_axis is None:
         single = jax.tree.map(lambda leaf: leaf[0], single)
     given = x[0] if x_axis is None else np.moveaxis(x, 0, x_axis)
-    mapped = jax.vmap(lambda x, w: ternary_matmul(x, w, implementation=form), axes)
+    mapped = jax.vmap(lambda x, w: ternary_matmul(x, w, implementation=implementation), axes)
     np.testing.assert_array_equal(np.asarray(jax.jit(mapped)(given, single)), want)
     if x_axis is None:
         return
     if axes == (0, 0):
         # A stacked weight says the same as vmap over both.
-        np.testing.assert_array_equal(np.asarray(run(x, w, form)), want)
+        np.testing.assert_array_equal(np.asarray(run(x, w, implementation)), want)
 
 
-def test_vmap_of_vmap_and_of_scales_alone(rng, form):
+def test_vmap_of_vmap_and_of_scales_alone(rng, implementation):
     case = Case(2, 20, 32, "row")
     x, trits, _, w = make(rng, case)
     many = scales(rng, case, stack=(3,))
 
     def product(x, scale):
-        return ternary_matmul(x, replace(w, scale=scale), implementation=form)
+        return ternary_matmul(x, replace(w, scale=scale), implementation=implementation)
 
     inner = jax.vmap(product, (None, 0))
     y = jax.jit(jax.vmap(inner, (0, None)))(np.stack([x, x * 2]), many)
@@ -270,7 +276,7 @@ def test_batching_tokens_folds_them_and_leaves_the_codes_alone(rng):
 @pytest.mark.parametrize(
     "case", [Case(3, 20, 32), Case(3, 20, 32, "row"), Case(3, 20, 32, "group", 16)], ids=str
 )
-def test_gradient_is_the_straight_through_one(rng, form, case):
+def test_gradient_is_the_straight_through_one(rng, implementation, case):
     x, trits, scale, w = make(rng, case)
     target = rng.standard_normal((case.tokens, case.out), np.float32)
 
@@ -287,7 +293,7 @@ def test_gradient_is_the_straight_through_one(rng, form, case):
         return ((x @ (trits.astype(np.float32) * wide).T - target) ** 2).sum()
 
     def by_op(x, scale):
-        y = ternary_matmul(x, replace(w, scale=scale), implementation=form)
+        y = ternary_matmul(x, replace(w, scale=scale), implementation=implementation)
         return ((y - target) ** 2).sum()
 
     want = jax.value_and_grad(by_hand, (0, 1))(x, scale)
@@ -308,14 +314,14 @@ def test_activations_alone_keep_no_residual_of_x(rng):
     assert (1, 2, 40) not in [leaf.shape for leaf in jax.tree.leaves(pullback)]
 
 
-def test_scan_over_stacked_layers_with_remat(rng, form):
+def test_scan_over_stacked_layers_with_remat(rng, implementation):
     case = Case(3, 32, 32)
     x, trits, scale, w = make(rng, case, stack=(4,))
 
     @jax.checkpoint
     def layer(h, w):
         w = replace(w, shape=w.shape[1:], stack_axes=(), out_axes=(0,), in_axes=(1,))
-        return h + ternary_matmul(h, w, implementation=form), None
+        return h + ternary_matmul(h, w, implementation=implementation), None
 
     def loss(h, scale):
         return jax.lax.scan(layer, h, replace(w, scale=scale))[0].sum()
@@ -323,7 +329,7 @@ def test_scan_over_stacked_layers_with_remat(rng, form):
     def unrolled(h, scale):
         for i in range(4):
             w_i = from_trits(trits[i], scale[i])
-            h = h + ternary_matmul(h, w_i, implementation=form)
+            h = h + ternary_matmul(h, w_i, implementation=implementation)
         return h.sum()
 
     got = jax.jit(jax.value_and_grad(loss, (0, 1)))(x[0], scale)

@@ -1,0 +1,85 @@
+"""Random models that are spelled like the released ones, and what shapes there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.core.errors import UsageError
+from bitnet_jax.formats.create import DEFECTS, save_created
+from bitnet_jax.formats.create import create as make
+from bitnet_jax.formats.save import FORMATS, format_of
+from bitnet_jax.formats.shapes import SHAPES
+from bitnet_jax.models.families import FAMILIES
+
+
+def create(
+    shape: str,
+    output: str | os.PathLike,
+    *,
+    format: str | None = None,
+    encoding: str | None = None,
+    layers: int | None = None,
+    vocab_size: int | None = None,
+    seed: int = 0,
+    defects: Sequence[str] = (),
+    force: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Writes a random model of a named shape; see `formats.create`.
+
+    Raises:
+      UsageError: an unknown shape, defect or format, or more than one defect.
+      CannotCreate: the output exists.
+    """
+    if len(defects) > 1:
+        raise UsageError(
+            "create.defects",
+            f"{len(defects)} defects in one model: {', '.join(defects)}",
+            "plant one at a time, so that what finds it is known to",
+        )
+    checkpoint = make(
+        shape,
+        seed=seed,
+        layers=layers,
+        vocab_size=vocab_size,
+        defect=defects[0] if defects else None,
+    )
+    path = Path(output)
+    saved = save_created(
+        checkpoint, path, format=format_of(path, format), encoding=encoding, force=force
+    )
+    return {
+        "shape": shape,
+        "seed": seed,
+        "layers": checkpoint.spec.num_layers,
+        "defects": list(defects),
+        "format": saved.format,
+        "encoding": saved.encoding,
+        "outputs": [str(file) for file in saved.outputs],
+        "warnings": list(saved.warnings),
+    }
+
+
+def list_architectures() -> dict[str, Any]:
+    """The families, named shapes, formats and plantable defects of this version."""
+    return {
+        "families": sorted(FAMILIES),
+        "shapes": [
+            {
+                "shape": name,
+                "family": spec.family,
+                "hidden_size": spec.hidden_size,
+                "intermediate_size": spec.intermediate_size,
+                "layers": spec.num_layers,
+                "heads": spec.num_heads,
+                "kv_heads": spec.num_kv_heads,
+                "vocab_size": spec.vocab_size,
+            }
+            for name, spec in SHAPES.items()
+        ],
+        "formats": {name: list(row.encodings) for name, row in FORMATS.items()},
+        "defects": dict(DEFECTS),
+    }

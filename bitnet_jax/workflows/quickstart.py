@@ -1,0 +1,185 @@
+"""The main job, end to end: text, tokenizer, training, packing, proof, export, generation.
+
+Every step is the function that its own command calls; nothing here computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.core.errors import CannotCreate, CheckFailed
+from bitnet_jax.core.paths import atomic_file, os_failure
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.runtime.model import Model, load
+from bitnet_jax.train.config import TrainConfig, parse_config
+from bitnet_jax.train.data import heldout_windows
+from bitnet_jax.workflows.parity import Parity, compare_logits
+from bitnet_jax.workflows.receipt import prove
+from bitnet_jax.workflows.train import (
+    MODEL_FILE,
+    RECEIPT_FILE,
+    fit,
+    packed_checkpoint,
+    prepare_scratch,
+)
+
+# Held-out windows whose logits are compared; short rows, for the median's sake
+# (docs/decisions/0002: one flipped code reaches the rest of its row).
+PARITY_ROWS, PARITY_LENGTH = 16, 64
+SAMPLE_TOKENS = 96
+PROMPT = "def "
+
+
+def recipe(minutes: float | None = None, seed: int = 0) -> TrainConfig:
+    """The quickstart's recipe, for a budget of `minutes` of training."""
+    text = (resources.files("bitnet_jax.workflows") / "quickstart.yaml").read_text("utf-8")
+    config = parse_config(text, "quickstart.yaml")
+    return replace(config, minutes=config.minutes if minutes is None else minutes, seed=seed)
+
+
+def quickstart(
+    output: str | os.PathLike = "quickstart",
+    minutes: float | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Any = None,
+    config: TrainConfig | None = None,
+) -> dict[str, Any]:
+    """Makes a small ternary language model from this machine's own text, and proves it.
+
+    Args:
+      output: folder for the run, the packed model and the Hugging Face directory.
+      minutes: budget of the training alone; the recipe's if None.
+      config: a recipe to use instead of the built-in one (tests).
+
+    Raises:
+      CannotCreate: `output` exists, and `force` is false.
+      CheckFailed: the receipt does not hold.
+      Resumable: stopped by SIGTERM.
+    """
+    started = time.monotonic()
+    folder = _fresh_folder(Path(output), force)
+    chosen = config or recipe(minutes, seed)
+    with _task(progress, "reading this machine's text, training the tokenizer"):
+        prepared = prepare_scratch(chosen)
+    result = fit(chosen, prepared, run_dir=folder, progress=progress)
+    params = result.state.params
+
+    with _task(progress, "packing"):
+        file = folder / MODEL_FILE
+        save_checkpoint(packed_checkpoint(params, prepared), file, format="bitnet", force=True)
+        model = load(file)
+    with _task(progress, "proving: training = file = kernel"):
+        rows = heldout_windows(prepared.data.heldout, PARITY_LENGTH, PARITY_ROWS)[:, :-1]
+        receipt = prove(params, prepared.spec, file, model, rows)
+    with _task(progress, "writing the Hugging Face directory, reading it back"):
+        directory = folder / "huggingface"
+        exported = _export(file, directory, receipt.file)
+        in_transformers = _check_transformers(directory, model, rows)
+    with _task(progress, "generating"):
+        model.generate(PROMPT, max_tokens=8)  # compiles
+        sample = model.generate(PROMPT, max_tokens=SAMPLE_TOKENS)
+
+    packed = model.packed.ternary().values()
+    weights = sum(int(np.prod(tensor.shape)) for tensor in packed)
+    record = {
+        **receipt.to_json(),
+        **result.record(),
+        "parameters": sum(int(np.prod(v.shape)) for v in params.values()),
+        "ternary_parameters": weights,
+        "bits_per_weight": 8 * sum(tensor.nbytes for tensor in packed) / weights,
+        "file_bytes": file.stat().st_size,
+        "decode_tokens_per_second": sample.decode_tokens_per_second,
+        "kernel": sample.kernel,
+        "kernel_reason": sample.kernel_reason,
+        "prompt": PROMPT,
+        "text": sample.text,
+        "transformers": in_transformers,
+        "corpus": prepared.corpus.report(),
+        "files": [str(file), *exported],
+        "seconds_total": time.monotonic() - started,
+    }
+    with atomic_file(folder / RECEIPT_FILE) as stream:
+        stream.write(json.dumps({"schema": "bitnet/1", **record}, indent=2).encode() + b"\n")
+    record["files"].append(str(folder / RECEIPT_FILE))
+    receipt.require()
+    return record
+
+
+def _export(file: Path, directory: Path, wanted: Any) -> list[str]:
+    saved = save_checkpoint(open_checkpoint(file), directory, format="huggingface", force=True)
+    found = open_checkpoint(directory).digest()
+    if found != wanted:
+        raise CheckFailed(
+            "receipt.huggingface",
+            f"`{directory}` reads back as {found.trits[:16]}, the model is {wanted.trits[:16]}",
+            "this is a bug: please report it",
+        )
+    return [str(path) for path in saved.outputs]
+
+
+def _check_transformers(directory: Path, model: Model, tokens: np.ndarray) -> dict[str, Any] | None:
+    """Logits of the exported directory in `transformers`; None where it is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("transformers", "torch")):
+        return None
+    # Its quantizers are compiled at first use otherwise: half a minute, and needs a compiler.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        reference = theirs(torch.as_tensor(np.asarray(tokens, np.int64))).logits.numpy()
+    parity: Parity = compare_logits(reference, model.logits(tokens))
+    return {
+        "max_logit_difference": parity.max_logit_difference,
+        "median_logit_difference": parity.median_logit_difference,
+        "top1_agreement": parity.top1_agreement,
+    }
+
+
+def _fresh_folder(folder: Path, force: bool) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not force:
+            raise CannotCreate(
+                "io.exists", f"`{folder}` exists", "choose another --output, or pass --force"
+            )
+        if not (folder / RECEIPT_FILE).exists() and not (folder / "metrics.jsonl").exists():
+            # --force replaces an earlier quickstart, never somebody's folder.
+            raise CannotCreate(
+                "quickstart.not_ours",
+                f"`{folder}` was not made by quickstart; it is left alone",
+                "choose another --output",
+            )
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise os_failure(error, "create", folder) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _task(progress: Any, label: str) -> Iterator[None]:
+    if progress is None:
+        yield
+        return
+    with progress.task(label, 1, "step") as task:
+        yield
+        task.update(1)

@@ -1,0 +1,238 @@
+"""Training runs: recipe and data in, a run folder with a packed model out.
+
+The loop that quickstart uses, for `train start` (from scratch) and `train qat`
+(from a checkpoint's float weights).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitnet_jax.core.errors import CannotCreate
+from bitnet_jax.core.paths import atomic_file, os_failure
+from bitnet_jax.formats.checkpoint import (
+    Checkpoint,
+    Source,
+    TokenizerFiles,
+    checkpoint_of,
+)
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.families import family_of
+from bitnet_jax.passes.pack_weights import pack
+from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
+from bitnet_jax.train.corpus import Corpus, python_corpus, read_files
+from bitnet_jax.train.loop import TrainData, TrainResult, stop_on_signals, train
+from bitnet_jax.train.tokenizer import TrainedTokenizer, encode_documents, train_tokenizer
+
+MODEL_FILE = "model.bitnet"
+RECEIPT_FILE = "receipt.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs before its first step."""
+
+    spec: ModelSpec
+    params: dict[str, Any]
+    data: TrainData
+    tokenizer: TokenizerFiles
+    corpus: Corpus
+
+
+def train_start(
+    config: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    resume_from: str | os.PathLike | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Trains a model from scratch as the recipe says.
+
+    Raises:
+      ConfigError: the recipe is wrong, with file and line.
+      CannotCreate: the run's folder exists and is not what is resumed.
+      Resumable: stopped by SIGTERM, after a checkpoint.
+    """
+    recipe = load_config(Path(config))
+    return _run(recipe, prepare_scratch(recipe), output, resume_from, progress)
+
+
+def train_qat(
+    model: str | os.PathLike,
+    config: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    precision: str = "1.58",
+    resume_from: str | os.PathLike | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Trains a checkpoint's float weights on, towards ternary (`lambda_steps` of the recipe).
+
+    Raises:
+      BadData: the checkpoint holds no float weights (``model.no_latent``), or no tokenizer.
+    """
+    recipe = load_config(Path(config))
+    return _run(recipe, prepare_checkpoint(recipe, model), output, resume_from, progress)
+
+
+def prepare_scratch(recipe: TrainConfig) -> Prepared:
+    """Corpus, tokenizer trained on it, and fresh parameters."""
+    corpus = read_corpus(recipe.data)
+    tokenizer = train_tokenizer(
+        (document.text for document in corpus.train),
+        recipe.model.vocab_size,
+        recipe.model.max_positions,
+    )
+    spec = recipe.model.spec(tokenizer.bos_id, (tokenizer.eos_id, tokenizer.turn_end_id))
+    data = TrainData(
+        *(
+            tokenizer.encode_documents([document.text for document in part])
+            for part in (corpus.train, corpus.heldout)
+        )
+    )
+    params = family_of(spec.family).init(spec, recipe.seed)
+    return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus)
+
+
+def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepared:
+    """Corpus encoded by the checkpoint's own tokenizer, and its latent weights."""
+    checkpoint = open_checkpoint(model)
+    params = {name: np.asarray(v, np.float32) for name, v in checkpoint.latent().items()}
+    files = _tokenizer_of(checkpoint)
+    spec = checkpoint.spec
+    corpus = read_corpus(recipe.data)
+    eos = spec.eos_token_ids[0] if spec.eos_token_ids else 0
+    bos = spec.bos_token_id if spec.bos_token_id is not None else eos
+    data = TrainData(
+        *(
+            encode_documents(files.tokenizer_json, [d.text for d in part], bos, eos)
+            for part in (corpus.train, corpus.heldout)
+        )
+    )
+    return Prepared(spec, params, data, files, corpus)
+
+
+def _tokenizer_of(checkpoint: Checkpoint) -> TokenizerFiles:
+    from bitnet_jax.core.errors import BadData
+
+    if checkpoint.tokenizer is None:
+        raise BadData(
+            "model.no_tokenizer",
+            f"`{checkpoint.source.path}` holds no tokenizer; its text cannot be encoded",
+            "put tokenizer.json beside the model",
+        )
+    return checkpoint.tokenizer
+
+
+def read_corpus(data: DataConfig) -> Corpus:
+    """The user's files, or the Python library's own text where none are named."""
+    if data.paths:
+        return read_files(data.paths, data.text_key)
+    return python_corpus(data.max_bytes)
+
+
+def tokenizer_files(tokenizer: TrainedTokenizer) -> TokenizerFiles:
+    """A trained tokenizer as a checkpoint's files."""
+    return TokenizerFiles(
+        tokenizer.json, tokenizer.config, tokenizer.chat_template, tokenizer.generation
+    )
+
+
+def fit(
+    recipe: TrainConfig,
+    prepared: Prepared,
+    *,
+    run_dir: Path | None = None,
+    resume_from: Path | None = None,
+    progress: Any = None,
+) -> TrainResult:
+    """Runs the loop with the transform as the model function."""
+    family = family_of(prepared.spec.family)
+    qat = ternarize(family.forward(prepared.spec), family.rules, "qat")
+
+    def model_fn(params: Any, tokens: Any, lam: Any) -> Any:
+        return qat(params, tokens, lam=lam)
+
+    with stop_on_signals() as stop:
+        return train(
+            model_fn,
+            prepared.params,
+            prepared.data,
+            recipe,
+            run_dir=run_dir,
+            resume_from=resume_from,
+            spec=prepared.spec.to_json(),
+            progress=progress,
+            stop=stop,
+        )
+
+
+def packed_checkpoint(params: Any, prepared: Prepared) -> Checkpoint:
+    """The trained parameters, packed by the very function that the training forward used."""
+    family = family_of(prepared.spec.family)
+    example = np.zeros((1, 2), np.int32)
+    packed = pack(family.forward(prepared.spec), dict(params), family.rules, example)
+    return checkpoint_of(
+        prepared.spec,
+        packed.leaves,
+        prepared.tokenizer,
+        Source(Path("training"), "training", "latent"),
+        latent=params,
+    )
+
+
+def _run(
+    recipe: TrainConfig,
+    prepared: Prepared,
+    output: str | os.PathLike | None,
+    resume_from: str | os.PathLike | None,
+    progress: Any,
+) -> dict[str, Any]:
+    run_dir = _run_folder(output, resume_from)
+    (run_dir / "config.yaml").write_text(dump_config(recipe), encoding="utf-8")
+    resume = None if resume_from is None else Path(resume_from)
+    result = fit(recipe, prepared, run_dir=run_dir, resume_from=resume, progress=progress)
+    checkpoint = packed_checkpoint(result.state.params, prepared)
+    saved = save_checkpoint(checkpoint, run_dir / MODEL_FILE, format="bitnet", force=True)
+    record = {
+        "run_id": run_dir.name,
+        "run_dir": str(run_dir),
+        **result.record(),
+        "model": str(saved.path),
+        "digest": open_checkpoint(saved.path).digest().to_json(),
+        "corpus": prepared.corpus.report(),
+    }
+    with atomic_file(run_dir / RECEIPT_FILE) as stream:
+        stream.write(json.dumps({"schema": "bitnet/1", **record}, indent=2).encode() + b"\n")
+    return record
+
+
+def _run_folder(
+    output: str | os.PathLike | None, resume_from: str | os.PathLike | None
+) -> Path:
+    """The run's folder, made: `output`, the run that is resumed, or a new one in `runs`."""
+    if output is None and resume_from is not None:
+        path = Path(resume_from).absolute()
+        while path.name.isdecimal() or path.name == "checkpoints":
+            path = path.parent
+        return path
+    path = Path(output) if output is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if resume_from is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CannotCreate(
+            "train.run_exists",
+            f"`{path}` exists",
+            f"go on with it: --resume-from {path}; or choose another --output-dir",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise os_failure(error, "create the run's folder", path) from error
+    return path

@@ -1,0 +1,50 @@
+"""The checkpoint doctor as a record: every finding with its fix."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from bitnet_jax.formats.doctor import examine_path
+from bitnet_jax.formats.open import open_checkpoint
+
+# Which kind of check a finding belongs to, by the first part of its code. What is in no
+# row (a file that cannot be opened, a missing tokenizer) is told whatever was asked.
+CHECKS = {
+    "weights": "weights",
+    "tensor": "weights",
+    "scale": "quantization",
+    "digest": "quantization",
+}
+
+
+def validate(
+    model: str | os.PathLike,
+    *,
+    check_weights: bool = True,
+    check_quantization: bool = True,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Examines a model.
+
+    Args:
+      check_weights: tell of values: zero tensors, NaN, constant rows, checksums.
+      check_quantization: tell of scales and digests.
+
+    Raises:
+      NoInput: there is no such file. What is wrong inside it is a finding.
+    """
+    left_out = set()
+    if not check_weights:
+        left_out.add("weights")
+    if not check_quantization:
+        left_out.add("quantization")
+    findings = [
+        finding.to_json()
+        for finding in examine_path(model)
+        if CHECKS.get(finding.code.partition(".")[0]) not in left_out
+    ]
+    record: dict[str, Any] = {"model": str(model), "findings": findings}
+    if not any(finding["severity"] == "error" for finding in findings):
+        record["digest"] = open_checkpoint(model).digest().to_json()
+    return record
