@@ -13,14 +13,28 @@ from typing import Any
 # Kept by hand, so that `dir()` and star imports answer without importing jax;
 # tests/contracts/test_lazy_import.py compares it with `bitnet_jax.api.__all__`.
 __all__ = (
+    "Checkpoint",
     "Digest",
+    "Generation",
     "Model",
+    "Packed",
     "QuantTensor",
     "Rule",
+    "build_kernels",
+    "convert",
+    "create",
     "digest",
+    "environment",
+    "inspect",
+    "list_architectures",
     "load",
+    "open_checkpoint",
     "pack",
+    "quickstart",
     "ternarize",
+    "train_qat",
+    "train_start",
+    "validate",
 )
 
 

@@ -7,6 +7,7 @@ records (dicts and dataclasses), prints nothing, and raises `BitnetError`s.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from bitnet_jax.analysis.inspect import inspect
@@ -27,7 +28,7 @@ from bitnet_jax.workflows.quickstart import quickstart
 from bitnet_jax.workflows.train import train_qat, train_start
 from bitnet_jax.workflows.validate import validate
 
-__all__ = [
+__all__ = (
     "Checkpoint",
     "Digest",
     "Generation",
@@ -50,7 +51,7 @@ __all__ = [
     "train_qat",
     "train_start",
     "validate",
-]
+)
 
 
 def digest(model: Any) -> Digest:
@@ -64,6 +65,6 @@ def digest(model: Any) -> Digest:
     return model.digest()
 
 
-def build_kernels(output: str | os.PathLike | None = None, force: bool = False) -> Any:
-    """Builds the native CPU kernels into `output`, or into this user's cache."""
-    return _build_kernels(output, force)
+def build_kernels(output: str | os.PathLike, force: bool = False) -> Any:
+    """Builds the native CPU kernels into the folder `output`, for ``BITNET_KERNELS``."""
+    return _build_kernels(Path(output), force)

@@ -44,8 +44,8 @@ def _onnx(checkpoint: Checkpoint) -> Verdict:
 def _mlx(checkpoint: Checkpoint) -> Verdict:
     if checkpoint.source.format != "huggingface":
         return "refused", "another file format: `bitnet model convert … --format huggingface`"
-    if checkpoint.source.encoding == "master":
-        return "wrongly", "it does not quantize a master at load"
+    if checkpoint.source.encoding != "packed":
+        return "unknown", "seen with packed files only"
     return "as W1.58A16", "activations stay 16-bit; the model was trained with int8 ones"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from bitnet_jax.core.errors import Unavailable
 from bitnet_jax.ops.select import select
 from bitnet_jax.quant.tensor import is_quant
+from bitnet_jax.targets.detect import detect
 
 # The native kernels' names in a compiled module.
 _NATIVE_CALL = re.compile(r'custom_call_target="(bitnet_ternary_\w+)"')
@@ -104,13 +105,15 @@ def compile_function(
 
 def _receipt(compiled: Any, params: Any, implementation: str | None, seconds: float) -> Receipt:
     text = compiled.as_text()
-    platform = jax.default_backend()
+    platform = detect().platform
     choice = select("ternary_matmul", platform, implementation)
     calls = len(_NATIVE_CALL.findall(text))
     leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
     packed = [leaf for leaf in leaves if is_quant(leaf)]
     memory = compiled.memory_analysis()
-    detail = f"{choice.implementation} ({choice.detail})" if choice.detail else choice.implementation
+    detail = (
+        f"{choice.implementation} ({choice.detail})" if choice.detail else choice.implementation
+    )
     return Receipt(
         platform=platform,
         kernel=detail if packed else "none",

@@ -67,7 +67,9 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise CannotCreate(
-                "io.output_is_input", f"output `{path}` is the input itself", "choose another output"
+                "io.output_is_input",
+                f"output `{path}` is the input itself",
+                "choose another output",
             )
     if path.exists() and not force:
         raise CannotCreate(

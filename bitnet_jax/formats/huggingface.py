@@ -9,18 +9,18 @@ they say. Code in a checkpoint is never run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bitnet_jax.containers.dtypes import FLOATS
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo, open_safetensors
-from bitnet_jax.core.errors import BadData, NoInput, nearest
+from bitnet_jax.containers.safetensors import TensorInfo
+from bitnet_jax.core.errors import BadData, nearest
 from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.huggingface_config import Config
+from bitnet_jax.formats.huggingface_files import IGNORED, few, tensors_of
 from bitnet_jax.formats.huggingface_packing import packed_rows
 from bitnet_jax.formats.huggingface_weights import (
     LATENT_KEY,
@@ -37,12 +37,6 @@ from bitnet_jax.formats.huggingface_weights import (
 from bitnet_jax.models.names import Expected, expected
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-Tensors = tuple[dict[str, tuple[SafetensorsFile, TensorInfo]], list[SafetensorsFile]]
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-# Left over by old libraries, or our own padding: no parameter.
-_IGNORED = re.compile(r"__pad__\.\d+|(.*\.)?rotary_emb\.inv_freq")
 
 
 def open_huggingface(path: Path) -> Checkpoint:
@@ -64,7 +58,7 @@ def open_huggingface(path: Path) -> Checkpoint:
     generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
     raw = tokenizer_files.read_json(config_path)
     config = huggingface_config.parse(raw, generation, f"`{config_path}`")
-    tensors, files = _tensors(path)
+    tensors, files = tensors_of(path)
     stored = Stored(
         tensors,
         exact_scales(files),
@@ -91,114 +85,6 @@ def open_huggingface(path: Path) -> Checkpoint:
     return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings))
 
 
-# ------------------------------------------------------------------------------ files
-
-
-def _tensors(path: Path) -> Tensors:
-    """Every tensor of the checkpoint with the file it lies in."""
-    if path.is_file():
-        index = path.parent / INDEX
-        if index.exists() and path.name in set(_weight_map(index).values()):
-            return _sharded(index)
-        return _of([open_safetensors(path)])
-    if (path / SINGLE).exists():
-        return _of([open_safetensors(path / SINGLE)])
-    if (path / INDEX).exists():
-        return _sharded(path / INDEX)
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) == 1:
-        return _of([open_safetensors(found[0])])
-    if found:
-        raise BadData(
-            "huggingface.which_file",
-            f"`{path}` holds {len(found)} safetensors files and no {INDEX}: "
-            + ", ".join(file.name for file in found[:5]),
-            "pass one of them, or restore the index",
-        )
-    pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
-    if pickles:
-        raise BadData(
-            "huggingface.pickle",
-            f"`{path}` holds only pickles ({pickles[0].name}), which are never unpickled here, "
-            "since that could run any code",
-            "where you trust it, load it with its own library and call "
-            "`model.save_pretrained(DIR, safe_serialization=True)`",
-        )
-    raise NoInput(
-        "huggingface.no_weights", f"`{path}` holds no safetensors file", "is the download complete?"
-    )
-
-
-def _of(files: list[SafetensorsFile]) -> Tensors:
-    return {name: (file, info) for file in files for name, info in file.tensors.items()}, files
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """The index: tensor -> file name, each a plain name in the index's folder."""
-    found = tokenizer_files.read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
-        raise BadData("huggingface.index", f"`{index}` has no `weight_map`")
-    for name, file in found.items():
-        plain = isinstance(file, str) and re.fullmatch(r"[\w.-]+", file) and ".." not in file
-        if not plain or not file.endswith(".safetensors"):
-            raise BadData(
-                "huggingface.shard_path",
-                f"`{index}`: tensor `{name[:80]}` is said to lie in {str(file)[:80]!r}, which is "
-                "no plain file name",
-                "the index is damaged or hostile",
-            )
-    return found
-
-
-def _sharded(index: Path) -> Tensors:
-    weight_map = _weight_map(index)
-    names = sorted(set(weight_map.values()))
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise NoInput(
-            "huggingface.missing_shard",
-            f"`{index.parent}` lacks {len(missing)} of {len(names)} shards: {_few(missing)}",
-            "the download is not complete: download those files",
-        )
-    extra = [
-        file.name
-        for file in sorted(index.parent.glob("*.safetensors"))
-        if _SHARD.fullmatch(file.name) and file.name not in names
-    ]
-    if extra:
-        raise BadData(
-            "huggingface.extra_shard",
-            f"`{index.parent}` holds shards that its index does not name: {_few(extra)}",
-            "two downloads were mixed: remove the files of the other one",
-        )
-    files = {name: open_safetensors(index.parent / name) for name in names}
-    for name, file in weight_map.items():
-        if name not in files[file].tensors:
-            raise TensorError(
-                "huggingface.index",
-                f"`{index}` says that tensor `{name}` lies in {file}, which does not hold it",
-                "index and shards are not of one checkpoint: download them again",
-                tensor=name,
-            )
-    for shard, opened in files.items():
-        for name in opened.tensors:
-            if weight_map.get(name, shard) != shard or (
-                name not in weight_map and not _IGNORED.fullmatch(name)
-            ):
-                raise TensorError(
-                    "huggingface.index",
-                    f"`{index}` does not say that {shard} holds tensor `{name}`",
-                    "index and shards are not of one checkpoint: download them again",
-                    tensor=name,
-                )
-    return _of(list(files.values()))
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"`{name}`" for name in names[:5]) + more
-
-
 # ------------------------------------------------------------------- names and shapes
 
 
@@ -214,7 +100,7 @@ def _check_names(
     scales = {name + SCALE_SUFFIX for name, item in theirs.items() if item.ternary}
     extra = []
     for name in stored.tensors:
-        if name in theirs or name in scales or _IGNORED.fullmatch(name):
+        if name in theirs or name in scales or IGNORED.fullmatch(name):
             continue
         if name == "lm_head.weight" and config.spec.tie_embeddings:
             warnings.append(f"`{path}`: lm_head.weight is there though it is tied; ignored")
@@ -228,7 +114,7 @@ def _check_names(
         raise TensorError(
             "model.missing_sub_norm" if norm else "model.missing_tensor",
             f"`{path}` lacks {len(missing)} of the {len(theirs)} tensors that its config asks "
-            f"for: {_few(missing)}" + (f"; found instead: {_few(close)}" if close else ""),
+            f"for: {few(missing)}" + (f"; found instead: {few(close)}" if close else ""),
             _missing_hint(first, config),
             tensor=theirs[first].name,
         )
@@ -236,8 +122,8 @@ def _check_names(
         close = nearest(extra[0], theirs)
         raise TensorError(
             "model.unknown_tensor",
-            f"`{path}` holds {len(extra)} tensors that its config does not ask for: {_few(extra)}",
-            f"the nearest known: {_few(close)}" if close else "is this the right config?",
+            f"`{path}` holds {len(extra)} tensors that its config does not ask for: {few(extra)}",
+            f"the nearest known: {few(close)}" if close else "is this the right config?",
             tensor=extra[0],
         )
     for name, item in theirs.items():

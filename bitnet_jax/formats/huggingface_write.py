@@ -24,10 +24,11 @@ from bitnet_jax.containers.safetensors_write import (
     SafetensorsWriter,
     encode_header,
 )
-from bitnet_jax.core.errors import CannotCreate, UsageError, did_you_mean
+from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface_config import Quantization, spell
+from bitnet_jax.formats.huggingface_encoding import choose_encoding
 from bitnet_jax.formats.huggingface_packing import pack, packed_rows
 from bitnet_jax.formats.huggingface_weights import (
     LATENT_KEY,
@@ -39,7 +40,6 @@ from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.quant.ternary import EPSILON
 
-ENCODINGS = ("master", "packed", "autobitlinear", "bitlinear", "latent", "float")
 MAX_SHARD_BYTES = 5 << 30
 
 
@@ -67,60 +67,6 @@ class Spelling:
     exact: bool = True
     extra: Mapping[str, object] = field(default_factory=dict)
     partial: bool = False
-
-
-# ------------------------------------------------------------------- choosing a form
-
-
-def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]:
-    """Resolves ``packed`` and None to what can be written; returns it with warnings.
-
-    Raises:
-      UsageError: `asked` is no encoding of this format.
-      CannotCreate: it would not hold the model exactly, or not load.
-    """
-    if asked is not None and asked not in ENCODINGS:
-        raise UsageError(
-            "format.encoding",
-            f"encoding `{asked}` is not one of the huggingface format",
-            did_you_mean(asked, ENCODINGS),
-        )
-    ternary = {name: entry for name, entry in checkpoint.entries.items() if entry.ternary}
-    if not ternary:
-        return "float", []
-    if asked == "float":
-        raise CannotCreate(
-            "huggingface.encoding",
-            "the model is ternary; plain floats would be loaded without activation quantization",
-            "use --encoding master",
-        )
-    if asked == "latent":
-        if any(entry.latent is None for entry in ternary.values()):
-            raise CannotCreate(
-                "huggingface.no_latent",
-                f"`{checkpoint.source.path}` holds trits, not the weights they came from",
-                "use --encoding master",
-            )
-        return "latent", []
-    if asked == "master":
-        return "master", []
-    uneven = [name for name, entry in ternary.items() if entry.shape[0] % 4]
-    if uneven and asked in (None, "packed"):
-        return "master", [
-            f"`{uneven[0]}` has {ternary[uneven[0]].shape[0]} rows, no multiple of 4, which "
-            "transformers cannot load packed: written as master"
-        ]
-    if uneven:
-        raise CannotCreate(
-            "huggingface.rows",
-            f"`{uneven[0]}` has {ternary[uneven[0]].shape[0]} rows, no multiple of 4: transformers "
-            "cannot load it packed",
-            "use --encoding master",
-        )
-    if asked in ("autobitlinear", "bitlinear"):
-        return str(asked), []
-    origin = checkpoint.source.detail.get("linear_class")
-    return ("autobitlinear" if origin == "autobitlinear" else "bitlinear"), []
 
 
 # --------------------------------------------------------------------------- tensors

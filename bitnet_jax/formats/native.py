@@ -55,7 +55,8 @@ def open_bitnet(path: Path, verify: bool = True) -> Checkpoint:
 
 def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
     found = {*file.rows, *file.floats}
-    for name in [*(wanted.keys() - found), *(found - wanted.keys())]:
+    lacking = [name for name in wanted if name not in found]
+    for name in [*lacking, *sorted(found - wanted.keys())]:
         missing = name in wanted
         verb = "lacks" if missing else "holds the unknown"
         close = nearest(name, found - wanted.keys() if missing else wanted.keys() - found)

@@ -14,7 +14,8 @@ from bitnet_jax.containers.native import is_native
 from bitnet_jax.containers.safetensors import open_safetensors
 from bitnet_jax.core.errors import BadData, NoInput, nearest
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.huggingface import CONFIG, INDEX, open_huggingface
+from bitnet_jax.formats.huggingface import CONFIG, open_huggingface
+from bitnet_jax.formats.huggingface_files import INDEX
 from bitnet_jax.formats.native import open_bitnet
 
 # kind of file by content (containers/sniff.py) -> its reader

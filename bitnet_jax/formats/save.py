@@ -16,7 +16,8 @@ from pathlib import Path
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.huggingface_write import ENCODINGS, choose_encoding, write_huggingface
+from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
+from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import write_bitnet
 
 

@@ -20,7 +20,7 @@ from jax import lax
 from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.interpreter import Context, Rule, bind
-from bitnet_jax.ir.views import Axes, ParamView, reshape_axes
+from bitnet_jax.ir.views import Atom, Axes, ParamView, reshape_axes
 
 
 def _moving(axes_of: Callable[[ParamView, dict[str, Any]], Axes | None]) -> Rule:
@@ -54,7 +54,7 @@ def _squeeze(view: ParamView, params: dict[str, Any]) -> Axes:
 
 def _broadcast(view: ParamView, params: dict[str, Any]) -> Axes | None:
     places = params["broadcast_dimensions"]
-    new = [()] * len(params["shape"])
+    new: list[tuple[Atom, ...]] = [()] * len(params["shape"])
     for place, atoms in zip(places, view.axes, strict=True):
         new[place] = atoms
     kept = [view.current_shape[places.index(i)] if i in places else 1 for i in range(len(new))]
@@ -128,9 +128,9 @@ def _remat(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         return context.plain(eqn, context.run(jaxpr, (), rebuild(arrays)))
 
     # Quantization keeps the dot an ordinary dot_general, so the policy still sees it.
-    return jax.checkpoint(
-        body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"]
-    )(*leaves)
+    return jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])(
+        *leaves
+    )
 
 
 def _scan(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -110,16 +110,17 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
       UsageError: a leaf is no array (``program.leaf``).
     """
     named = named_leaves(params)
-    flat_inputs, inputs_tree = jax.tree_util.tree_flatten(inputs)
-    params_tree = jax.tree_util.tree_structure(params)
+    flat_inputs, structure = jax.tree_util.tree_flatten(inputs)
+    inputs_tree: Any = structure
+    params_tree: Any = jax.tree_util.tree_structure(params)
     for name, leaf in [*named.items(), *((f"input {i}", x) for i, x in enumerate(flat_inputs))]:
         if not _is_array(leaf):
             raise UsageError(
                 "program.leaf",
                 f"`{name}` is a {type(leaf).__name__}, not an array",
-                "close over settings that are no arrays: `lambda params, x: fn(params, x, setting)`",
+                "close over settings that are no arrays: `lambda params, x: fn(params, x, mode)`",
             )
-    out_tree: list[PyTreeDef] = []
+    out_tree: list[Any] = []
 
     def flat_fn(leaves: Sequence[Any], flat: Sequence[Any]) -> list[Any]:
         out = fn(params_tree.unflatten(leaves), *inputs_tree.unflatten(flat))
@@ -133,5 +134,5 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
 
 def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, bool | int | float | complex | np.ndarray | np.generic):
-        return getattr(leaf, "dtype", None) != object
+        return getattr(leaf, "dtype", None) != np.dtype(object)
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

@@ -28,9 +28,7 @@ class KVCache:
     values: tuple[Any, ...]
 
     @classmethod
-    def empty(
-        cls, spec: ModelSpec, batch: int, capacity: int, dtype: Any = jnp.float32
-    ) -> KVCache:
+    def empty(cls, spec: ModelSpec, batch: int, capacity: int, dtype: Any = jnp.float32) -> KVCache:
         """A cache of zeros for `capacity` tokens a row."""
         shape = (batch, capacity, spec.num_kv_heads, spec.head_dim)
         layers = range(spec.num_layers)

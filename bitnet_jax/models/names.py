@@ -82,11 +82,11 @@ def table(family: str) -> tuple[Parameter, ...]:
     Raises:
       BadData: it is not known (code ``model.unknown_family``).
     """
-    if family not in FAMILIES:
+    if family not in tuple(FAMILIES):  # it may come from a file, and not be hashable
         raise BadData(
             "model.unknown_family",
             f"the model family `{family}` is not known",
-            did_you_mean(family, FAMILIES),
+            did_you_mean(str(family), FAMILIES),
         )
     return FAMILIES[family]
 

@@ -31,7 +31,7 @@ def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
         return jax.jvp(bound(params), tuple(primals), filled)
 
     def batch(args: Any, axes: Any, **params: Any) -> Any:
-        in_axes = tuple(None if axis is batching.not_mapped else axis for axis in axes)
+        in_axes = tuple(None if axis is None else axis for axis in axes)
         return jax.vmap(bound(params), in_axes=in_axes)(*args), 0
 
     def abstract(*avals: Any, **params: Any) -> Any:

@@ -81,9 +81,7 @@ class Packed:
         }
 
 
-def pack(
-    fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_args: Any
-) -> Packed:
+def pack(fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_args: Any) -> Packed:
     """Packs `params` for `fn` under `rules`.
 
     Args:
@@ -224,9 +222,7 @@ class PackedMode(RuleMode):
 _ANY = (Rule("**", use="dot", to="ternary"),)
 
 
-def pack_weights(
-    program: Program, packed: Packed, *, implementation: str | None = None
-) -> Program:
+def pack_weights(program: Program, packed: Packed, *, implementation: str | None = None) -> Program:
     """As `program`, on packed parameters.
 
     Args:
@@ -243,7 +239,8 @@ def pack_weights(
             f"the packed parameters and the function differ in {', '.join(sorted(missing)[:5])}",
             "pack them with the function they will run in",
         )
-    flat, tree = jax.tree_util.tree_flatten(packed)
+    flat, structure = jax.tree_util.tree_flatten(packed)
+    tree: Any = structure
 
     def run(leaves: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         now: Packed = tree.unflatten(leaves)

@@ -67,7 +67,9 @@ def _qat(
 
 def _scalar(lam: Any) -> Any:
     if isinstance(lam, int | float) and not 0 <= lam <= 1:
-        raise UsageError("transform.lambda", f"lam is {lam}", "λ goes from 0 (float) to 1 (ternary)")
+        raise UsageError(
+            "transform.lambda", f"lam is {lam}", "λ goes from 0 (float) to 1 (ternary)"
+        )
     return jax.lax.convert_element_type(lam, jnp.float32)
 
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.quant.packing import plain_bytes
 from bitnet_jax.quant.tensor import QuantTensor
 
 
@@ -49,9 +50,13 @@ def _shape_text(shape: Iterable[int]) -> bytes:
     return ",".join(str(size) for size in shape).encode()
 
 
-def pack_plain(trits: np.ndarray) -> bytes:
-    """Row-major trits, four to a byte, low bits first (the digest's own packing)."""
-    codes = (trits.reshape(-1) + 1).astype(np.uint8)
+def plain_codes(tensor: QuantTensor) -> bytes:
+    """Row-major codes of [*stack, out, in], four to a byte, low bits first."""
+    if tensor.in_features % 4 == 0:
+        # Rows fill whole bytes: no need to unpack.
+        rows = plain_bytes(tensor.codes)[..., : tensor.out_features, : tensor.in_features // 4, 0]
+        return rows.tobytes()
+    codes = (tensor.trits().reshape(-1) + 1).astype(np.uint8)
     codes = np.pad(codes, (0, -codes.size % 4)).reshape(-1, 4)
     return (codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6).tobytes()
 
@@ -72,7 +77,7 @@ class DigestBuilder:
         self._last = key
         host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
         self._trits.update(key + b"\0" + _shape_text(host.canonical_shape) + b"\n")
-        self._trits.update(pack_plain(host.trits()))
+        self._trits.update(plain_codes(host))
         scale = np.asarray(tensor.scale, "<f4")
         head = b"\0".join([key, tensor.scale_kind.encode(), _shape_text(scale.shape)])
         self._scales.append(head + b"\n" + scale.tobytes())

@@ -64,6 +64,9 @@ def unpack_trits(codes: Any, out_features: int, in_features: int) -> Any:
 
     The illegal code 3 comes out as 2; see `illegal_codes`.
     """
+    if namespace(codes) is np:
+        trits = _TRITS[plain_bytes(codes)].view(np.int8)
+        return trits.reshape(*trits.shape[:-2], -1)[..., :out_features, :in_features]
     xp = namespace(codes)
     *lead, ob, ib, _ = codes.shape
     lines = codes.reshape(*lead, ob, ib, BLOCK, 1, 4)
@@ -73,6 +76,31 @@ def unpack_trits(codes: Any, out_features: int, in_features: int) -> Any:
     trits = xp.moveaxis(trits, -4, -3)  # [..., ob, r, ib, j, p]
     trits = trits.reshape(*lead, ob * BLOCK, ib * BLOCK)
     return trits[..., :out_features, :in_features]
+
+
+# The four trits of each plain byte, as the four bytes of one word.
+_TRITS = np.array(
+    [[(byte >> 2 * i & 3) - 1 for i in range(4)] for byte in range(256)], np.int8
+).view("<u4")[:, 0]
+
+
+def plain_bytes(codes: np.ndarray) -> np.ndarray:
+    """Packed codes as plain row-major codes, four consecutive columns to a byte.
+
+    A line's row is a 4 x 4 square of codes (bytes p, bit pairs j); transposing it,
+    by two exchanges of bit pairs, turns strided columns into consecutive ones.
+
+    Returns:
+      uint8 [..., OB*16, IB*4, 1] (the last axis lets a table widen each byte).
+    """
+    *lead, ob, ib, _ = codes.shape
+    words = np.ascontiguousarray(codes).view("<u4")  # [..., ob, ib, r]
+    swap = ((words >> np.uint32(6)) ^ words) & np.uint32(0x00CC00CC)
+    words = words ^ swap ^ (swap << np.uint32(6))
+    swap = ((words >> np.uint32(12)) ^ words) & np.uint32(0x0000F0F0)
+    words = words ^ swap ^ (swap << np.uint32(12))
+    rows = np.ascontiguousarray(np.swapaxes(words, -1, -2))  # [..., ob, r, ib]
+    return rows.view(np.uint8).reshape(*lead, ob * BLOCK, ib * 4, 1)
 
 
 def illegal_codes(codes: np.ndarray) -> np.ndarray:

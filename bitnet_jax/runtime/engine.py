@@ -96,7 +96,7 @@ class Engine:
         if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.integer):
             raise UsageError(
                 "tokens.shape",
-                f"tokens are {array.dtype} {list(array.shape)}; integers [batch, length] are needed",
+                f"tokens are {array.dtype} {list(array.shape)}, not integers [batch, length]",
             )
         if array.shape[1] > self.spec.max_positions:
             raise UsageError(

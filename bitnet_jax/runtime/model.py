@@ -183,7 +183,8 @@ class Model:
             raise UsageError("prompt.empty", "the prompt has no tokens", "give some text")
         self.engine.warm_up(len(ids), params.max_tokens)
         timing = Timing()
-        text, tokens, finish = "", [], "length"
+        text, finish = "", "length"
+        tokens: list[int] = []
         source = self.engine.generate(ids, params, timing)
         for piece in stream_text(source, self.tokenizer, stops):
             text += piece.text

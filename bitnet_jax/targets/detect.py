@@ -64,7 +64,9 @@ def versions() -> dict[str, str | None]:
 def compiler() -> str | None:
     """Path of the C++ compiler that would build the kernels, or None."""
     asked = os.environ.get("CXX")
-    return next((path for name in (asked, *COMPILERS) if name and (path := shutil.which(name))), None)
+    return next(
+        (path for name in (asked, *COMPILERS) if name and (path := shutil.which(name))), None
+    )
 
 
 def _processor() -> str:

@@ -96,7 +96,7 @@ def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
 
 def scales_changed(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
     """The ternary tensors whose scales differ, with the largest difference in float32 ULPs."""
-    out = []
+    out: list[dict[str, Any]] = []
     for name, entry in before.entries.items():
         if not entry.ternary:
             continue

@@ -215,9 +215,7 @@ def _run(
     return record
 
 
-def _run_folder(
-    output: str | os.PathLike | None, resume_from: str | os.PathLike | None
-) -> Path:
+def _run_folder(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> Path:
     """The run's folder, made: `output`, the run that is resumed, or a new one in `runs`."""
     if output is None and resume_from is not None:
         path = Path(resume_from).absolute()

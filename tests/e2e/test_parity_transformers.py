@@ -230,6 +230,7 @@ def linear_inputs(model, tokens):
     """What enters each linear of ours, in order of execution: [rows * length, in]."""
     import jax
     import jax.extend.core as jec
+
     from bitnet_jax.ir.interpreter import bind
     from bitnet_jax.ir.program import trace
     from bitnet_jax.models.families import family_of

@@ -105,7 +105,7 @@ def test_a_sealed_header_that_lies(case, good, tmp_path):
     path.write_bytes(sealed(good, change))
     with pytest.raises(BadData) as caught:
         read_all(path)
-    assert caught.value.code == code or case in ("layers more", "untied", "no sub-norms")
+    assert caught.value.code == code
 
 
 def test_sealing_alone_changes_nothing(good, tmp_path):

@@ -48,9 +48,7 @@ def test_however_stored_the_same_weight_has_the_same_digest():
         "in_out": (lambda p, x: x @ p["w"], w.T),
         "heads": (lambda p, x: jnp.einsum("bi,ihd->bhd", x, p["w"]), w.T.reshape(12, 2, 4)),
     }
-    found = {
-        digest(pack(fn, {"w": value}, RULES, x).ternary()) for fn, value in stored.values()
-    }
+    found = {digest(pack(fn, {"w": value}, RULES, x).ternary()) for fn, value in stored.values()}
     assert len(found) == 1
 
 
@@ -132,6 +130,8 @@ def test_gradient_reaches_the_inputs_of_a_packed_run():
 
 
 def test_packed_is_a_pytree_of_a_flat_dict():
-    packed = Packed.of(pack(CASES["out_in"][0], {"w": normal(8, 12)}, RULES, jnp.ones((5, 12))).leaves)
+    packed = Packed.of(
+        pack(CASES["out_in"][0], {"w": normal(8, 12)}, RULES, jnp.ones((5, 12))).leaves
+    )
     again = jax.tree.map(lambda leaf: leaf, packed)
     assert again.names == ("w",)

@@ -198,6 +198,7 @@ def test_a_remat_policy_that_saves_dots_still_saves_one_value(name):
         return jax.checkpoint(lambda w, x: jnp.sin(x @ w.T), policy=policy)(p["w"], x).sum()
 
     params, x = {"w": normal(8, 12)}, normal(5, 12, seed=1)
+
     # What the policy saves is what the backward does not compute again: the dot of the
     # forward, once, where recomputing everything (no policy) has it twice.
     def dots(policy_fn):

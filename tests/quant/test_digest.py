@@ -35,6 +35,15 @@ def cases():
     }
 
 
+def test_whole_bytes_and_odd_widths_agree_with_the_definition():
+    rng = np.random.default_rng(1)
+    for shape in [(16, 16), (5, 4), (33, 20), (3, 18), (40, 17), (2, 3, 24)]:
+        scale = np.ones(shape[:-2], np.float32)
+        case = {"w": (rng.integers(-1, 2, shape).astype(np.int8), scale, "tensor")}
+        found = digest(packed(case))
+        assert (found.trits, found.trits_scales) == by_definition(case), shape
+
+
 def packed(tensors):
     return {
         name: from_trits(trits, scale, scale_kind=kind)

@@ -80,7 +80,9 @@ def test_a_parameter_stored_transposed_comes_back_transposed():
     np.testing.assert_array_equal(QuantTensor(**fields).dequantize(), trits.T * 0.5)
 
 
-@pytest.mark.parametrize("change", [{"codes": np.zeros((1, 1, 63), np.uint8)}, {"scale": np.ones(3, np.float32)}])
+@pytest.mark.parametrize(
+    "change", [{"codes": np.zeros((1, 1, 63), np.uint8)}, {"scale": np.ones(3, np.float32)}]
+)
 def test_wrong_shapes_are_refused(change):
     tensor = from_trits(random_trits(6, 8), np.float32(0.5))
     with pytest.raises(BadData, match="`w` needs"):

@@ -33,7 +33,13 @@ def test_the_first_match_wins():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"use": "mul"}, {"to": "int3"}, {"scale": "column"}, {"scale": "group-24"}, {"scale_dtype": "f8"}],
+    [
+        {"use": "mul"},
+        {"to": "int3"},
+        {"scale": "column"},
+        {"scale": "group-24"},
+        {"scale_dtype": "f8"},
+    ],
 )
 def test_unknown_values_are_refused(wrong):
     with pytest.raises(UsageError, match="rule `w`"):

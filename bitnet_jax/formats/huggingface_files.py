@@ -1,0 +1,128 @@
+"""The files of a `transformers` checkpoint: one, or shards under an index.
+
+Finds every tensor and the file it lies in, and checks that index and shards
+agree. A file name from an index never leaves its folder; a pickle is named as
+what it is and not opened. Knows no model.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo, open_safetensors
+from bitnet_jax.core.errors import BadData, NoInput
+from bitnet_jax.formats import tokenizer_files
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+Tensors = tuple[dict[str, tuple[SafetensorsFile, TensorInfo]], list[SafetensorsFile]]
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+# Left over by old libraries, or our own padding: no parameter.
+IGNORED = re.compile(r"__pad__\.\d+|(.*\.)?rotary_emb\.inv_freq")
+
+
+def tensors_of(path: Path) -> Tensors:
+    """Every tensor of the checkpoint with the file it lies in."""
+    if path.is_file():
+        index = path.parent / INDEX
+        if index.exists() and path.name in set(_weight_map(index).values()):
+            return _sharded(index)
+        return _of([open_safetensors(path)])
+    if (path / SINGLE).exists():
+        return _of([open_safetensors(path / SINGLE)])
+    if (path / INDEX).exists():
+        return _sharded(path / INDEX)
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return _of([open_safetensors(found[0])])
+    if found:
+        raise BadData(
+            "huggingface.which_file",
+            f"`{path}` holds {len(found)} safetensors files and no {INDEX}: "
+            + ", ".join(file.name for file in found[:5]),
+            "pass one of them, or restore the index",
+        )
+    pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
+    if pickles:
+        raise BadData(
+            "huggingface.pickle",
+            f"`{path}` holds only pickles ({pickles[0].name}), which are never unpickled here, "
+            "since that could run any code",
+            "where you trust it, load it with its own library and call "
+            "`model.save_pretrained(DIR, safe_serialization=True)`",
+        )
+    raise NoInput(
+        "huggingface.no_weights", f"`{path}` holds no safetensors file", "is the download complete?"
+    )
+
+
+def _of(files: list[SafetensorsFile]) -> Tensors:
+    return {name: (file, info) for file in files for name, info in file.tensors.items()}, files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The index: tensor -> file name, each a plain name in the index's folder."""
+    found = tokenizer_files.read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise BadData("huggingface.index", f"`{index}` has no `weight_map`")
+    for name, file in found.items():
+        plain = isinstance(file, str) and re.fullmatch(r"[\w.-]+", file) and ".." not in file
+        if not plain or not file.endswith(".safetensors"):
+            raise BadData(
+                "huggingface.shard_path",
+                f"`{index}`: tensor `{name[:80]}` is said to lie in {str(file)[:80]!r}, which is "
+                "no plain file name",
+                "the index is damaged or hostile",
+            )
+    return found
+
+
+def _sharded(index: Path) -> Tensors:
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise NoInput(
+            "huggingface.missing_shard",
+            f"`{index.parent}` lacks {len(missing)} of {len(names)} shards: {few(missing)}",
+            "the download is not complete: download those files",
+        )
+    extra = [
+        file.name
+        for file in sorted(index.parent.glob("*.safetensors"))
+        if _SHARD.fullmatch(file.name) and file.name not in names
+    ]
+    if extra:
+        raise BadData(
+            "huggingface.extra_shard",
+            f"`{index.parent}` holds shards that its index does not name: {few(extra)}",
+            "two downloads were mixed: remove the files of the other one",
+        )
+    files = {name: open_safetensors(index.parent / name) for name in names}
+    for name, file in weight_map.items():
+        if name not in files[file].tensors:
+            raise TensorError(
+                "huggingface.index",
+                f"`{index}` says that tensor `{name}` lies in {file}, which does not hold it",
+                "index and shards are not of one checkpoint: download them again",
+                tensor=name,
+            )
+    for shard, opened in files.items():
+        for name in opened.tensors:
+            if weight_map.get(name, shard) != shard or (
+                name not in weight_map and not IGNORED.fullmatch(name)
+            ):
+                raise TensorError(
+                    "huggingface.index",
+                    f"`{index}` does not say that {shard} holds tensor `{name}`",
+                    "index and shards are not of one checkpoint: download them again",
+                    tensor=name,
+                )
+    return _of(list(files.values()))
+
+
+def few(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"`{name}`" for name in names[:5]) + more
