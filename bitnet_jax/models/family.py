@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,7 @@ def _names(state: Any) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _abstract(spec: ModelSpec) -> tuple[Any, Any]:
     model = nnx.eval_shape(lambda: Decoder(spec, nnx.Rngs(0)))
     return nnx.split(model)
