@@ -7,6 +7,7 @@ little and the median over tokens much. Knows no file format.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,12 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Rule (b): the median within 2e-6, and top-1 equal wherever the margin is clear."""
-        return self.median_logit_difference <= MEDIAN_LIMIT and self.top1_clear_agreement == 1.0
+        """Rule (b): all finite, the median within 2e-6, top-1 equal where the margin is clear."""
+        return (
+            math.isfinite(self.max_logit_difference)
+            and self.median_logit_difference <= MEDIAN_LIMIT
+            and self.top1_clear_agreement == 1.0
+        )
 
 
 def compare_logits(reference: Any, logits: Any) -> Parity:
@@ -51,9 +56,9 @@ def compare_logits(reference: Any, logits: Any) -> Parity:
     logits = np.asarray(logits, np.float64).reshape(reference.shape)
     with np.errstate(invalid="ignore"):
         difference = np.abs(logits - reference).max(axis=-1) / np.abs(reference).max()
+        best = np.sort(np.partition(reference, -2, axis=-1)[:, -2:], axis=-1)
+        clear = best[:, 1] - best[:, 0] > CLEAR_MARGIN
     difference = np.where(np.isfinite(difference), difference, np.inf)
-    best = np.sort(np.partition(reference, -2, axis=-1)[:, -2:], axis=-1)
-    clear = best[:, 1] - best[:, 0] > CLEAR_MARGIN
     same = reference.argmax(-1) == logits.argmax(-1)
     return Parity(
         max_logit_difference=float(difference.max()),
