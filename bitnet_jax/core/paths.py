@@ -61,6 +61,7 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
 
     Raises:
       CannotCreate: it exists and `force` is false, or it is one of `inputs`.
+      CannotCreate: what should be its parent directory is a file.
       NoInput: the parent directory does not exist.
       PermissionDenied: the parent directory is not writable.
     """
@@ -71,24 +72,51 @@ def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> N
                 f"output `{path}` is the input itself",
                 "choose another output",
             )
-    if path.exists() and not force:
+    if _stands(path) and not force:
         raise CannotCreate(
             "io.exists", f"output `{path}` exists", "choose another output, or pass --force"
         )
     parent = path.absolute().parent
     if not parent.exists():
         raise NoInput("io.no_parent", f"`{parent}` does not exist", f"mkdir -p {parent}")
+    if not parent.is_dir():
+        raise CannotCreate(
+            "io.parent_not_directory",
+            f"output `{path}` would lie in `{parent}`, which is no directory",
+            "choose another output",
+        )
     if not os.access(parent, os.W_OK):
         raise PermissionDenied("io.permission", f"cannot write into `{parent}`")
+
+
+def _stands(path: Path) -> bool:
+    """As `Path.exists`, but what is there and cannot be looked at (a loop of links) raises."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False  # a dangling link too: writing goes through it
+    except NotADirectoryError:
+        return False  # said of the parent, in better words
+    except OSError as error:
+        raise os_failure(error, "write", path) from error
+    return True
+
+
+# The longest name that a temporary one can be made of: the system allows 255 bytes.
+_STEM = 50
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:_STEM]}."
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: str = "wb") -> Iterator:
     """Opens a temporary file that becomes `path` when the block ends without an error.
 
-    Keeps the mode of the file it replaces (else 0666 less the umask) and writes
-    through symbolic links. On any error, Ctrl-C too, the old file stands and the
-    temporary one is gone.
+    Its `name` is a path, so that the block can open and check what it wrote. Keeps the
+    mode of the file it replaces (else 0666 less the umask) and writes through symbolic
+    links. On any error, Ctrl-C too, the old file stands and the temporary one is gone.
 
     Raises:
       IOFailure, PermissionDenied, NoInput: from the operating system.
@@ -96,11 +124,12 @@ def atomic_file(path: Path, *, mode: str = "wb") -> Iterator:
     target = resolve_target(Path(path))
     wanted = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        fd, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
     except OSError as error:
         raise os_failure(error, "write", path) from error
+    os.close(fd)  # opened again by its name, which a stream over a descriptor does not know
     try:
-        with os.fdopen(fd, mode) as stream:
+        with open(name, mode) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -123,9 +152,7 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = resolve_target(Path(path))
     try:
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        )
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent))
     except OSError as error:
         raise os_failure(error, "write", path) from error
     try:
@@ -148,7 +175,7 @@ def _swap_in(temporary: Path, target: Path, force: bool) -> None:
         raise CannotCreate(
             "io.exists", f"output `{target}` exists", "choose another output, or pass --force"
         )
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".old", dir=target.parent))
     os.replace(target, aside / target.name)
     try:
         os.replace(temporary, target)

@@ -22,7 +22,7 @@ from bitnet_jax.core.paths import atomic_directory, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.formats.huggingface_write import Spelling, write_huggingface
-from bitnet_jax.formats.save import Saved, save_checkpoint
+from bitnet_jax.formats.save import Saved, check_kind, save_checkpoint
 from bitnet_jax.formats.shapes import shape
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.tensor import QuantTensor
@@ -96,6 +96,7 @@ def save_created(
             "use --encoding packed",
         )  # fmt: skip
     check_output(path, force=force)
+    check_kind(path, directory=True)
     spelling = Spelling(old=True, exact=False, extra=_real_keys(checkpoint), partial=True)
     with atomic_directory(path, force=force) as folder:
         stored = "latent" if encoding == "master" else "autobitlinear"

@@ -11,17 +11,28 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
-from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.open import open_checkpoint, resolve
 from bitnet_jax.quant.digest import DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
 ERROR, WARNING = "error", "warning"
+
+# Errors that a conversion may go on past: what they are about can be read and written.
+# With any other, there is no whole model to convert.
+PASSABLE = (
+    "digest.mismatch",
+    "norm.float16",
+    "scale.inverted",
+    "tokenizer.vocabulary",
+    "weights.all_zero",
+    "weights.histogram",
+    "weights.not_finite",
+)
 
 # Trits of trained BitNets, and of absmean on normal weights, are about a third zeros.
 _ZERO_SHARE = (0.15, 0.65)
@@ -49,10 +60,19 @@ class Finding:
 
 
 def examine_path(path: os.PathLike | str) -> tuple[Finding, ...]:
-    """As `examine`; what keeps the file from being opened is a finding too."""
+    """As `examine`; what keeps the file from being opened is a finding too.
+
+    Raises:
+      NoInput: there is nothing at `path`. A file missing inside the model is a finding.
+    """
+    path = resolve(path)
     try:
-        checkpoint = open_checkpoint(Path(path))
+        checkpoint = open_checkpoint(path)
     except BadData as error:
+        return (_of_error(error),)
+    except NoInput as error:
+        if not path.exists():
+            raise
         return (_of_error(error),)
     return examine(checkpoint)
 
@@ -103,7 +123,7 @@ def blocking(findings: tuple[Finding, ...], allow: tuple[str, ...] = ()) -> tupl
     return tuple(f for f in findings if f.severity == ERROR and f.code not in allow)
 
 
-def _of_error(error: BadData, tensor: str | None = None) -> Finding:
+def _of_error(error: BadData | NoInput, tensor: str | None = None) -> Finding:
     name = getattr(error, "tensor", None) or tensor
     return Finding(error.code, ERROR, name, error.message, error.hint or "convert it again")
 

@@ -11,12 +11,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
+from bitnet_jax.formats.huggingface_files import few
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import write_bitnet
 
@@ -39,46 +41,70 @@ class Saved:
     warnings: tuple[str, ...] = ()
 
 
-def _save_bitnet(checkpoint: Checkpoint, path: Path, encoding: str | None, force: bool) -> Saved:
+# Looks at what was written before it gets its name; what it raises leaves nothing behind.
+Prove = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a writer is asked for: where, how, and the proof that the output must pass."""
+
+    path: Path
+    encoding: str | None
+    force: bool
+    prove: Prove
+
+
+def _save_bitnet(checkpoint: Checkpoint, order: Order) -> Saved:
+    _check_bitnet(checkpoint, order.encoding)
+    with paths.atomic_file(order.path) as stream:
+        write_bitnet(checkpoint, stream)
+        stream.flush()
+        order.prove(Path(stream.name))
+    return Saved(order.path, (order.path,), "bitnet", "packed")
+
+
+def _check_bitnet(checkpoint: Checkpoint, encoding: str | None) -> None:
     if encoding not in (None, "packed"):
         raise UsageError(
             "format.encoding",
             f"encoding `{encoding}` is not one of the bitnet format",
             "known: packed",
         )
-    with paths.atomic_file(path) as stream:
-        write_bitnet(checkpoint, stream)
-    return Saved(path, (path,), "bitnet", "packed")
 
 
-def _save_huggingface(
-    checkpoint: Checkpoint, path: Path, encoding: str | None, force: bool
-) -> Saved:
-    if path.exists() and not path.is_dir():
-        raise CannotCreate(
-            "io.not_directory",
-            f"`{path}` is a file; this format is a directory",
-            "choose another output",
-        )
-    choose_encoding(checkpoint, encoding)  # refuses before anything is written
-    with paths.atomic_directory(path, force=force) as folder:
-        written = write_huggingface(checkpoint, folder, encoding)
+def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
+    path = order.path
+    with paths.atomic_directory(path, force=order.force) as folder:
+        written = write_huggingface(checkpoint, folder, order.encoding)
+        order.prove(folder)
     outputs = tuple(path / name for name in written.files)
     return Saved(path, outputs, "huggingface", written.encoding, tuple(written.warnings))
 
 
+def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
+    choose_encoding(checkpoint, encoding)
+
+
 @dataclass(frozen=True)
 class Format:
-    """One row: the writer, its encodings, and the suffixes that imply it."""
+    """One row: the writer, what it refuses, its encodings, the suffixes that imply it.
 
-    save: Callable[[Checkpoint, Path, str | None, bool], Saved]
+    Attributes:
+      check: raises for a model or an encoding that it cannot write, before anything is.
+      directory: the output is a folder.
+    """
+
+    save: Callable[[Checkpoint, Order], Saved]
+    check: Callable[[Checkpoint, str | None], None]
+    directory: bool
     encodings: tuple[str, ...]
     suffixes: tuple[str, ...]
 
 
 FORMATS: dict[str, Format] = {
-    "bitnet": Format(_save_bitnet, ("packed",), (".bitnet",)),
-    "huggingface": Format(_save_huggingface, ENCODINGS, (".hf", "")),
+    "bitnet": Format(_save_bitnet, _check_bitnet, False, ("packed",), (".bitnet",)),
+    "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
 }
 
 
@@ -104,6 +130,25 @@ def format_of(path: Path, asked: str | None = None) -> str:
     )
 
 
+def check_save(
+    checkpoint: Checkpoint,
+    path: os.PathLike | str,
+    *,
+    format: str | None = None,
+    encoding: str | None = None,
+    force: bool = False,
+) -> None:
+    """Raises what `save_checkpoint` would raise before it writes; reads no tensor."""
+    path = Path(path)
+    row = FORMATS[format_of(path, format)]
+    source = checkpoint.source.path
+    paths.check_output(path, force=force, inputs=(source,))
+    check_not_input(path, source)
+    check_kind(path, directory=row.directory)
+    row.check(checkpoint, encoding)
+    _check_space(checkpoint, path)
+
+
 def save_checkpoint(
     checkpoint: Checkpoint,
     path: os.PathLike | str,
@@ -111,29 +156,86 @@ def save_checkpoint(
     format: str | None = None,
     encoding: str | None = None,
     force: bool = False,
+    prove: Prove = lambda written: None,
 ) -> Saved:
     """Writes `checkpoint` to `path`, atomically.
 
+    Args:
+      prove: called with what was written under its temporary name; `path` is replaced
+        only when it returns.
+
     Raises:
-      CannotCreate: it exists and `force` is false, is the input, or cannot hold the model.
+      CannotCreate: it exists and `force` is false, is the input, holds what is no
+        model's, or cannot hold the model.
       UsageError: unknown format or encoding.
       IOFailure: the disk is full; nothing is left behind.
       Resumable: another process is writing it.
     """
     path = Path(path)
-    name = format_of(path, format)
-    source = checkpoint.source.path
-    paths.check_output(path, force=force, inputs=(source,))
-    if path.exists() and path.resolve() in source.resolve().parents:
+    check_save(checkpoint, path, format=format, encoding=encoding, force=force)
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
+    with paths.lock(paths.cache_dir("locks") / key):
+        order = Order(path, encoding, force, prove)
+        return FORMATS[format_of(path, format)].save(checkpoint, order)
+
+
+def check_not_input(path: Path, source: Path) -> None:
+    """Raises when writing `path` would replace the folder or a file that is being read."""
+    if not path.exists():
+        return
+    target, read = path.resolve(), source.resolve()
+    if target in read.parents or (read.is_dir() and target.parent == read and target.is_file()):
         raise CannotCreate(
             "io.output_is_input",
-            f"output `{path}` holds the input `{source}`",
+            f"output `{path}` " + ("holds" if target in read.parents else "is a file of")
+            + f" the input `{source}`",
+            "choose another output",
+        )  # fmt: skip
+
+
+# What stands in a folder that --force may replace: a model's files, and nothing else.
+_MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.*", "receipt.json", "README.md", "LICENSE*", ".gitattributes",
+    "configuration_*.py", "modeling_*.py",
+)  # fmt: skip
+
+
+def check_kind(path: Path, *, directory: bool) -> None:
+    """Raises unless what stands at `path` is such as the output replaces.
+
+    A folder is replaced as a whole, so one that holds anything but a model is left alone,
+    with --force too.
+    """
+    if not path.exists():
+        return
+    if not directory:
+        if not path.is_file():
+            raise CannotCreate(
+                "io.not_file",
+                f"`{path}` is " + ("a folder" if path.is_dir() else "no regular file")
+                + "; this format is one file",
+                "choose another output",
+            )  # fmt: skip
+        return
+    if not path.is_dir():
+        raise CannotCreate(
+            "io.not_directory",
+            f"`{path}` is a file; this format is a directory",
             "choose another output",
         )
-    _check_space(checkpoint, path)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
-    with paths.lock(paths.cache_dir("locks") / key):
-        return FORMATS[name].save(checkpoint, path, encoding, force)
+    other = sorted(
+        item.name
+        for item in path.iterdir()
+        if item.is_dir() or not any(fnmatch(item.name, pattern) for pattern in _MODEL_FILES)
+    )
+    if other:
+        raise CannotCreate(
+            "io.not_a_model",
+            f"`{path}` holds what is no model's: {few(other)}; --force would remove it",
+            "choose another output, or empty the folder yourself",
+        )
 
 
 def _check_space(checkpoint: Checkpoint, path: Path) -> None:

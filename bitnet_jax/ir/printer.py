@@ -21,7 +21,8 @@ _HIDDEN = {
     "donated_invars", "ctx_mesh", "keep_unused", "inline", "compiler_options_kvs", "weak_type",
     "jvp_jaxpr_fun", "jvp_jaxpr_thunk", "num_consts", "symbolic_zeros", "precision",
     "prevent_cse", "differentiated", "unique_indices", "indices_are_sorted", "fill_value",
-    "bwd", "fwd_jaxpr_thunk", "nondiff_argnums", "dimensions", "linear", "_split_transpose", "accuracy",
+    "bwd", "fwd_jaxpr_thunk", "nondiff_argnums", "dimensions", "linear", "_split_transpose",
+    "accuracy",
 }  # fmt: skip
 _SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int32": "i32", "bool": "bool"}
 

@@ -24,12 +24,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.quant.tensor import broadcast_scale
 from bitnet_jax.quant.ternary import (
     ACTIVATION_MAX,
     INVERSE_ACTIVATION_MAX,
     absmean_scale,
     activation_scale,
-    broadcast_scale,
 )
 
 # Above this, 127·in no longer fits the 24 bits in which float32 adds exactly.

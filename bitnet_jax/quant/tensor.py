@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from bitnet_jax.core.errors import BadData
+from bitnet_jax.quant.absmean import namespace
 from bitnet_jax.quant.packing import LAYOUT, codes_shape, unpack_trits
 
 
@@ -76,15 +77,11 @@ class QuantTensor:
 
     def weight(self) -> Any:
         """The canonical float32 matrix ``trits × scale``, [*stack, out, in]."""
-        from bitnet_jax.quant.ternary import broadcast_scale
-
         scale = broadcast_scale(self.scale, self.scale_kind, self.group_size)
         return self.trits().astype(np.float32) * scale
 
     def dequantize(self) -> Any:
         """The float parameter this stands for: `shape`, `dtype`."""
-        from bitnet_jax.quant.absmean import namespace
-
         xp = namespace(self.codes)
         order = (*self.stack_axes, *self.out_axes, *self.in_axes)
         weight = self.weight().reshape([self.shape[axis] for axis in order])
@@ -115,6 +112,15 @@ class QuantTensor:
                 f"`{name}` needs a {self.scale_kind} scale float32 {list(self.scale_shape())}, "
                 f"found {found[1]} {list(found[0])}",
             )
+
+
+def broadcast_scale(scale: Any, scale_kind: str, group_size: int) -> Any:
+    """Shapes `scale` so that it broadcasts against [..., out, in] weights."""
+    if scale_kind == "tensor":
+        return scale[..., None, None]
+    if scale_kind == "row":
+        return scale[..., None]
+    return namespace(scale).repeat(scale, group_size, axis=-1)
 
 
 def is_quant(leaf: Any) -> bool:

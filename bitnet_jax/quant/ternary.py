@@ -20,7 +20,7 @@ import numpy as np
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.quant.absmean import absmean, flatten_last, namespace
 from bitnet_jax.quant.packing import pack_trits
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import QuantTensor, broadcast_scale
 
 EPSILON = np.float32(1e-5)
 ACTIVATION_MAX = np.float32(127)
@@ -76,15 +76,6 @@ def absmean_scale(
             "known: tensor, row, group",
         )
     return round_scale(xp.maximum(mean, EPSILON), scale_dtype)
-
-
-def broadcast_scale(scale: Any, scale_kind: str, group_size: int) -> Any:
-    """Shapes `scale` so that it broadcasts against [..., out, in] weights."""
-    if scale_kind == "tensor":
-        return scale[..., None, None]
-    if scale_kind == "row":
-        return scale[..., None]
-    return namespace(scale).repeat(scale, group_size, axis=-1)
 
 
 def trits_of(w: Any, scale: Any, scale_kind: str = "tensor", group_size: int = 0) -> Any:

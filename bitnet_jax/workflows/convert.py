@@ -1,26 +1,31 @@
 """Converting a model, with proof: digests, changed scales, a probe of the logits.
 
 The output is opened again and everything about it is computed from what stands on
-the disk. Knows no format by name: `formats` reads and writes them.
+the disk, before it gets its name. Knows no format by name: `formats` reads and writes them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, InternalError
-from bitnet_jax.core.paths import atomic_file
+from bitnet_jax.core.errors import BadData, InternalError, UsageError, did_you_mean
+from bitnet_jax.core.paths import atomic_file, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.doctor import Finding, blocking, examine
+from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.formats.save import save_checkpoint
-from bitnet_jax.quant.digest import Digest
+from bitnet_jax.formats.save import (
+    FORMATS,
+    check_kind,
+    check_save,
+    format_of,
+    save_checkpoint,
+)
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.workflows.parity import compare_logits
 
@@ -47,40 +52,76 @@ def convert(
       probe: run both models on a few tokens and compare the logits.
 
     Raises:
+      UsageError: `allow` names what cannot be passed.
       BadData: the doctor found an error that is not allowed.
-      InternalError: the output does not hold the same trits (nothing is left behind).
+      InternalError: the output would not hold the same trits (nothing is left behind).
       CannotCreate, IOFailure, …: from writing.
     """
+    _check_allow(allow)
+    output = Path(output)
     checkpoint = open_checkpoint(source)
+    # What can be refused is refused now, not after minutes of reading.
+    check_save(checkpoint, output, format=format, encoding=encoding, force=force)
+    receipt = receipt_path(output, format)
+    if not receipt.is_relative_to(output):
+        check_output(receipt, force=force)
+        check_kind(receipt, directory=False)
     findings = examine(checkpoint)
     _stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
-    saved = save_checkpoint(checkpoint, output, format=format, encoding=encoding, force=force)
-    written = open_checkpoint(saved.path)
-    after = written.digest()
-    if after.trits != before.trits:
-        raise InternalError(
-            "convert.trits_changed",
-            f"`{saved.path}` holds other trits than `{source}`: {after.trits} != {before.trits}",
-            "this is a bug: please report it, and do not use the output",
-        )
-    changed = [] if after == before else scales_changed(checkpoint, written)
+    proof: dict[str, Any] = {}
+
+    def prove(temporary: Path) -> None:
+        written = open_checkpoint(temporary)
+        after = written.digest()
+        if after.trits != before.trits:
+            raise InternalError(
+                "convert.trits_changed",
+                f"`{output}` would hold other trits than `{source}`: {after.trits} != "
+                f"{before.trits}; it was not written",
+                "this is a bug: please report it",
+            )
+        proof["digest_after"] = after.to_json()
+        proof["scales_changed"] = [] if after == before else scales_changed(checkpoint, written)
+        proof["max_logit_difference"] = _probe(checkpoint, written) if probe else None
+
+    saved = save_checkpoint(
+        checkpoint, output, format=format, encoding=encoding, force=force, prove=prove
+    )
     record = {
         "source": str(source),
         "source_format": checkpoint.source.format,
         "format": saved.format,
         "encoding": saved.encoding,
         "digest_before": before.to_json(),
-        "digest_after": after.to_json(),
-        "scales_changed": changed,
-        "max_logit_difference": _probe(checkpoint, written) if probe else None,
+        **proof,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(path) for path in saved.outputs],
         "warnings": [*checkpoint.warnings, *saved.warnings],
     }
-    record["receipt"] = str(_write_receipt(record, saved.path, before))
+    text = json.dumps({"schema": "bitnet/1", **record}, indent=2, sort_keys=True)
+    with atomic_file(receipt) as stream:
+        stream.write(text.encode() + b"\n")
+    record["receipt"] = str(receipt)
     return record
+
+
+def receipt_path(output: Path, format: str | None = None) -> Path:
+    """Where the record of a conversion is kept: in the folder written, or beside the file."""
+    if FORMATS[format_of(output, format)].directory:
+        return output / "receipt.json"
+    return output.with_suffix(".receipt.json")
+
+
+def _check_allow(allow: Sequence[str]) -> None:
+    for code in allow:
+        if code not in PASSABLE:
+            raise UsageError(
+                "convert.allow",
+                f"`{code}` is no finding that a conversion can go on past",
+                did_you_mean(code, PASSABLE),
+            )
 
 
 def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
@@ -90,7 +131,7 @@ def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
         raise BadData(
             first.code,
             f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
-            f"{first.fix}; or pass it with --allow {first.code}",
+            first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
         )
 
 
@@ -126,11 +167,3 @@ def _probe(before: Checkpoint, after: Checkpoint) -> float:
     # One model at a time: both at once would double the memory.
     reference = Model(before).logits(tokens)
     return compare_logits(reference, Model(after).logits(tokens)).max_logit_difference
-
-
-def _write_receipt(record: Mapping[str, Any], output: Path, digest: Digest) -> Path:
-    path = output / "receipt.json" if output.is_dir() else output.with_suffix(".receipt.json")
-    text = json.dumps({"schema": "bitnet/1", **record}, indent=2, sort_keys=True)
-    with atomic_file(path) as stream:
-        stream.write(text.encode() + b"\n")
-    return path

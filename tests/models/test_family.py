@@ -11,18 +11,9 @@ from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.families import FAMILIES, family_of
 from bitnet_jax.models.names import expected
 from bitnet_jax.quant.rules import match
+from tests.tiny import tiny_spec
 
-SPEC = ModelSpec(
-    family="bitnet",
-    vocab_size=48,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_positions=64,
-)
+SPEC = tiny_spec()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

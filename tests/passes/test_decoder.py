@@ -14,17 +14,10 @@ from bitnet_jax.models.names import expected
 from bitnet_jax.passes.pack_weights import pack, pack_weights
 from bitnet_jax.passes.quantize_linears import quantize_linears
 from bitnet_jax.passes.transform import ternarize
+from tests.tiny import tiny_spec
 
-SPEC = ModelSpec(
-    family="bitnet",
-    vocab_size=24,
-    hidden_size=16,
-    intermediate_size=32,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    max_positions=32,
+SPEC = tiny_spec(
+    vocab_size=24, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1
 )
 FAMILY = family_of("bitnet")
 

@@ -5,25 +5,17 @@ import numpy as np
 import pytest
 
 from bitnet_jax.core.errors import BadData, UsageError
-from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import family_of
 from bitnet_jax.passes.pack_weights import pack
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.runtime.engine import Engine, Timing
 from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.workflows.parity import compare_logits
+from tests.tiny import tiny_spec
 
-SPEC = ModelSpec(
-    family="bitnet",
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_positions=600,  # no power of two, and more than the longest piece of a prompt
-)
+SPEC = tiny_spec(
+    vocab_size=64, max_positions=600
+)  # no power of two, and more than the longest piece of a prompt
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ops.select import check_implementation
 from bitnet_jax.ops.ternary_matmul.primitive import ternary_accumulate_p, ternary_matmul_p
 from bitnet_jax.quant.packing import LAYOUT, unpack_trits
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import QuantTensor, broadcast_scale
 from bitnet_jax.quant.ternary import (
     INVERSE_ACTIVATION_MAX,
-    broadcast_scale,
     quantize_activations,
 )
 
