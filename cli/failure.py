@@ -35,6 +35,9 @@ def as_error(error: BaseException) -> BitnetError:
     if isinstance(error, OSError):
         return _os(error)
     if isinstance(error, KeyboardInterrupt):
+        why = error.__cause__
+        if isinstance(why, BitnetError):  # a run that saved itself first, and says how to go on
+            return Interrupted("cli.interrupted", f"interrupted: {why.message}", why.hint)
         return Interrupted("cli.interrupted", "interrupted")
     if isinstance(error, Terminated):
         return Ended("cli.terminated", "ended by SIGTERM")

@@ -14,7 +14,7 @@ from typing import Any
 
 from .context import Streams
 from .envelope import dump, envelope
-from .result import CommandResult, Pairs, Section, Table, Text, flat, sections_of, show
+from .result import CommandResult, Pairs, Section, Table, Text, flat, printable, sections_of, show
 
 RED, YELLOW, CYAN, BOLD, PLAIN = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 
@@ -33,14 +33,19 @@ def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str
     lines = []
     if not quiet:
         new = [warning for warning in result.warnings if warning not in said]
-        lines += [f"{paint('warning', YELLOW)}: {warning}" for warning in new]
+        lines += [f"{paint('warning', YELLOW)}: {one_line(warning)}" for warning in new]
     for error in result.errors:
-        lines.append(f"{paint('error', RED)}[{error['code']}]: {error['message']}")
+        lines.append(f"{paint('error', RED)}[{error['code']}]: {one_line(error['message'])}")
         if error.get("hint"):
-            lines += ["", f"{paint('hint', CYAN)}: {error['hint']}"]
+            lines += ["", f"{paint('hint', CYAN)}: {printable(error['hint'])}"]
     if lines:
         streams.stderr.write("\n".join(lines) + "\n")
         streams.stderr.flush()
+
+
+def one_line(text: str) -> str:
+    """Returns `text` as one line: a file's name may hold line ends and escapes."""
+    return printable(text, keep="\t")
 
 
 def painter(colour: bool) -> Callable[[str, str], str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
+import signal
 import stat
-import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,8 +108,29 @@ def _stands(path: Path) -> bool:
 _STEM = 50
 
 
-def _prefix(target: Path) -> str:
-    return f".{target.name[:_STEM]}."
+def _temporary(target: Path) -> Path:
+    """A new name beside `target`, hidden, that nothing has; not made yet.
+
+    It is known before anything is made under it, so that there is no moment at which an
+    interruption leaves something that nobody removes (as between mkstemp's work and its
+    return).
+    """
+    return target.with_name(f".{target.name[:_STEM]}.{secrets.token_hex(6)}.tmp")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Lets no second Ctrl-C or SIGTERM stop the tidying up after the first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: a handler not installed from Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
@@ -122,25 +145,26 @@ def atomic_file(path: Path, *, mode: str = "wb") -> Iterator:
       IOFailure, PermissionDenied, NoInput: from the operating system.
     """
     target = resolve_target(Path(path))
-    wanted = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+    temporary = _temporary(target)
     try:
-        fd, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise os_failure(error, "write", path) from error
-    os.close(fd)  # opened again by its name, which a stream over a descriptor does not know
-    try:
-        with open(name, mode) as stream:
+        wanted = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+        # "x": it must be new; 0600 until it is whole.
+        with open(temporary, mode.replace("w", "x"), opener=_private) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, wanted)
-        os.replace(name, target)
+        os.chmod(temporary, wanted)
+        os.replace(temporary, target)
     except OSError as error:
-        _remove(name)
+        _discard(temporary)
         raise os_failure(error, "write", path) from error
     except BaseException:
-        _remove(name)
+        _discard(temporary)
         raise
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -151,19 +175,17 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     the new one stands; it is put back if the rename fails.
     """
     target = resolve_target(Path(path))
+    temporary = _temporary(target)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise os_failure(error, "write", path) from error
-    try:
+        os.mkdir(temporary, 0o700)
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         _swap_in(temporary, target, force)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
         raise os_failure(error, "write", path) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
         raise
 
 
@@ -175,20 +197,25 @@ def _swap_in(temporary: Path, target: Path, force: bool) -> None:
         raise CannotCreate(
             "io.exists", f"output `{target}` exists", "choose another output, or pass --force"
         )
-    aside = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".old", dir=target.parent))
-    os.replace(target, aside / target.name)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        os.replace(aside / target.name, target)
-        raise
-    finally:
+    aside = temporary.with_suffix(".old")
+    # Between the two renames there is no `target`: no signal may end it there.
+    with _undisturbed():
+        os.replace(target, aside)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            os.replace(aside, target)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove(name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name)
+def _discard(temporary: Path) -> None:
+    """Removes a temporary file or folder, if it was made."""
+    with _undisturbed():
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from bitnet_jax.formats.huggingface_weights import (
     float_names,
     looks_ternary,
     read_dequantized,
+    read_latent,
     read_master,
     read_packed,
 )
@@ -223,5 +224,7 @@ def _entry(
     return TensorEntry(
         item.name, item.shape, float_names(info.dtype), True,
         lambda: read(item, stored, divides, exact, where),
-        latent=read_float if quantization.mode == "online" else None,
+        latent=(lambda: read_latent(item, stored, where))
+        if quantization.mode == "online"
+        else None,
     )  # fmt: skip

@@ -213,6 +213,13 @@ def read_master(
     )
 
 
+def read_latent(item: Expected, stored: Stored, where: str) -> np.ndarray:
+    """The float weights of a master as they are: what training goes on from."""
+    weights = stored.read(item.huggingface)
+    _check_finite(item, weights, where)
+    return weights
+
+
 def read_dequantized(
     item: Expected, stored: Stored, divides: bool, exact: ExactScale | None, where: str
 ) -> QuantTensor:

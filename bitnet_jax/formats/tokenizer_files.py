@@ -31,7 +31,11 @@ def read_small(path: Path) -> bytes | None:
         return None
     blob = Blob(path)
     if blob.size > _MAX_BYTES:
-        raise BadData("file.too_large", f"`{path}` has {blob.size} bytes, too many for its kind")
+        raise BadData(
+            "file.too_large",
+            f"`{path}` has {blob.size} bytes, too many for its kind",
+            "is it another file under this name? get the original",
+        )
     return blob.read(0, blob.size).tobytes()
 
 

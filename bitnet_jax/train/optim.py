@@ -17,9 +17,11 @@ import optax
 
 from bitnet_jax.train.config import OptimizerConfig
 
-# Keller Jordan's quintic: takes singular values to about 1 in five rounds.
+# Keller Jordan's quintic. Three rounds take singular values above 0.02 of the Frobenius
+# norm to 0.7 … 1.2; his five gained nothing on a ternary model of 4 M parameters and
+# cost twice the time, a third of a step on two CPU cores.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ROUNDS = 5
+ROUNDS = 3
 
 
 def group_of(name: str, shape: tuple[int, ...]) -> str:
@@ -62,7 +64,7 @@ def orthogonalize(x: Any) -> Any:
 
     As `optax.contrib.muon`'s Newton-Schulz rounds X ← aX + b(XXᵀ)X + c(XXᵀ)²X, but the
     rounds multiply small Gram matrices (XXᵀ commutes with its polynomials) and touch X
-    once at the end: half the operations for [3n, n], and a third of the time to compile.
+    once at the end.
     """
     flip = x.shape[-2] > x.shape[-1]
     if flip:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -87,16 +86,17 @@ def here(*argv: object) -> Ended:
     return Ended(rc, out.getvalue(), err.getvalue())
 
 
-def start(*argv: object, cwd: Path, env: dict[str, str] | None = None, **options: Any):
-    """Starts `bitnet *argv` in a process of its own; `finish` it."""
+def start(*argv: object, cwd: Path, first: str = "true") -> subprocess.Popen:
+    """Starts `bitnet *argv` in a process of its own; `finish` it.
+
+    `first` is run by the shell that becomes the process: it may set limits.
+    """
     return subprocess.Popen(
-        [*MODULE, *(word if isinstance(word, bytes) else str(word) for word in argv)],
+        ["sh", "-c", f'{first} && exec "$@"', "sh", *MODULE, *map(str, argv)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=cwd,
-        env={**os.environ, **(env or {})},
-        **options,
     )
 
 
@@ -111,9 +111,9 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-def spawn(*argv: object, cwd: Path, **options: Any) -> Ended:
+def spawn(*argv: object, cwd: Path, first: str = "true") -> Ended:
     """Runs `bitnet *argv` in a process of its own."""
-    return finish(start(*argv, cwd=cwd, **options))
+    return finish(start(*argv, cwd=cwd, first=first))
 
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen, timeout: float = 120) -> Path:
