@@ -14,7 +14,8 @@ from bitnet_jax.analysis.inspect import inspect
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ops.native.build import build as _build_kernels
-from bitnet_jax.passes.pack_weights import Packed, pack
+from bitnet_jax.passes.pack import pack
+from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.quant.digest import Digest
 from bitnet_jax.quant.digest import digest as _digest

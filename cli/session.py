@@ -6,10 +6,8 @@ Knows the order of these and nothing of any command.
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from .failure import Terminated, result_of
 from .options import GlobalArgs
 from .render import RENDERERS, render, talk, write_export
 from .result import CommandResult
+from .signals import stoppable
 
 
 def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
@@ -60,7 +59,7 @@ class Session:
     def run(self) -> int:
         """Returns the exit code; everything has been printed."""
         try:
-            with _terminable():
+            with stoppable():
                 result = self._result()
         except OutputClosed:
             self.streams.hush()
@@ -180,20 +179,3 @@ def finish(
         talk(failed, streams, quiet=quiet, said=[])
         return failed.exit_code
     return result.exit_code
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM unwind like Ctrl-C, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

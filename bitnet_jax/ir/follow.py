@@ -32,7 +32,7 @@ def _moving(axes_of: Callable[[ParamView, dict[str, Any]], Axes | None]) -> Rule
         if axes is None:
             return bind(eqn, context.plain(eqn, values))
         value = None if view.value is None else bind(eqn, [view.value])[0]
-        return [view.moved(axes, value, eqn.outvars[0].aval.dtype)]
+        return [view.moved(axes, value)]
 
     return rule
 
@@ -65,9 +65,11 @@ def _same(view: ParamView, params: dict[str, Any]) -> Axes:
     return view.axes
 
 
-def _convert(view: ParamView, params: dict[str, Any]) -> Axes | None:
-    # A cast to integers is no view of a float parameter.
-    return view.axes if jnp.issubdtype(params["new_dtype"], jnp.floating) else None
+def _convert(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    (view,) = values
+    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+        return bind(eqn, context.plain(eqn, values))  # no view of a float parameter
+    return [view.cast(eqn.params["new_dtype"])]
 
 
 def _dot_general(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -88,7 +90,8 @@ def _gather(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
 
 def _jit(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     # Inlined: XLA inlines calls anyway, and a view may come out of an inner jit
-    # (jnp.transpose is one). Shardings and donation would be lost, so they refuse.
+    # (jnp.transpose is one). Shardings would be lost, so they refuse; donation inside a
+    # trace means nothing.
     unspecified = all(
         type(sharding).__name__ == "UnspecifiedValue"
         for key in ("in_shardings", "out_shardings")
@@ -190,8 +193,10 @@ FOLLOW: dict[str, Rule] = {
     "reshape": _moving(_reshape),
     "squeeze": _moving(_squeeze),
     "broadcast_in_dim": _moving(_broadcast),
-    "convert_element_type": _moving(_convert),
+    "convert_element_type": _convert,
     "copy": _moving(_same),
+    "stop_gradient": _moving(_same),
+    "sharding_constraint": _moving(_same),
     "copy_p": _moving(_same),
     "dot_general": _dot_general,
     "gather": _gather,

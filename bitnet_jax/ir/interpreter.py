@@ -48,10 +48,6 @@ class Context:
         """`values` with every view made an array, by the mode's leave."""
         return [self.mode.other(self, eqn, v) if isinstance(v, ParamView) else v for v in values]
 
-    def bind(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
-        """The equation as it stands, on plain values."""
-        return bind(eqn, values)
-
 
 Rule = Callable[[Context, Any, Sequence[Any]], list[Any]]
 

@@ -42,11 +42,6 @@ class Program:
     passes: tuple[str, ...] = ()
 
     @property
-    def param_avals(self) -> dict[str, Any]:
-        """Abstract value of each parameter, by name."""
-        return dict(zip(self.param_names, self.jaxpr.in_avals, strict=False))
-
-    @property
     def input_avals(self) -> list[Any]:
         """Abstract values of the inputs that are no parameters."""
         return list(self.jaxpr.in_avals[len(self.param_names) :])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitnet_jax.quant.tensor import QuantTensor
@@ -89,7 +89,8 @@ class ParamView:
       origin: for each axis of `shape`, its number in the parameter itself.
       sliced: numbers (in the parameter) of the axes sliced away, outermost first.
       axes: what each current axis is made of, in terms of `shape`.
-      dtype: the current dtype, by name.
+      casts: dtypes it was cast to on the way, in order. `value` is not cast: what is
+        quantized is the parameter itself, as packing sees it.
       value: the float array in its current arrangement, or None (packed only).
       quant: the packed parameter, sliced like `shape`, or None.
     """
@@ -98,25 +99,23 @@ class ParamView:
     shape: tuple[int, ...]
     origin: tuple[int, ...]
     axes: Axes
-    dtype: Any
     sliced: tuple[int, ...] = ()
+    casts: tuple[Any, ...] = ()
     value: Any = None
     quant: QuantTensor | None = None
-    history: tuple[str, ...] = field(default=())
 
     @classmethod
     def of(
         cls,
         name: str,
         shape: Sequence[int],
-        dtype: Any,
         value: Any = None,
         quant: QuantTensor | None = None,
     ) -> ParamView:
         """The whole parameter, not yet moved."""
         shape = tuple(shape)
         return cls(
-            name, shape, tuple(range(len(shape))), identity_axes(shape), dtype, (), value, quant
+            name, shape, tuple(range(len(shape))), identity_axes(shape), value=value, quant=quant
         )
 
     @property
@@ -129,9 +128,21 @@ class ParamView:
         """Number of current axes."""
         return len(self.axes)
 
-    def moved(self, axes: Axes, value: Any, dtype: Any = None) -> ParamView:
+    def moved(self, axes: Axes, value: Any) -> ParamView:
         """The same elements in another arrangement."""
-        return replace(self, axes=axes, value=value, dtype=dtype or self.dtype)
+        return replace(self, axes=axes, value=value)
+
+    def cast(self, dtype: Any) -> ParamView:
+        """The same elements, to be cast where they are used as floats."""
+        return replace(self, casts=(*self.casts, dtype))
+
+    def array(self) -> Any:
+        """The float array this view stands for, casts applied; None if there is only `quant`."""
+        value = self.value
+        if value is not None:
+            for dtype in self.casts:
+                value = value.astype(dtype)
+        return value
 
     def leaves(self) -> list[Any]:
         """The arrays this view carries, to cross into a sub-jaxpr."""

@@ -39,7 +39,12 @@ def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
         out = jax.eval_shape(bound(params), *specs)
         return jax.core.ShapedArray(out.shape, out.dtype)
 
-    primitive.def_impl(lambda *args, **params: jax.jit(bound(params))(*args))
+    # One compiled function per set of parameters, or every eager call would compile anew.
+    @functools.cache
+    def jitted(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+        return jax.jit(bound(dict(params)))
+
+    primitive.def_impl(lambda *args, **params: jitted(tuple(sorted(params.items())))(*args))
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
     ad.primitive_jvps[primitive] = jvp

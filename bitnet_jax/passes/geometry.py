@@ -65,31 +65,29 @@ class DotGeometry:
     def activation_matrix(self, x: Any) -> Any:
         """The other operand as [*stack, tokens, in]."""
         free = self._free_x(x.ndim)
+        token_shape = [x.shape[axis] for axis in free]
         x = jnp.transpose(x, (*self.batch_x, *free, *self.contract_x))
-        batch = [axis_size(self.view.axes[axis]) for axis in self.batch_w]
-        tokens = math.prod(x.shape[len(batch) : len(batch) + len(free)])
+        sizes, order = self._stack()
         contract = self._atoms(self.contract_w)
-        x = x.reshape(*batch, tokens, *(atom.size for atom in contract))
-        lead = len(batch) + 1
-        stack_order = np.argsort([self._stack_axis(axis) for axis in self.batch_w])
+        # A batch axis of size 1 vanishes here: it is no axis of the parameter.
+        x = x.reshape(*sizes, math.prod(token_shape), *(atom.size for atom in contract))
+        lead = len(sizes) + 1
         inner_order = sorted(range(len(contract)), key=lambda i: contract[i].order)
-        order = (*stack_order, len(batch), *(lead + i for i in inner_order))
-        x = jnp.transpose(x, [int(i) for i in order])
+        x = jnp.transpose(x, (*order, len(sizes), *(lead + i for i in inner_order)))
         return x.reshape(*x.shape[:lead], -1) if contract else x[..., None]
 
     def result(self, y: Any, x_shape: Sequence[int]) -> Any:
         """[*stack, tokens, out] in the axis order that the `dot_general` gives."""
-        free = self._free_x(len(x_shape))
-        stack_order = np.argsort([self._stack_axis(axis) for axis in self.batch_w])
-        batch = len(self.batch_w)
+        token_shape = [x_shape[axis] for axis in self._free_x(len(x_shape))]
+        _, stack_order = self._stack()
+        batch = len(stack_order)
         kept = self._atoms(self.free_w)
         by_source = sorted(kept, key=lambda atom: atom.order)
-        token_shape = [x_shape[axis] for axis in free]
         y = y.reshape(*y.shape[:batch], *token_shape, *(atom.size for atom in by_source))
         # stack back to the order of the dot's batch axes; out atoms to the view's order
         order = [int(i) for i in np.argsort(stack_order)]
-        tokens = [batch + i for i in range(len(free))]
-        atoms = [batch + len(free) + by_source.index(atom) for atom in kept]
+        tokens = [batch + i for i in range(len(token_shape))]
+        atoms = [batch + len(token_shape) + by_source.index(atom) for atom in kept]
         shape_w = [axis_size(self.view.axes[axis]) for axis in self.free_w]
         batch_shape = [axis_size(self.view.axes[axis]) for axis in self.batch_w]
         if self.side == 1:
@@ -101,8 +99,12 @@ class DotGeometry:
     def _atoms(self, axes: Sequence[int]) -> list[Atom]:
         return [atom for axis in axes for atom in self.view.axes[axis]]
 
-    def _stack_axis(self, axis: int) -> int:
-        return self.view.axes[axis][0].axis if self.view.axes[axis] else -1
+    def _stack(self) -> tuple[list[int], list[int]]:
+        """Sizes of the batch axes that the parameter has, and their order in the parameter."""
+        atoms = self._atoms(self.batch_w)
+        return [atom.size for atom in atoms], [
+            int(i) for i in np.argsort([atom.axis for atom in atoms])
+        ]
 
     def _free_x(self, ndim: int) -> list[int]:
         used = {*self.contract_x, *self.batch_x}

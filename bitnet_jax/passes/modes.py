@@ -15,7 +15,7 @@ from bitnet_jax.ir.follow import at
 from bitnet_jax.ir.interpreter import Context, bind
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry, dot_geometry
-from bitnet_jax.quant.rules import Rule, match
+from bitnet_jax.quant.rules import Rule, check_used, match
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RuleMode:
 
     def plain(self, eqn: Any, view: ParamView) -> Any:
         """The float array behind a view whose use is left as it is."""
-        return view.value
+        return view.array()
 
     def rule_for(self, name: str, use: str) -> tuple[int | None, Rule | None]:
         """The rule that takes `name` used so: its index, and itself unless it keeps."""
@@ -87,19 +87,24 @@ class RuleMode:
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Any) -> Any:
         """A lookup stays a lookup of floats; quantized lookups have no form yet."""
         index, rule = self.rule_for(view.name, "gather")
-        if rule is not None and rule.use == "gather":
+        if rule is not None:
             raise UsageError(
                 "transform.gather",
-                f"rule {index} asks to ternarize the lookup of `{view.name}`{at(eqn)}",
-                'only `use="dot"` can be ternary; keep the lookup as float',
+                f"rule `{rule.path}` (use {rule.use}) asks to ternarize the lookup of "
+                f"`{view.name}`{at(eqn)}",
+                'only a dot can be ternary: write use="dot"; the lookup then stays float',
             )
+        # Rows of a table are looked up; whole matrices are chosen to be multiplied.
+        matrices = sum(size > 1 for size in eqn.params["slice_sizes"]) > 1
+        if matrices and self.rule_for(view.name, "dot")[1] is not None:
+            raise _unfollowable(view, eqn, "matrices are gathered from it")
         self.uses.append(Use(view.name, "gather", index, where=at(eqn)))
         return bind(eqn, [self.plain(eqn, view), indices])[0]
 
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Leaves vectors alone (norm weights, biases); refuses what may hide a dot."""
         _, rule = self.rule_for(view.name, "dot")
-        if rule is not None and sum(size > 1 for size in view.current_shape) > 1:
+        if rule is not None and len(view.shape) > 1:
             name = "the function's result" if eqn is None else f"`{eqn.primitive.name}`"
             raise _unfollowable(view, eqn, f"it reaches {name}, which is no dot")
         self.uses.append(Use(view.name, "other", None, where=at(eqn)))
@@ -124,6 +129,20 @@ def _unfollowable(view: ParamView, eqn: Any, why: str) -> UsageError:
         f"`{view.name}` cannot be ternarized: {why}{at(eqn)}",
         f"exempt it with Rule({view.name!r}, use='*', to='keep') before the rule that took it",
     )
+
+
+def check_rules_used(rules: Sequence[Rule], uses: Sequence[Use], names: Sequence[str]) -> None:
+    """Raises `UsageError` for a rule that took nothing.
+
+    A rule that keeps has done its work once it names a parameter at all.
+    """
+    used = {use.rule for use in uses if use.rule is not None}
+    used |= {
+        index
+        for index, rule in enumerate(rules)
+        if rule.to == "keep" and any(rule.names(name) for name in names)
+    }
+    check_used(rules, used, names)
 
 
 def tracked(name: str, rules: Sequence[Rule]) -> bool:

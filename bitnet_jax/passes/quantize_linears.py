@@ -19,9 +19,10 @@ from bitnet_jax.ir.interpreter import interpret
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry
-from bitnet_jax.passes.modes import RuleMode, Use, tracked
+from bitnet_jax.passes.modes import RuleMode, Use, check_rules_used, tracked
 from bitnet_jax.quant.qat import qat_matmul
-from bitnet_jax.quant.rules import Rule, check_used
+from bitnet_jax.quant.rules import Rule
+from bitnet_jax.quant.scaling import write_output
 
 NAME = "quantize_linears"
 
@@ -41,14 +42,15 @@ class QatMode(RuleMode):
             group_size=rule.group_size,
             scale_dtype=rule.scale_dtype,
             lam=self.lam,
+            precision=eqn.params["precision"],
         )
-        return geometry.result(y, x.shape).astype(eqn.outvars[0].aval.dtype)
+        return write_output(geometry.result(y, x.shape), eqn.outvars[0].aval.dtype)
 
 
 def views_of(program: Program, leaves: Sequence[Any], rules: Sequence[Rule]) -> list[Any]:
     """Parameter leaves, those that a rule may quantize wrapped as views."""
     return [
-        ParamView.of(name, leaf.shape, leaf.dtype, value=leaf) if tracked(name, rules) else leaf
+        ParamView.of(name, leaf.shape, value=leaf) if tracked(name, rules) else leaf
         for name, leaf in zip(program.param_names, leaves, strict=True)
     ]
 
@@ -76,7 +78,7 @@ def quantize_linears(
     if traced_lambda:
         avals.append(jax.ShapeDtypeStruct((), jnp.float32))
     jaxpr = jax.make_jaxpr(run)(avals)
-    check_used(rules, [use.rule for use in uses if use.rule is not None], program.param_names)
+    check_rules_used(rules, uses, program.param_names)
     if not traced_lambda:
         return program.derived(NAME, jaxpr)
     inputs_tree = jax.tree_util.tree_structure(
@@ -99,5 +101,5 @@ def collect_uses(program: Program, rules: Sequence[Rule]) -> list[Use]:
 
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.jaxpr.in_avals]
     jax.eval_shape(run, avals)
-    check_used(rules, [use.rule for use in uses if use.rule is not None], program.param_names)
+    check_rules_used(rules, uses, program.param_names)
     return uses

@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bitnet_jax.core.errors import UsageError, did_you_mean
 from bitnet_jax.ir.program import trace
-from bitnet_jax.passes.pack_weights import Packed, pack_weights
+from bitnet_jax.passes.pack_weights import pack_weights
+from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.quantize_linears import quantize_linears
 from bitnet_jax.quant.rules import Rule
 
@@ -37,7 +39,8 @@ def ternarize(
 
     Returns:
       A function with `fn`'s result. At λ = 1 both modes give the same values, exactly
-      so in every quantized product.
+      so in every quantized product. A packed run has reverse-mode gradients with
+      respect to its inputs and float leaves; no forward mode.
 
     Raises:
       UsageError: when called: a rule matched nothing, a use cannot be followed, the
@@ -66,7 +69,8 @@ def _qat(
 
 
 def _scalar(lam: Any) -> Any:
-    if isinstance(lam, int | float) and not 0 <= lam <= 1:
+    known = np.ndim(lam) == 0 and not isinstance(lam, jax.core.Tracer)
+    if known and not 0 <= float(lam) <= 1:
         raise UsageError(
             "transform.lambda", f"lam is {lam}", "λ goes from 0 (float) to 1 (ternary)"
         )

@@ -67,12 +67,12 @@ class DigestBuilder:
     def __init__(self) -> None:
         self._trits = hashlib.sha256(b"bitnet-trits/1\n")
         self._scales: list[bytes] = []
-        self._last = b""
+        self._last: bytes | None = None
 
     def add(self, name: str, tensor: QuantTensor) -> None:
         """Adds one tensor; its codes and scale are copied to the host."""
         key = name.encode()
-        if key <= self._last:
+        if self._last is not None and key <= self._last:
             raise ValueError(f"digest needs ascending names, {name!r} came late")
         self._last = key
         host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})

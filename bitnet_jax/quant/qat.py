@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.quant.scaling import read_input, scale_output
 from bitnet_jax.quant.tensor import broadcast_scale
 from bitnet_jax.quant.ternary import (
     ACTIVATION_MAX,
-    INVERSE_ACTIVATION_MAX,
     absmean_scale,
     activation_scale,
 )
@@ -58,7 +58,9 @@ def blend(u: Any, low: int, high: int, lam: Any) -> Any:
 
 
 # Jitted so that a decoder's hundreds of linears are traced once per shape, not once each.
-@functools.partial(jax.jit, static_argnames=("scale_kind", "group_size", "scale_dtype"))
+@functools.partial(
+    jax.jit, static_argnames=("scale_kind", "group_size", "scale_dtype", "precision")
+)
 def qat_matmul(
     x: Any,
     w: Any,
@@ -67,6 +69,7 @@ def qat_matmul(
     group_size: int = 0,
     scale_dtype: str = "bfloat16",
     lam: Any = None,
+    precision: Any = None,
 ) -> Any:
     """``x @ w.T`` as the quantized model computes it.
 
@@ -74,6 +77,8 @@ def qat_matmul(
       x: activations [*stack, tokens, in], any float dtype.
       w: latent weights [*stack, out, in], any float dtype.
       lam: traced λ in [0, 1], or None for exactly 1.
+      precision: of the dot, as `lax.dot_general` takes it. At λ = 1 every precision is
+        exact: codes fit bfloat16 and TF32.
 
     Returns:
       float32 [*stack, tokens, out].
@@ -88,33 +93,25 @@ def qat_matmul(
             "int8 products exactly",
             "split the contraction",
         )
-    x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+    x, w = read_input(x), read_input(w)
     scale = absmean_scale(lax.stop_gradient(w), scale_kind, group_size, scale_dtype)
     a = activation_scale(lax.stop_gradient(x))
     v = blend(x * (ACTIVATION_MAX / a), -128, 127, lam)
     p = blend(w / broadcast_scale(scale, scale_kind, group_size), -1, 1, lam)
-    # Without the barrier XLA folds the constant into the other factor: another last bit.
-    token_scale = lax.optimization_barrier(a * INVERSE_ACTIVATION_MAX)
     if scale_kind == "group":
-        return _grouped_dot(v, p, scale, group_size) * token_scale
-    if scale_kind == "tensor":
-        output_scale = scale[..., None, None] * token_scale
+        acc = jnp.stack(
+            [
+                _dot(v[..., at : at + group_size], p[..., at : at + group_size], precision)
+                for at in range(0, v.shape[-1], group_size)
+            ]
+        )
     else:
-        output_scale = scale[..., None, :] * token_scale
-    return _dot(v, p) * output_scale
+        acc = _dot(v, p, precision)
+    return scale_output(acc, scale, a, scale_kind=scale_kind)
 
 
-def _dot(v: Any, p: Any) -> Any:
+def _dot(v: Any, p: Any, precision: Any) -> Any:
     """[*stack, tokens, in] by [*stack, out, in] to float32 [*stack, tokens, out]."""
     stack = tuple(range(v.ndim - 2))
     dims = (((v.ndim - 1,), (p.ndim - 1,)), (stack, stack))
-    return lax.dot_general(v, p, dims, preferred_element_type=jnp.float32)
-
-
-def _grouped_dot(v: Any, p: Any, scale: Any, group_size: int) -> Any:
-    """Sum over groups, in ascending order, of the group's dot times its scale."""
-    total = jnp.zeros((), jnp.float32)
-    for group in range(v.shape[-1] // group_size):
-        part = slice(group * group_size, (group + 1) * group_size)
-        total = total + _dot(v[..., part], p[..., part]) * scale[..., None, :, group]
-    return total
+    return lax.dot_general(v, p, dims, precision, preferred_element_type=jnp.float32)

@@ -72,9 +72,13 @@ class Rule:
         """N of ``group-N``, else 0."""
         return int(self.scale.partition("-")[2] or 0)
 
+    def names(self, path: str) -> bool:
+        """True if this rule's pattern matches `path`."""
+        return bool(_pattern(self.path).fullmatch(path))
+
     def takes(self, path: str, use: str) -> bool:
         """True if this rule matches `path` used as `use`."""
-        return self.use in ("*", use) and bool(_pattern(self.path).fullmatch(path))
+        return self.use in ("*", use) and self.names(path)
 
 
 @functools.lru_cache(maxsize=4096)

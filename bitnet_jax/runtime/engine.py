@@ -20,7 +20,7 @@ from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.families import family_of
-from bitnet_jax.passes.pack_weights import Packed
+from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
 

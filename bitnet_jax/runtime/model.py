@@ -20,7 +20,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.passes.pack_weights import Packed
+from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.digest import Digest, digest
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids

@@ -27,7 +27,7 @@ from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import family_of
-from bitnet_jax.passes.pack_weights import pack
+from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
 from bitnet_jax.train.corpus import Corpus, python_corpus, read_files

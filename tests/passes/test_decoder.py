@@ -11,7 +11,8 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.ir.verify import verify
 from bitnet_jax.models.families import family_of
 from bitnet_jax.models.names import expected
-from bitnet_jax.passes.pack_weights import pack, pack_weights
+from bitnet_jax.passes.pack import pack
+from bitnet_jax.passes.pack_weights import pack_weights
 from bitnet_jax.passes.quantize_linears import quantize_linears
 from bitnet_jax.passes.transform import ternarize
 from tests.tiny import tiny_spec

@@ -8,7 +8,9 @@ import pytest
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.program import trace
 from bitnet_jax.ir.verify import verify
-from bitnet_jax.passes.pack_weights import Packed, pack, pack_weights
+from bitnet_jax.passes.pack import pack
+from bitnet_jax.passes.pack_weights import pack_weights
+from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.quantize_linears import quantize_linears
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.quant.digest import digest
@@ -127,6 +129,49 @@ def test_gradient_reaches_the_inputs_of_a_packed_run():
     got = jax.grad(lambda x: (run(packed, x) ** 2).sum())(x)
     want = jax.grad(lambda x: (ternarize(fn, RULES)(params, x) ** 2).sum())(x)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_and_bare_arrays_are_parameters_too():
+    params, x = {"w": normal(8, 12), "gain": 0.5}, normal(5, 12, seed=1)
+
+    def fn(p, x):
+        return p["gain"] * (x @ p["w"].T)
+
+    packed = pack(fn, params, RULES, x)
+    got = ternarize(fn, RULES, mode="packed")(packed, x)
+    np.testing.assert_array_equal(got, ternarize(fn, RULES)(params, x))
+    bare = pack(lambda w, x: x @ w.T, params["w"], [Rule("*")], x)
+    assert digest(bare.ternary()) != digest({})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int32])
+def test_other_dtypes_of_activations(dtype):
+    fn = CASES["out_in"][0]
+    params, x = {"w": normal(8, 12)}, (4 * normal(5, 12, seed=1)).astype(dtype)
+    packed = pack(fn, params, RULES, x)
+    got = jax.jit(ternarize(fn, RULES, mode="packed"))(packed, x)
+    np.testing.assert_array_equal(got, jax.jit(ternarize(fn, RULES))(params, x))
+
+
+def test_packing_inside_jit_says_what_to_do():
+    fn, x = CASES["out_in"][0], normal(5, 12, seed=1)
+    with pytest.raises(UsageError, match="not inside jit"):
+        jax.jit(lambda p: pack(fn, p, RULES, x).leaves)({"w": normal(8, 12)})
+
+
+def test_every_implementation_gives_the_bits_of_training_in_a_residual_stack():
+    def fn(p, x):
+        for w in (p["w0"], p["w1"], p["w2"]):
+            x = x + jnp.tanh(x) @ w.T
+        return x
+
+    params = {f"w{i}": normal(96, 96, seed=i) for i in range(3)}
+    x = normal(64, 96, seed=9)
+    packed = pack(fn, params, RULES, x)
+    want = jax.jit(ternarize(fn, RULES))(params, x)
+    for name in ("reference", "xla", "native"):
+        run = jax.jit(ternarize(fn, RULES, mode="packed", implementation=name))
+        np.testing.assert_array_equal(run(packed, x), want, err_msg=name)
 
 
 def test_packed_is_a_pytree_of_a_flat_dict():

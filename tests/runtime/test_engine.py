@@ -6,7 +6,7 @@ import pytest
 
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.models.families import family_of
-from bitnet_jax.passes.pack_weights import pack
+from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.runtime.engine import Engine, Timing
 from bitnet_jax.runtime.sampling import SamplingParams

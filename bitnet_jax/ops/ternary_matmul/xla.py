@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from bitnet_jax.ops.ternary_matmul import reference
 from bitnet_jax.quant.packing import BLOCK, unpack_trits
+from bitnet_jax.quant.scaling import read_input, scale_output, write_output
 from bitnet_jax.quant.ternary import quantize_activations
 
 # Tokens up to which the fused form is used, by platform.
@@ -71,7 +72,7 @@ def matmul(
     platform: str,
 ) -> Array:
     """As `reference.matmul`."""
-    q, a = quantize_activations(reference.read_input(x))
+    q, a = quantize_activations(read_input(x))
     if scale_kind == "group" and x.shape[1] <= FEW_TOKENS.get(platform, 0):
         acc = dot_words(q, codes, out_features, group_size)
     elif scale_kind == "group":
@@ -79,5 +80,5 @@ def matmul(
         acc = reference.dot_groups(q, trits, group_size)
     else:
         acc = accumulate(q, codes, out_features=out_features, platform=platform)
-    y = reference.scale_output(acc, scale, a, scale_kind=scale_kind)
-    return reference.write_output(y, out_dtype)
+    y = scale_output(acc.astype(jnp.float32), scale, a, scale_kind=scale_kind)
+    return write_output(y, out_dtype)

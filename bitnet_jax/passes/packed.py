@@ -1,0 +1,64 @@
+"""`Packed`: the parameters that a packed program runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
+
+from bitnet_jax.quant.tensor import QuantTensor, is_quant
+
+# A parameter used both ways (a tied embedding) has a float leaf under its own
+# name and its packed one under the name with this suffix.
+DOT = "@dot"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Packed:
+    """Packed parameters of one function: what ``ternarize(fn, mode="packed")`` runs on.
+
+    Invariants: each parameter of `tree` has a leaf under its dotted name (a float
+    array or a `QuantTensor`), or a float one there and a `QuantTensor` under
+    ``name@dot``. Float leaves are the caller's own arrays: donating those to a
+    training step takes them from here too.
+
+    Attributes:
+      leaves: name to array or `QuantTensor`.
+      names: the parameters' dotted names, in `tree`'s order.
+      tree: the float parameters' tree.
+    """
+
+    leaves: dict[str, Any]
+    names: tuple[str, ...] = field(metadata={"static": True})
+    tree: PyTreeDef = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, leaves: Mapping[str, Any]) -> Packed:
+        """Packed parameters for a function that takes one flat dict of names."""
+        names = [name for name in leaves if not name.endswith(DOT)]
+        tree = jax.tree_util.tree_structure(dict.fromkeys(names, 0))
+        return cls(dict(leaves), tuple(sorted(names)), tree)
+
+    def float_avals(self) -> Any:
+        """The float parameters this stands for, as abstract values in their tree."""
+        return self.tree.unflatten([abstract(self.leaves[name]) for name in self.names])
+
+    def ternary(self) -> dict[str, QuantTensor]:
+        """The packed tensors, by parameter name."""
+        return {
+            name.removesuffix(DOT): leaf for name, leaf in self.leaves.items() if is_quant(leaf)
+        }
+
+
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, a number, or what a `QuantTensor` stands for."""
+    if is_quant(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct((), jnp.result_type(leaf))

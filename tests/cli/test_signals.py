@@ -1,0 +1,54 @@
+"""A signal stops a command at once, except inside JAX: there, right after."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from bitnet_cli.failure import Terminated
+from bitnet_cli.signals import RAISED, stoppable
+
+
+@pytest.mark.parametrize("number", RAISED)
+def test_a_signal_raises_and_the_handlers_are_put_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(RAISED[number]), stoppable():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert signal.getsignal(number) == before
+
+
+def inside(package, body):
+    """Runs `body` below a frame of a module of `package`."""
+    space = {"__name__": f"{package}.core", "body": body}
+    exec("def call(): body()", space)
+    space["call"]()
+
+
+def test_inside_jax_it_waits_until_jax_has_returned():
+    done = []
+
+    def body():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        done.append(True)
+
+    with pytest.raises(Terminated), stoppable():
+        inside("jax", body)
+        time.sleep(5)
+    assert done
+    with pytest.raises(Terminated), stoppable():
+        inside("ajax", body)
+    assert done == [True]
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGINT, before)
