@@ -1,33 +1,64 @@
-"""The public Python API; `import bitnet_jax as bj` gives the same names lazily.
+"""The public Python API; `import bitnet_jax as bj` gives the same names.
 
 Everything the command line does is one of these functions. Each returns plain
-records (dicts and dataclasses), prints nothing, and raises `BitnetError`s.
+records (dicts and dataclasses), prints nothing, and raises `BitnetError`s. A name
+is fetched from its home on first use: converting a file imports no optax.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from bitnet_jax.analysis.inspect import inspect
-from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.ops.native.build import build as _build_kernels
-from bitnet_jax.passes.pack import pack
-from bitnet_jax.passes.packed import Packed
-from bitnet_jax.passes.transform import ternarize
-from bitnet_jax.quant.digest import Digest
-from bitnet_jax.quant.digest import digest as _digest
-from bitnet_jax.quant.rules import Rule
-from bitnet_jax.quant.tensor import QuantTensor
-from bitnet_jax.runtime.model import Generation, Model, load
-from bitnet_jax.workflows.convert import convert
-from bitnet_jax.workflows.create import create, list_architectures
-from bitnet_jax.workflows.environment import environment
-from bitnet_jax.workflows.quickstart import quickstart
-from bitnet_jax.workflows.train import train_qat, train_start
-from bitnet_jax.workflows.validate import validate
+if TYPE_CHECKING:
+    from bitnet_jax.analysis.inspect import inspect as inspect
+    from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
+    from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
+    from bitnet_jax.passes.pack import pack as pack
+    from bitnet_jax.passes.packed import Packed as Packed
+    from bitnet_jax.passes.transform import ternarize as ternarize
+    from bitnet_jax.quant.digest import Digest as Digest
+    from bitnet_jax.quant.rules import Rule as Rule
+    from bitnet_jax.quant.tensor import QuantTensor as QuantTensor
+    from bitnet_jax.runtime.model import Generation as Generation
+    from bitnet_jax.runtime.model import Model as Model
+    from bitnet_jax.runtime.model import load as load
+    from bitnet_jax.workflows.convert import convert as convert
+    from bitnet_jax.workflows.create import create as create
+    from bitnet_jax.workflows.create import list_architectures as list_architectures
+    from bitnet_jax.workflows.digest import digest as digest
+    from bitnet_jax.workflows.environment import environment as environment
+    from bitnet_jax.workflows.kernels import build_kernels as build_kernels
+    from bitnet_jax.workflows.quickstart import quickstart as quickstart
+    from bitnet_jax.workflows.train import train_qat as train_qat
+    from bitnet_jax.workflows.train import train_start as train_start
+    from bitnet_jax.workflows.validate import validate as validate
+
+# Public name -> the module it lives in.
+HOMES: dict[str, str] = {
+    "Checkpoint": "formats.checkpoint",
+    "Digest": "quant.digest",
+    "Generation": "runtime.model",
+    "Model": "runtime.model",
+    "Packed": "passes.packed",
+    "QuantTensor": "quant.tensor",
+    "Rule": "quant.rules",
+    "build_kernels": "workflows.kernels",
+    "convert": "workflows.convert",
+    "create": "workflows.create",
+    "digest": "workflows.digest",
+    "environment": "workflows.environment",
+    "inspect": "analysis.inspect",
+    "list_architectures": "workflows.create",
+    "load": "runtime.model",
+    "open_checkpoint": "formats.open",
+    "pack": "passes.pack",
+    "quickstart": "workflows.quickstart",
+    "ternarize": "passes.transform",
+    "train_qat": "workflows.train",
+    "train_start": "workflows.train",
+    "validate": "workflows.validate",
+}
 
 __all__ = (
     "Checkpoint",
@@ -55,17 +86,11 @@ __all__ = (
 )
 
 
-def digest(model: Any) -> Digest:
-    """Digests of a model: a path, a `Model`, a `Checkpoint`, or `Packed` parameters."""
-    if isinstance(model, str | os.PathLike):
-        return open_checkpoint(model).digest()
-    if isinstance(model, Model):
-        return model.digest
-    if isinstance(model, Packed):
-        return _digest(model.ternary())
-    return model.digest()
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"bitnet_jax.{HOMES[name]}"), name)
 
 
-def build_kernels(output: str | os.PathLike, force: bool = False) -> Any:
-    """Builds the native CPU kernels into the folder `output`, for ``BITNET_KERNELS``."""
-    return _build_kernels(Path(output), force)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

@@ -18,13 +18,18 @@ import jax
 import numpy as np
 
 from bitnet_jax.core.errors import Unavailable
+from bitnet_jax.ops.native.library import library
 from bitnet_jax.ops.select import select
 from bitnet_jax.quant.tensor import is_quant
 from bitnet_jax.targets.detect import detect
 
-# The native kernels' names in a compiled module.
-_NATIVE_CALL = re.compile(r'custom_call_target="(bitnet_ternary_\w+)"')
-_METADATA = re.compile(r", (metadata|backend_config|frontend_attributes)=\{[^{}]*\}")
+# A native kernel in a compiled module, and the instruction set it was lowered for.
+_NATIVE_CALL = re.compile(r'custom_call_target="bitnet_ternary_matmul".*?\bisa = (\d+)')
+# What says where the source stood, not what is computed.
+_METADATA = re.compile(r", (metadata|frontend_attributes)=\{[^{}]*\}")
+_TABLES = re.compile(
+    r"^(FileNames|FunctionNames|FileLocations|StackFrames)\n(\d+ .*\n)*\n?", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,12 @@ class Receipt:
     """What an executable is, read off the compiled module.
 
     Attributes:
-      kernel: implementation of `ternary_matmul`, with its instruction set.
+      kernel: implementation of `ternary_matmul`; of a native one, the instruction set
+        that stands in the module.
       kernel_reason: why that one.
-      kernel_calls: how many of them the module holds.
-      hlo_sha256: of the optimized module's text, less metadata (names, paths).
-      weight_bytes: bytes of packed codes and scales that it takes.
+      kernel_calls: how many native calls the module holds.
+      hlo_sha256: of the optimized module's text, less names and paths of the source.
+      weight_bytes: bytes of packed codes and scales that it is given.
       float_bytes: bytes of its other parameters.
       temp_bytes: memory it needs beside arguments and results.
       compile_seconds: wall time.
@@ -103,23 +109,36 @@ def compile_function(
     return Executable(compiled, _receipt(compiled, params, implementation, seconds))
 
 
+def hlo_sha256(text: str) -> str:
+    """Hash of an optimized module: the same wherever its source stands."""
+    return hashlib.sha256(_METADATA.sub("", _TABLES.sub("", text)).encode()).hexdigest()
+
+
+def _kernel(text: str, packed: bool, platform: str, implementation: str | None) -> tuple[str, str]:
+    """Which kernel stands in the module, and why."""
+    found = sorted({int(index) for index in _NATIVE_CALL.findall(text)})
+    choice = select("ternary_matmul", platform, implementation)
+    if found:
+        names = ", ".join(library().isas[index] for index in found)
+        return f"native ({names})", choice.reason
+    if not packed or choice.implementation == "native":
+        return "none", "the compiled module multiplies no packed weight"
+    return choice.implementation, choice.reason
+
+
 def _receipt(compiled: Any, params: Any, implementation: str | None, seconds: float) -> Receipt:
     text = compiled.as_text()
     platform = detect().platform
-    choice = select("ternary_matmul", platform, implementation)
-    calls = len(_NATIVE_CALL.findall(text))
     leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
     packed = [leaf for leaf in leaves if is_quant(leaf)]
+    kernel, reason = _kernel(text, bool(packed), platform, implementation)
     memory = compiled.memory_analysis()
-    detail = (
-        f"{choice.implementation} ({choice.detail})" if choice.detail else choice.implementation
-    )
     return Receipt(
         platform=platform,
-        kernel=detail if packed else "none",
-        kernel_reason=choice.reason if packed else "no ternary weight",
-        kernel_calls=calls,
-        hlo_sha256=hashlib.sha256(_METADATA.sub("", text).encode()).hexdigest(),
+        kernel=kernel,
+        kernel_reason=reason,
+        kernel_calls=len(_NATIVE_CALL.findall(text)),
+        hlo_sha256=hlo_sha256(text),
         weight_bytes=sum(leaf.nbytes for leaf in packed),
         float_bytes=sum(_nbytes(leaf) for leaf in leaves if not is_quant(leaf)),
         temp_bytes=int(getattr(memory, "temp_size_in_bytes", 0) or 0),

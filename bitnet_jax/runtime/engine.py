@@ -62,7 +62,7 @@ class Engine:
     def __post_init__(self) -> None:
         family = family_of(self.spec.family)
         self._rules = family.rules
-        self._step = self._transformed(family.step(self.spec))
+        self._step = _checked(self._transformed(family.step(self.spec)))
         self._forward = self._transformed(family.forward(self.spec))
 
     def _transformed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,7 +149,9 @@ class Engine:
         for index in range(1, budget):
             started = time.perf_counter()
             start = np.asarray([len(ids) + index - 1], np.int32)
-            logits, cache = step(self.packed, np.asarray([[token]], np.int32), cache, start, zero)
+            tokens = np.asarray([[token]], np.int32)
+            logits, cache, finite = step(self.packed, tokens, cache, start, zero)
+            _require_finite(finite)
             token = int(sample(logits, rows, np.asarray([index], np.int32))[0])
             timing.decode_seconds += time.perf_counter() - started
             timing.decode_tokens += 1
@@ -158,20 +160,16 @@ class Engine:
     def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, KVCache]:
         """Runs a prompt of one row; returns the last logits [1, vocab] and the cache."""
         cache = KVCache.empty(self.spec, 1, capacity)
-        start = 0
         logits = None
-        while start < len(ids):
-            length = min(self._prefill_length(len(ids) - start), capacity)
-            # A padded piece must not run past the cache: a clamped write would shift it.
-            start = min(start, capacity - length)
+        for start, length in self._pieces(len(ids), capacity):
             piece = ids[start : start + length]
             tokens = np.zeros((1, length), np.int32)
             tokens[0, : len(piece)] = piece
             run = self._step_executable("prefill", 1, length, capacity)
             last = np.asarray([len(piece) - 1], np.int32)
             where = np.asarray([start], np.int32)
-            logits, cache = run(self.packed, tokens, cache, where, last)
-            start += len(piece)
+            logits, cache, finite = run(self.packed, tokens, cache, where, last)
+            _require_finite(finite)
         return logits, cache
 
     def decode_executable(self, batch: int, capacity: int) -> Executable:
@@ -188,13 +186,21 @@ class Engine:
     def warm_up(self, prompt_tokens: int, max_tokens: int) -> None:
         """Compiles what a generation of these sizes needs."""
         capacity = self._capacity(prompt_tokens + max_tokens)
-        length = min(self._prefill_length(prompt_tokens), capacity)
-        self._step_executable("prefill", 1, length, capacity)
+        for _, length in self._pieces(prompt_tokens, capacity):
+            self._step_executable("prefill", 1, length, capacity)
         self.decode_executable(1, capacity)
 
     # ------------------------------------------------------------------ buckets
-    def _prefill_length(self, left: int) -> int:
-        return next((length for length in PREFILL_LENGTHS if length >= left), PREFILL_LENGTHS[-1])
+    def _pieces(self, tokens: int, capacity: int) -> Iterator[tuple[int, int]]:
+        """Start and padded length of each piece that a prompt of `tokens` is run in."""
+        start = 0
+        while start < tokens:
+            fitting = (size for size in PREFILL_LENGTHS if size >= tokens - start)
+            length = min(next(fitting, PREFILL_LENGTHS[-1]), capacity)
+            # A padded piece must not run past the cache: a clamped write would shift it.
+            start = min(start, capacity - length)
+            yield start, length
+            start += length
 
     def _capacity(self, tokens: int) -> int:
         # Never over the context; a context that is no power of two is a bucket of its own.
@@ -219,6 +225,26 @@ class Engine:
                 fn, self.packed, *args, donate=donate, implementation=self.implementation
             )
         return self._compiled[key]
+
+
+def _checked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step` with one more result: whether every logit is a number."""
+
+    def checked(*args: Any) -> tuple[Any, Any, Any]:
+        logits, cache = step(*args)
+        return logits, cache, jnp.isfinite(logits).all()
+
+    return checked
+
+
+def _require_finite(finite: Any) -> None:
+    # Sampling from NaN would give text that looks like any other.
+    if not bool(finite):
+        raise BadData(
+            "model.not_finite",
+            "the model's logits are NaN or infinite",
+            "`bitnet model validate` finds the weights at fault",
+        )
 
 
 def _bucket(size: int, smallest: int) -> int:

@@ -181,6 +181,7 @@ class Model:
     ) -> Generation:
         if not len(ids):
             raise UsageError("prompt.empty", "the prompt has no tokens", "give some text")
+        self.engine.check_tokens([list(ids)])
         self.engine.warm_up(len(ids), params.max_tokens)
         timing = Timing()
         text, finish = "", "length"

@@ -119,7 +119,7 @@ def steps(model, rows):
         out.append([np.asarray(logits)[0]])
         for at in range(half, len(row)):
             one = np.asarray([[row[at]]], np.int32)
-            logits, cache = step(model.packed, one, cache, np.asarray([at], np.int32), zero)
+            logits, cache, _ = step(model.packed, one, cache, np.asarray([at], np.int32), zero)
             out[-1].append(np.asarray(logits)[0])
     return np.asarray(out)
 

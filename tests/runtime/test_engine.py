@@ -73,9 +73,29 @@ def test_no_prompt_compiles_anew_within_its_bucket(engine):
     for length in range(17, 64, 5):
         list(engine.generate(tokens(length), SamplingParams(max_tokens=2 + length % 3)))
     assert engine._compiled.keys() == before.keys()
-    # and the executables are compiled ahead of time, so jax has nothing left to compile
-    with jax.log_compiles(True):
-        list(engine.generate(tokens(33), SamplingParams(max_tokens=3)))
+
+
+def test_jax_compiles_nothing_for_a_prompt_of_a_known_bucket(engine, caplog):
+    list(engine.generate(tokens(20), SamplingParams(max_tokens=3)))
+    with caplog.at_level("WARNING"), jax.log_compiles(True):
+        list(engine.generate(tokens(41), SamplingParams(max_tokens=3)))
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+
+
+@pytest.mark.parametrize("length", [1, 16, 65, 599])
+def test_warm_up_compiles_all_that_a_generation_needs(params, engine, length):
+    fresh = Engine(SPEC, engine.packed)
+    fresh.warm_up(length, 3)
+    before = set(fresh._compiled)
+    list(fresh.generate(tokens(length), SamplingParams(max_tokens=min(3, 600 - length))))
+    assert set(fresh._compiled) == before
+
+
+def test_a_model_that_gives_no_numbers_gives_no_text(params, engine):
+    broken = dict(engine.packed.leaves) | {"norm": np.full(32, np.nan, np.float32)}
+    model = Engine(SPEC, type(engine.packed)(broken, engine.packed.names, engine.packed.tree))
+    with pytest.raises(BadData, match="NaN or infinite"):
+        next(model.generate(tokens(8), SamplingParams()))
 
 
 def test_equal_seeds_give_equal_tokens_and_others_do_not(engine):

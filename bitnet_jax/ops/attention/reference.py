@@ -7,6 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+# Profile `exact`: on GPU and TPU the default would be TF32 or bfloat16.
+EXACT = lax.Precision.HIGHEST
 
 
 def attention_reference(q: Any, k: Any, v: Any, positions: Any) -> Any:
@@ -14,10 +18,10 @@ def attention_reference(q: Any, k: Any, v: Any, positions: Any) -> Any:
     batch, length, heads, head_dim = q.shape
     groups = heads // k.shape[2]
     wide = q.astype(jnp.float32).reshape(batch, length, k.shape[2], groups, head_dim)
-    scores = jnp.einsum("blkgd,bskd->bkgls", wide, k.astype(jnp.float32))
+    scores = jnp.einsum("blkgd,bskd->bkgls", wide, k.astype(jnp.float32), precision=EXACT)
     scores = scores * np.float32(head_dim**-0.5)
     seen = jnp.arange(k.shape[1])[None, None, :] <= positions[:, :, None]
     scores = jnp.where(seen[:, None, None], scores, np.finfo(np.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
-    out = jnp.einsum("bkgls,bskd->blkgd", weights, v.astype(jnp.float32))
+    out = jnp.einsum("bkgls,bskd->blkgd", weights, v.astype(jnp.float32), precision=EXACT)
     return out.reshape(q.shape).astype(q.dtype)

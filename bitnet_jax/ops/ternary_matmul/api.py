@@ -87,6 +87,14 @@ def _check(x: Array, w: QuantTensor, dtypes: tuple[str, ...]) -> None:
             f"ternary_matmul takes {' or '.join(dtypes)}, not {x.dtype.name}",
             f"cast with x.astype({dtypes[0]!r})",
         )
+    if str(w.scale.dtype) != "float32":
+        raise UsageError(
+            "op.dtype",
+            f"ternary_matmul takes float32 scales, not {w.scale.dtype}",
+            "a QuantTensor's scale is float32; `scale_dtype` says what its source had",
+        )
+    if w.scale_kind == "group" and w.in_features == 0:
+        raise UsageError("op.shape", "a weight without inputs has no groups")
     stack = w.stack_shape
     if x.ndim < len(stack) + 1 or x.shape[: len(stack)] != stack or x.shape[-1] != w.in_features:
         wanted = ", ".join([*(str(size) for size in stack), "...", str(w.in_features)])
