@@ -6,13 +6,14 @@ Stands on the engine (token ids), the tokenizer and the formats; knows no comman
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, UsageError
@@ -27,7 +28,7 @@ from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.engine import Engine, Timing
 from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.runtime.stops import StopRules
-from bitnet_jax.runtime.stream import stream_text
+from bitnet_jax.runtime.stream import Piece, stream_text
 from bitnet_jax.runtime.tokenizer import Tokenizer
 
 Stream = Callable[[str], object]
@@ -174,7 +175,19 @@ class Model:
         )
 
     def _end_ids(self) -> tuple[int, ...]:
-        return (*self.spec.eos_token_ids, *self.tokenizer.eos_ids)
+        known = self.tokenizer.eos_ids if self.checkpoint.tokenizer else ()
+        return (*self.spec.eos_token_ids, *known)
+
+    def _pieces(self, source: Iterator[int], stops: StopRules) -> Iterator[Piece]:
+        """Pieces of text; without a tokenizer, of tokens alone."""
+        if self.checkpoint.tokenizer is not None or stops.strings:
+            yield from stream_text(source, self.tokenizer, stops)
+            return
+        for token in source:
+            end = token in stops.ids
+            yield Piece("", (token,), "eos" if end else None)
+            if end:
+                return
 
     def _run(
         self, ids: Sequence[int], params: SamplingParams, stops: StopRules, stream: Stream | None
@@ -187,7 +200,7 @@ class Model:
         text, finish = "", "length"
         tokens: list[int] = []
         source = self.engine.generate(ids, params, timing)
-        for piece in stream_text(source, self.tokenizer, stops):
+        for piece in self._pieces(source, stops):
             text += piece.text
             tokens += piece.tokens
             finish = piece.finish or finish
@@ -227,5 +240,12 @@ def to_device(checkpoint: Checkpoint) -> Packed:
         if checkpoint.entries[name].ternary:
             raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
         # Widened on the device: numpy takes ten times longer over bfloat16.
-        leaves[name] = jax.device_put(np.asarray(value)).astype(np.float32)
+        wide = jax.device_put(np.asarray(value)).astype(np.float32)
+        if not bool(jnp.isfinite(wide).all()):
+            raise BadData(
+                "weights.not_finite",
+                f"tensor `{name}` holds NaN or infinity",
+                "`bitnet model validate` lists what is wrong; take the file again from its source",
+            )
+        leaves[name] = wide
     return Packed.of(leaves)

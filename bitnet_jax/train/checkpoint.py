@@ -150,12 +150,13 @@ def resolve(path: Path) -> Path:
       NoInput: there is none.
     """
     path = Path(path).absolute()
-    if path.name.isdecimal() and path.is_dir():
-        return path
+    # A run may be called `7`: its checkpoints come before its name.
     for folder in (path / "checkpoints", path):
         steps = list_steps(folder)
         if steps:
             return folder / str(steps[-1])
+    if path.name.isdecimal() and path.is_dir():
+        return path
     raise NoInput(
         "train.no_checkpoint",
         f"`{path}` holds no checkpoint",

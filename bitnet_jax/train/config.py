@@ -139,6 +139,11 @@ class TrainConfig:
                 f"`optimizer.name` is {self.optimizer.name!r}",
                 did_you_mean(self.optimizer.name, ("muon", "adamw")),
             )
+        if self.steps is not None and self.lambda_steps > self.steps:
+            raise _bad(
+                f"`lambda_steps` is {self.lambda_steps} of {self.steps} steps: λ would not "
+                "reach 1, and the packed model is that of λ = 1"
+            )
         ends = [stage.until for stage in self.stages]
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1.0:
             raise _bad(f"the stages end at {ends}; they must ascend from above 0 to 1.0")
@@ -240,7 +245,8 @@ def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
             raise _bad(f"`{where}`: `{path}` must be a list")
         return tuple(_convert(options[0], item, name, where, path) for item in value)
     # A bool is an int to Python, and never a number in a recipe.
-    accepted = {int: int, float: (int, float), str: str}[wanted]
+    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+    accepted = kinds[wanted]
     if not isinstance(value, accepted) or isinstance(value, bool):
         kind = {int: "a whole number", float: "a number", str: "text"}[wanted]
         raise _bad(f"`{where}`: `{path}` is {value!r}; it must be {kind}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import CheckFailed, Resumable
+from bitnet_jax.core.errors import BadData, CheckFailed, Resumable
 from bitnet_jax.core.paths import os_failure
 from bitnet_jax.train import checkpoint
 from bitnet_jax.train.checkpoint import HostState
@@ -154,7 +154,8 @@ class _Run:
         self.evaluate_fn = make_evaluate(model_fn)
         self.step = 0
         self.data_state = DataState(config.seed)
-        self.plan = Plan(((0, config.steps),)) if config.steps else None
+        # None until the number of steps is known: given, restored, or measured.
+        self.planned: Plan | None = Plan(((0, config.steps),)) if config.steps else None
         self.resumed = False
         self.progress = progress
         self.checkpoints = run_dir / "checkpoints" if run_dir else None
@@ -163,18 +164,30 @@ class _Run:
         self.losses: list[float] = []
         self.times: list[float] = []
 
+    @property
+    def plan(self) -> Plan:
+        """How many steps there will be; known once `planned` is set."""
+        assert self.planned is not None
+        return self.planned
+
     # ------------------------------------------------------------------ files
     def restore(self, path: Path) -> None:
         self.state, host = checkpoint.restore(path, self.state)
-        self.step, self.data_state, self.plan = host.step, host.data, host.plan
+        if host.spec != self.spec:
+            raise BadData(
+                "train.other_model",
+                f"`{path}` is a checkpoint of another model: {_difference(host.spec, self.spec)}",
+                "resume with the recipe that the run was started with",
+            )
+        self.step, self.data_state, self.planned = host.step, host.data, host.plan
         self.resumed = True
         if self.metrics is not None:
             _drop_after(self.metrics, self.step)
 
     def save(self) -> None:
-        if self.checkpoints is None or self.plan is None:
+        if self.checkpoints is None or self.planned is None:
             return
-        host = HostState(self.step, self.data_state, self.plan, self.spec)
+        host = HostState(self.step, self.data_state, self.planned, self.spec)
         self.saved = checkpoint.save(
             self.checkpoints, self.state, host, self.config.keep_checkpoints
         )
@@ -190,9 +203,8 @@ class _Run:
 
     # ------------------------------------------------------------------- loop
     def go(self, stop: threading.Event) -> TrainResult:
-        if self.plan is None:
+        if self.planned is None:
             self._measure(stop)
-        assert self.plan is not None
         with self._task("training", self.plan.total - self.step, "step") as update:
             while self.step < self.plan.total:
                 self._stop_if_asked(stop)
@@ -208,9 +220,9 @@ class _Run:
         with self._task("compiling", MEASURED_STEPS, "step") as update:
             for _ in range(MEASURED_STEPS):
                 self._one_step(update)
-                self.plan = Plan(((0, self.step),))  # what a stop saves, should one come
+                self.planned = Plan(((0, self.step),))  # what a stop saves, should one come
                 self._stop_if_asked(stop)
-        self.plan = Plan(((0, self._affordable()),))
+        self.planned = Plan(((0, self._affordable()),))
         self.log(step=self.step, planned_steps=self.plan.total)
 
     def _affordable(self) -> int:
@@ -226,12 +238,12 @@ class _Run:
             return
         affordable = self._affordable()
         if (self.plan.total - self.step) > (affordable - self.step) * OVERRUN + 2:
-            self.plan = self.plan.changed(self.step, affordable)
+            self.planned = self.plan.changed(self.step, affordable)
             self.log(step=self.step, planned_steps=affordable)
 
     def _one_step(self, update: Callable[..., None]) -> None:
         batch, data_state = self.windows.next_batch(self.data_state, self.config.batch)
-        told = controls(self.config, self.plan, self.step)
+        told = controls(self.config, self.planned, self.step)
         begun = self.clock()
         state, metrics = self.step_fn(self.state, batch, _scalars(told))
         loss = float(metrics["loss"])
@@ -306,6 +318,12 @@ class _Run:
             plan=self.plan,
             checkpoint=self.saved,
         )
+
+
+def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> str:
+    theirs, ours = theirs or {}, ours or {}
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"{name} {theirs.get(name)} there, {ours.get(name)} here" for name in names)
 
 
 def _scalars(told: Any) -> Any:

@@ -91,7 +91,8 @@ def train_tokenizer(
             f"the text yields {found} tokens, {vocab_size} were asked for",
             "ask for a smaller vocab_size, or give more text",
         )
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B:1", special_tokens=[(BEGIN, ids[BEGIN])]
     )

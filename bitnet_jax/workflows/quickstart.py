@@ -66,7 +66,8 @@ def quickstart(
       config: a recipe to use instead of the built-in one (tests).
 
     Raises:
-      CannotCreate: `output` exists, and `force` is false.
+      CannotCreate: `output` exists, and `force` is false. With it, the earlier run is
+        kept as ``<output>.previous`` until the new one is whole.
       CheckFailed: the receipt does not hold.
       Resumable: stopped by SIGTERM.
     """
@@ -116,6 +117,7 @@ def quickstart(
         stream.write(json.dumps({"schema": "bitnet/1", **record}, indent=2).encode() + b"\n")
     record["files"].append(str(folder / RECEIPT_FILE))
     receipt.require()
+    shutil.rmtree(_previous(folder), ignore_errors=True)
     return record
 
 
@@ -167,12 +169,18 @@ def _fresh_folder(folder: Path, force: bool) -> Path:
                 f"`{folder}` was not made by quickstart; it is left alone",
                 "choose another --output",
             )
-        shutil.rmtree(folder)
+        # It stands beside the new one until that is whole: an interrupted run loses nothing.
+        shutil.rmtree(_previous(folder), ignore_errors=True)
+        folder.rename(_previous(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise os_failure(error, "create", folder) from error
     return folder
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
 
 
 @contextlib.contextmanager

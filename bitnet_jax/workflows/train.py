@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import CannotCreate
+from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
 from bitnet_jax.core.paths import atomic_file, os_failure
 from bitnet_jax.formats.checkpoint import (
     Checkpoint,
@@ -79,6 +79,10 @@ def train_qat(
     Raises:
       BadData: the checkpoint holds no float weights (``model.no_latent``), or no tokenizer.
     """
+    if precision != "1.58":
+        raise UsageError(
+            "train.precision", f"precision {precision} cannot be trained towards", "known: 1.58"
+        )
     recipe = load_config(Path(config))
     return _run(recipe, prepare_checkpoint(recipe, model), output, resume_from, progress)
 
@@ -109,7 +113,13 @@ def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepare
     files = _tokenizer_of(checkpoint)
     spec = checkpoint.spec
     corpus = read_corpus(recipe.data)
-    eos = spec.eos_token_ids[0] if spec.eos_token_ids else 0
+    if not spec.eos_token_ids:
+        raise BadData(
+            "model.no_eos",
+            f"`{checkpoint.source.path}` names no end-of-text token to put between documents",
+            "set eos_token_id in its config.json",
+        )
+    eos = spec.eos_token_ids[0]
     bos = spec.bos_token_id if spec.bos_token_id is not None else eos
     data = TrainData(
         *(
@@ -121,8 +131,6 @@ def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepare
 
 
 def _tokenizer_of(checkpoint: Checkpoint) -> TokenizerFiles:
-    from bitnet_jax.core.errors import BadData
-
     if checkpoint.tokenizer is None:
         raise BadData(
             "model.no_tokenizer",
@@ -196,8 +204,10 @@ def _run(
     resume_from: str | os.PathLike | None,
     progress: Any,
 ) -> dict[str, Any]:
+    _check_fits(recipe, prepared.spec)
     run_dir = _run_folder(output, resume_from)
-    (run_dir / "config.yaml").write_text(dump_config(recipe), encoding="utf-8")
+    with atomic_file(run_dir / "config.yaml") as stream:
+        stream.write(dump_config(recipe).encode())
     resume = None if resume_from is None else Path(resume_from)
     result = fit(recipe, prepared, run_dir=run_dir, resume_from=resume, progress=progress)
     checkpoint = packed_checkpoint(result.state.params, prepared)
@@ -215,13 +225,29 @@ def _run(
     return record
 
 
+def _run_of(path: Path) -> Path:
+    """The run that `path` is, or whose checkpoint or checkpoints folder it is."""
+    if (path / "checkpoints").is_dir():
+        return path
+    for parent in (path, path.parent):
+        if parent.name == "checkpoints":
+            return parent.parent
+    return path
+
+
+def _check_fits(recipe: TrainConfig, spec: ModelSpec) -> None:
+    if recipe.length > spec.max_positions:
+        raise ConfigError(
+            "train.config_value",
+            f"`length` is {recipe.length}; the model's context is {spec.max_positions}",
+            "train on shorter windows, or give the model a longer context",
+        )
+
+
 def _run_folder(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> Path:
     """The run's folder, made: `output`, the run that is resumed, or a new one in `runs`."""
     if output is None and resume_from is not None:
-        path = Path(resume_from).absolute()
-        while path.name.isdecimal() or path.name == "checkpoints":
-            path = path.parent
-        return path
+        return _run_of(Path(resume_from).absolute())
     path = Path(output) if output is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     if resume_from is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CannotCreate(

@@ -79,5 +79,7 @@ def test_a_model_without_tokenizer_takes_ids_for_logits_and_says_so_for_text(pat
         file.unlink()
     bare = bj.load(copy)
     assert bare.logits([[1, 2, 3]]).shape == (1, 3, 512)
+    made = bare.generate([1, 2, 3], max_tokens=4)
+    assert made.text == "" and 1 <= len(made.tokens) <= 4
     with pytest.raises(UsageError, match="no tokenizer"):
         bare.generate("x")
