@@ -117,8 +117,8 @@ class Checkpoint:
                 raise BadData(
                     "model.no_latent",
                     f"`{self.source.path}` holds packed trits, not the weights they came from",
-                    "train from a master (float) checkpoint, or start from `trits * scale` "
-                    "with --from-trits",
+                    "train from a checkpoint that holds float weights (encoding `master` or "
+                    "`latent`)",
                 )
             value = entry.latent() if entry.latent is not None else entry.read()
             assert isinstance(value, np.ndarray)

@@ -10,6 +10,7 @@ Knows nothing of quantization.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,22 @@ def _dot_general(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]
     side = int(isinstance(rhs, ParamView))
     view, other = (rhs, lhs) if side else (lhs, rhs)
     return [context.mode.dot(context, eqn, view, side, other)]
+
+
+def _shift(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """A bias added to activations is no hidden product; a delta added to a weight may be.
+
+    A bias is added to something wider than itself, or was given unit axes to be.
+    """
+    views = [value for value in values if isinstance(value, ParamView)]
+    if len(views) == 1:
+        (view,) = views
+        other = next(value for value in values if value is not view)
+        wider = math.prod(other.shape) > math.prod(view.current_shape)
+        if wider or view.ndim > len(view.shape):
+            kept = context.mode.keep(context, eqn, view)
+            return bind(eqn, [kept if value is view else value for value in values])
+    return bind(eqn, context.plain(eqn, values))
 
 
 def _gather(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -200,6 +217,8 @@ FOLLOW: dict[str, Rule] = {
     "copy_p": _moving(_same),
     "dot_general": _dot_general,
     "gather": _gather,
+    "add": _shift,
+    "sub": _shift,
     "jit": _jit,
     "remat2": _remat,
     "checkpoint": _remat,

@@ -29,6 +29,9 @@ class Mode(Protocol):
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Any) -> Any:
         """A `gather` of rows of `view`."""
 
+    def keep(self, context: Context, eqn: Any, view: ParamView) -> Any:
+        """A use that is certainly no product (a bias): returns the float array."""
+
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Any other use: returns the float array to go on with, or raises."""
 

@@ -107,6 +107,10 @@ class RuleMode:
         if rule is not None and len(view.shape) > 1:
             name = "the function's result" if eqn is None else f"`{eqn.primitive.name}`"
             raise _unfollowable(view, eqn, f"it reaches {name}, which is no dot")
+        return self.keep(context, eqn, view)
+
+    def keep(self, context: Context, eqn: Any, view: ParamView) -> Any:
+        """Leaves a use that is certainly no product."""
         self.uses.append(Use(view.name, "other", None, where=at(eqn)))
         return self.plain(eqn, view)
 

@@ -108,8 +108,12 @@ def check_used(rules: Sequence[Rule], used: Iterable[int], paths: Iterable[str])
         if index in taken:
             continue
         close = nearest(rule.path, names) or names[:3]
+        hint = "the closest names are " + ", ".join(f"`{name}`" for name in close)
+        deeper = f"**.{rule.path}"
+        if any(_pattern(deeper).fullmatch(name) for name in names):
+            hint = f"a `*` stops at a dot: write `{deeper}` to reach any depth; {hint}"
         raise UsageError(
             "quant.rule_unused",
             f"rule {index + 1} (`{rule.path}`, use {rule.use}) matched no parameter's use",
-            "the closest names are " + ", ".join(f"`{name}`" for name in close),
+            hint,
         )

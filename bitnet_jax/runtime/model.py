@@ -73,6 +73,13 @@ class Model:
         self.packed = to_device(checkpoint)
         self.engine = Engine(checkpoint.spec, self.packed, implementation)
 
+    def __repr__(self) -> str:
+        spec, source = self.spec, self.checkpoint.source
+        return (
+            f"Model({str(source.path)!r}, {source.format}, {spec.family}: {spec.num_layers} layers "
+            f"of {spec.hidden_size}, vocabulary {spec.vocab_size})"
+        )
+
     @property
     def spec(self) -> ModelSpec:
         """The decoder's hyperparameters."""

@@ -150,6 +150,12 @@ def resolve(path: Path) -> Path:
       NoInput: there is none.
     """
     path = Path(path).absolute()
+    if path.is_file():
+        raise BadData(
+            "train.checkpoint",
+            f"`{path}` is a file; a training checkpoint is a folder",
+            "name a run's folder; weights from elsewhere: bitnet train qat --model",
+        )
     # A run may be called `7`: its checkpoints come before its name.
     for folder in (path / "checkpoints", path):
         steps = list_steps(folder)

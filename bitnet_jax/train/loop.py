@@ -181,6 +181,11 @@ class _Run:
             )
         self.step, self.data_state, self.planned = host.step, host.data, host.plan
         self.resumed = True
+        wanted = self.config.steps
+        if wanted is not None and wanted != self.plan.total:
+            # The recipe's word now: train on, to the new number of steps.
+            self.planned = self.plan.changed(self.step, max(wanted, self.step))
+            self.log(step=self.step, planned_steps=self.plan.total)
         if self.metrics is not None:
             _drop_after(self.metrics, self.step)
 

@@ -29,6 +29,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import family_of
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
 from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
 from bitnet_jax.train.corpus import Corpus, python_corpus, read_files
 from bitnet_jax.train.loop import TrainData, TrainResult, stop_on_signals, train
@@ -63,6 +64,7 @@ def train_start(
       Resumable: stopped by SIGTERM, after a checkpoint.
     """
     recipe = load_config(Path(config))
+    _check_start(output, resume_from)
     return _run(recipe, prepare_scratch(recipe), output, resume_from, progress)
 
 
@@ -84,6 +86,7 @@ def train_qat(
             "train.precision", f"precision {precision} cannot be trained towards", "known: 1.58"
         )
     recipe = load_config(Path(config))
+    _check_start(output, resume_from)
     return _run(recipe, prepare_checkpoint(recipe, model), output, resume_from, progress)
 
 
@@ -103,6 +106,7 @@ def prepare_scratch(recipe: TrainConfig) -> Prepared:
         )
     )
     params = family_of(spec.family).init(spec, recipe.seed)
+    _check_fits(recipe, spec)
     return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus)
 
 
@@ -127,6 +131,7 @@ def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepare
             for part in (corpus.train, corpus.heldout)
         )
     )
+    _check_fits(recipe, spec)
     return Prepared(spec, params, data, files, corpus)
 
 
@@ -204,7 +209,6 @@ def _run(
     resume_from: str | os.PathLike | None,
     progress: Any,
 ) -> dict[str, Any]:
-    _check_fits(recipe, prepared.spec)
     run_dir = _run_folder(output, resume_from)
     with atomic_file(run_dir / "config.yaml") as stream:
         stream.write(dump_config(recipe).encode())
@@ -244,17 +248,25 @@ def _check_fits(recipe: TrainConfig, spec: ModelSpec) -> None:
         )
 
 
+def _check_start(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> None:
+    """Refuses in a second what would be refused after minutes of tokenizing."""
+    if resume_from is not None:
+        resolve_checkpoint(Path(resume_from))
+    elif output is not None:
+        path = Path(output)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CannotCreate(
+                "train.run_exists",
+                f"`{path}` exists",
+                f"go on with it: --resume-from {path}; or choose another --output-dir",
+            )
+
+
 def _run_folder(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> Path:
     """The run's folder, made: `output`, the run that is resumed, or a new one in `runs`."""
     if output is None and resume_from is not None:
         return _run_of(Path(resume_from).absolute())
     path = Path(output) if output is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    if resume_from is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CannotCreate(
-            "train.run_exists",
-            f"`{path}` exists",
-            f"go on with it: --resume-from {path}; or choose another --output-dir",
-        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -313,6 +313,25 @@ def test_a_matrix_chosen_by_an_index_is_refused_however_it_is_spelled(fn):
     assert caught.value.code == "transform.unfollowable"
 
 
+def test_biases_of_any_rank_are_left_alone_and_deltas_are_not():
+    def attention(p, x):
+        heads = jnp.einsum("bi,ihd->bhd", x, p["w"]) + p["b"]
+        return jnp.einsum("bhd,hdo->bo", heads, p["w_out"])
+
+    params = {"w": normal(12, 2, 4), "b": normal(2, 4), "w_out": normal(2, 4, 6)}
+    x = normal(5, 12, seed=1)
+    got = ternarize(attention, [Rule("**")])(params, x)
+    heads = linear(x, params["w"].reshape(12, 8).T) + params["b"].reshape(8)
+    np.testing.assert_array_equal(got, linear(heads, params["w_out"].reshape(8, 6).T))
+
+    def adapter(p, x):
+        return x @ (p["w"] + p["a"] @ p["b"])
+
+    lora = {"w": normal(12, 8), "a": normal(12, 2), "b": normal(2, 8)}
+    with pytest.raises(UsageError, match="`w` cannot be ternarized: it reaches `add`"):
+        ternarize(adapter, RULES)(lora, x)
+
+
 def test_a_weight_of_one_row_is_not_passed_over():
     def fn(p, x):
         return jax.lax.cond(x[0, 0] > 0, lambda w: x @ w.T, lambda w: -x @ w.T, p["w"])

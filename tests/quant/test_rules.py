@@ -50,3 +50,9 @@ def test_an_unused_rule_is_named_with_what_is_near():
     with pytest.raises(UsageError, match=r"rule 2 \(`layers.\*.gate`") as caught:
         check_used([Rule("a"), Rule("layers.*.gate")], [0], ["a", "layers.0.gate_proj"])
     assert "layers.0.gate_proj" in caught.value.hint
+
+
+def test_a_star_that_stops_at_a_dot_is_explained():
+    with pytest.raises(UsageError) as caught:
+        check_used([Rule("*")], [], ["params.kernel", "params.bias"])
+    assert "write `**.*` to reach any depth" in caught.value.hint
