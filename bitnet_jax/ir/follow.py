@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.interpreter import Context, Rule, bind
 from bitnet_jax.ir.views import Atom, Axes, ParamView, reshape_axes
@@ -117,11 +116,11 @@ def _jit(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     if not unspecified:
         raise UsageError(
             "transform.inner_sharding",
-            f"a parameter enters an inner jit with shardings of its own{at(eqn)}",
+            f"a parameter enters an inner jit with shardings of its own{context.at(eqn)}",
             "put the shardings on the outer jit, or use lax.with_sharding_constraint outside",
         )
     closed = eqn.params["jaxpr"]
-    return context.run(closed.jaxpr, closed.consts, values)
+    return context.inside(eqn).run(closed.jaxpr, closed.consts, values)
 
 
 def _flatten(values: Sequence[Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
@@ -145,7 +144,7 @@ def _remat(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     jaxpr = eqn.params["jaxpr"]
 
     def body(*arrays: Any) -> list[Any]:
-        return context.plain(eqn, context.run(jaxpr, (), rebuild(arrays)))
+        return context.plain(eqn, context.inside(eqn).run(jaxpr, (), rebuild(arrays)))
 
     # Quantization keeps the dot an ordinary dot_general, so the policy still sees it.
     return jax.checkpoint(body, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])(
@@ -178,7 +177,8 @@ def _scan(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             for element, slices in zip(elements, x, strict=True)
         ]
         args = [*rebuild_consts(const_leaves), *state, *inner]
-        out = context.plain(eqn, context.run(closed.jaxpr, closed.consts, args))
+        inner_run = context.inside(eqn).run(closed.jaxpr, closed.consts, args)
+        out = context.plain(eqn, inner_run)
         return out[:num_carry], out[num_carry:]
 
     state, ys = lax.scan(
@@ -197,12 +197,6 @@ def _stack_first(stack: ParamView) -> list[Any]:
     position = stack.stack_position()
     *value, codes, scale = stack.leaves()
     return [*value, jnp.moveaxis(codes, position, 0), jnp.moveaxis(scale, position, 0)]
-
-
-def at(eqn: Any) -> str:
-    """`` at file:line`` of the user's source, or nothing when unknown."""
-    line = jax_compat.source_line(eqn) if eqn is not None else None
-    return f" at {line}" if line else ""
 
 
 FOLLOW: dict[str, Rule] = {

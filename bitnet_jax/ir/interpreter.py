@@ -11,7 +11,7 @@ Knows nothing of what a mode does at a use.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax.extend.core as jec
@@ -38,10 +38,31 @@ class Mode(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule of the table is given: the mode, and how to go deeper."""
+    """What a rule of the table is given: the mode, and how to go deeper.
+
+    Attributes:
+      enclosing: the equations whose sub-jaxprs we are in, outermost first.
+    """
 
     mode: Mode
     table: dict[str, Rule]
+    enclosing: tuple[Any, ...] = ()
+
+    def inside(self, eqn: Any) -> Context:
+        """The context for the sub-jaxpr of `eqn`."""
+        return replace(self, enclosing=(*self.enclosing, eqn))
+
+    def at(self, eqn: Any) -> str:
+        """`` at file:line`` of the user's source, or nothing when unknown.
+
+        A function that JAX had traced before (`jnp.linalg.norm`) holds no line of the
+        user's: then it is the line of the call.
+        """
+        for candidate in (eqn, *reversed(self.enclosing)):
+            line = jax_compat.source_line(candidate) if candidate is not None else None
+            if line:
+                return f" at {line}"
+        return ""
 
     def run(self, jaxpr: jec.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Interprets a (sub-)jaxpr; the results may be views."""

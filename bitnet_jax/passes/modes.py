@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
-from bitnet_jax.ir.follow import at
 from bitnet_jax.ir.interpreter import Context, bind
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry, dot_geometry
@@ -46,12 +45,12 @@ class RuleMode:
     uses: list[Use] = field(default_factory=list)
 
     def ternary_dot(
-        self, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any
+        self, context: Context, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any
     ) -> Any:  # pragma: no cover - each mode has its own
         """The quantized product, in the dot's own axis order and dtype."""
         raise NotImplementedError
 
-    def plain(self, eqn: Any, view: ParamView) -> Any:
+    def plain(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """The float array behind a view whose use is left as it is."""
         return view.array()
 
@@ -65,12 +64,18 @@ class RuleMode:
         """Quantizes the dot if a rule takes it, else leaves it."""
         index, rule = self.rule_for(view.name, "dot")
         if rule is None:
-            self.uses.append(Use(view.name, "dot", index, where=at(eqn)))
-            operands = [other, self.plain(eqn, view)] if side else [self.plain(eqn, view), other]
+            self.uses.append(Use(view.name, "dot", index, where=context.at(eqn)))
+            operands = (
+                [other, self.plain(context, eqn, view)]
+                if side
+                else [self.plain(context, eqn, view), other]
+            )
             return bind(eqn, operands)[0]
         geometry = dot_geometry(view, side, eqn.params["dimension_numbers"])
         if geometry is None:
-            raise _unfollowable(view, eqn, "its axes are torn between contracted and kept ones")
+            raise _unfollowable(
+                view, context.at(eqn), "its axes are torn between contracted and kept ones"
+            )
         use = Use(
             view.name,
             "dot",
@@ -78,11 +83,11 @@ class RuleMode:
             stack=tuple(sorted((*view.sliced, *(view.origin[axis] for axis in geometry.stack)))),
             out=tuple(view.origin[axis] for axis in geometry.out),
             inner=tuple(view.origin[axis] for axis in geometry.inner),
-            where=at(eqn),
+            where=context.at(eqn),
         )
         self._check_group(use, rule, geometry)
         self.uses.append(use)
-        return self.ternary_dot(geometry, rule, other, eqn)
+        return self.ternary_dot(context, geometry, rule, other, eqn)
 
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Any) -> Any:
         """A lookup stays a lookup of floats; quantized lookups have no form yet."""
@@ -91,28 +96,28 @@ class RuleMode:
             raise UsageError(
                 "transform.gather",
                 f"rule `{rule.path}` (use {rule.use}) asks to ternarize the lookup of "
-                f"`{view.name}`{at(eqn)}",
+                f"`{view.name}`{context.at(eqn)}",
                 'only a dot can be ternary: write use="dot"; the lookup then stays float',
             )
         # Rows of a table are looked up; whole matrices are chosen to be multiplied.
         matrices = sum(size > 1 for size in eqn.params["slice_sizes"]) > 1
         if matrices and self.rule_for(view.name, "dot")[1] is not None:
-            raise _unfollowable(view, eqn, "matrices are gathered from it")
-        self.uses.append(Use(view.name, "gather", index, where=at(eqn)))
-        return bind(eqn, [self.plain(eqn, view), indices])[0]
+            raise _unfollowable(view, context.at(eqn), "matrices are gathered from it")
+        self.uses.append(Use(view.name, "gather", index, where=context.at(eqn)))
+        return bind(eqn, [self.plain(context, eqn, view), indices])[0]
 
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Leaves vectors alone (norm weights, biases); refuses what may hide a dot."""
         _, rule = self.rule_for(view.name, "dot")
         if rule is not None and len(view.shape) > 1:
             name = "the function's result" if eqn is None else f"`{eqn.primitive.name}`"
-            raise _unfollowable(view, eqn, f"it reaches {name}, which is no dot")
+            raise _unfollowable(view, context.at(eqn), f"it reaches {name}, which is no dot")
         return self.keep(context, eqn, view)
 
     def keep(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Leaves a use that is certainly no product."""
-        self.uses.append(Use(view.name, "other", None, where=at(eqn)))
-        return self.plain(eqn, view)
+        self.uses.append(Use(view.name, "other", None, where=context.at(eqn)))
+        return self.plain(context, eqn, view)
 
     def _check_group(self, use: Use, rule: Rule, geometry: DotGeometry) -> None:
         size = rule.group_size
@@ -127,10 +132,10 @@ class RuleMode:
             )
 
 
-def _unfollowable(view: ParamView, eqn: Any, why: str) -> UsageError:
+def _unfollowable(view: ParamView, where: str, why: str) -> UsageError:
     return UsageError(
         "transform.unfollowable",
-        f"`{view.name}` cannot be ternarized: {why}{at(eqn)}",
+        f"`{view.name}` cannot be ternarized: {why}{where}",
         f"exempt it with Rule({view.name!r}, use='*', to='keep') before the rule that took it",
     )
 

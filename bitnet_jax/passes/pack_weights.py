@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bitnet_jax.core.errors import UsageError
-from bitnet_jax.ir.follow import FOLLOW, at
+from bitnet_jax.ir.follow import FOLLOW
 from bitnet_jax.ir.interpreter import Context, interpret
 from bitnet_jax.ir.program import Program, named_leaves
 from bitnet_jax.ir.views import ParamView
@@ -44,20 +44,22 @@ class PackedMode(RuleMode):
 
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """The float leaf where the parameter was split; packing has refused the rest."""
-        return self.plain(eqn, view)
+        return self.plain(context, eqn, view)
 
-    def plain(self, eqn: Any, view: ParamView) -> Any:
+    def plain(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """The float leaf of a split parameter; a packed one is never dequantized."""
         if view.value is None:
             raise UsageError(
                 "transform.packed_use",
                 f"`{view.name}` is packed for dots, and this function also uses it "
-                f"otherwise{at(eqn)}",
+                f"otherwise{context.at(eqn)}",
                 "pack it with the function it will run in: `pack(fn, params, rules, *args)`",
             )
         return view.value
 
-    def ternary_dot(self, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any) -> Any:
+    def ternary_dot(
+        self, context: Context, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any
+    ) -> Any:
         """`ternary_matmul` on the canonical activations."""
         quant = geometry.view.quant
         assert quant is not None
@@ -66,7 +68,7 @@ class PackedMode(RuleMode):
             raise UsageError(
                 "transform.packed_elsewhere",
                 f"`{geometry.view.name}` was packed with inputs on axes {quant.in_axes}; this "
-                f"function contracts {geometry.inner}{at(eqn)}",
+                f"function contracts {geometry.inner}{context.at(eqn)}",
                 "pack it with the function it will run in: `pack(fn, params, rules, *args)`",
             )
         x_shape = x.shape

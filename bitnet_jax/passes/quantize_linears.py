@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bitnet_jax.ir.follow import FOLLOW
-from bitnet_jax.ir.interpreter import interpret
+from bitnet_jax.ir.interpreter import Context, interpret
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry
@@ -33,7 +33,9 @@ class QatMode(RuleMode):
 
     lam: Any = None
 
-    def ternary_dot(self, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any) -> Any:
+    def ternary_dot(
+        self, context: Context, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any
+    ) -> Any:
         """`qat_matmul` on the canonical matrices."""
         y = qat_matmul(
             geometry.activation_matrix(x),

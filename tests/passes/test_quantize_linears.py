@@ -269,6 +269,17 @@ def test_a_tied_embedding_is_quantized_only_where_it_is_multiplied():
     np.testing.assert_array_equal(got, linear(params["embed"][tokens], params["embed"]))
 
 
+def test_the_line_is_the_users_also_through_a_function_that_jax_knows():
+    params, x = {"w": normal(8, 12)}, normal(5, 12)
+    jnp.linalg.norm(params["w"])  # traced before
+
+    def normalized(p, x):
+        return x @ (p["w"] / jnp.linalg.norm(p["w"])).T
+
+    with pytest.raises(UsageError, match=r"test_quantize_linears.py:\d+ \(normalized\)"):
+        ternarize(normalized, RULES)(params, x)
+
+
 def test_an_unused_rule_names_the_closest_parameters():
     params, x = {"gate_proj": normal(8, 12)}, normal(5, 12)
     with pytest.raises(UsageError, match="gate_porj") as caught:
