@@ -20,6 +20,7 @@ import argparse_dataclass
 
 from bitnet_jax.core.errors import UsageError, nearest
 
+from .failure import not_built
 from .fields import close_options, long_name, option_strings, spellings
 
 
@@ -116,6 +117,10 @@ class Parser(argparse.ArgumentParser):
         # argparse's own message quotes reprs and suggests nothing.
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
+            if value in self.fields[action.dest].metadata.get("planned", ()):
+                raise not_built(
+                    f"{self._spelled_as(action)} `{value}`", "built are: " + ", ".join(known)
+                )
             close = nearest(str(value), known)
             raise UsageError(
                 "cli.bad_value",

@@ -22,8 +22,17 @@ from .options import GlobalArgs
 
 WORKSPACE_FILE = "bitnet.toml"
 
-# Read by the library itself, not options of any command.
-LIBRARY_ENV = frozenset({"BITNET_CACHE_DIR", "BITNET_ISA", "BITNET_KERNELS", "BITNET_NO_COMPILE"})
+# Read by the library itself, not options of any command: name -> what it does, its values.
+# `bitnet help environment` prints it.
+LIBRARY_ENV: dict[str, str] = {
+    "BITNET_CACHE_DIR": "the folder for built kernels and locks; default: this user's cache",
+    "BITNET_ISA": "the CPU kernels' instruction set: avx512_vnni, avx_vnni, avx2, neon_dotprod "
+    "or portable; one that cannot run is an error; default: the best that this processor has",
+    "BITNET_KERNELS": "a folder that `bitnet dev build` wrote: its CPU kernels are used, and none "
+    "are built",
+    "BITNET_NO_COMPILE": "1: never call a C++ compiler; 0 (default): build the CPU kernels at "
+    "first use",
+}
 
 TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 TRUTH |= {"0": False, "false": False, "no": False, "off": False}
@@ -106,7 +115,7 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     names = {env_name(field): name for name, field in parser.fields.items()}
     # Empty is unset: `BITNET_OUTPUT= bitnet ...` is how a shell takes one away.
     ours = {name for name, value in env.items() if name.startswith(ENV_PREFIX) and value}
-    stray = sorted(ours - set(names) - LIBRARY_ENV)
+    stray = sorted(ours - set(names) - set(LIBRARY_ENV))
     # The options of the other commands are only gathered when there is something to look up.
     known = _all_env_names() if stray else set()
     for variable in stray:
@@ -114,7 +123,7 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
             raise ConfigError(
                 "settings.unknown_environment",
                 f"the environment sets `{variable}`, which no option is read from",
-                f"{did_you_mean(variable, known | LIBRARY_ENV)} Else: unset {variable}",
+                f"{did_you_mean(variable, known | set(LIBRARY_ENV))} Else: unset {variable}",
             )
     values = {names[variable]: env[variable] for variable in ours & set(names)}
     return Source(values, {names[v]: f"environment variable {v}" for v in ours & set(names)})

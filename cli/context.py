@@ -6,7 +6,6 @@ with `ask`, and return the rest. Knows nothing of what a command does.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,22 +18,16 @@ from .config import Setting
 from .envelope import dump, event
 from .progress import Progress
 from .result import printable
-
-
-class OutputClosed(BaseException):
-    """Whoever read stdout has read enough (`| head`).
-
-    Not an Exception: the library must not take it for a failure of its own.
-    """
+from .stdio import Output, Talk
 
 
 @dataclass
 class Streams:
-    """The three streams, and which of them are terminals."""
+    """The three streams (`stdio` makes them fit to be used), and which of them are terminals."""
 
     stdin: TextIO
-    stdout: TextIO
-    stderr: TextIO
+    stdout: Output
+    stderr: Talk
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
@@ -51,19 +44,20 @@ class Streams:
         """Says whether stderr can show a bar (a dumb terminal cannot go back in its line)."""
         return self._terminal(self.stderr) and self.env.get("TERM") != "dumb"
 
-    def colour(self, stream: TextIO) -> bool:
+    def colour(self, stream: Output | Talk) -> bool:
         """Says whether `stream` is coloured: a terminal, unless NO_COLOR is set."""
         if self.env.get("NO_COLOR") or self.env.get("TERM") == "dumb":
             return False
         return self._terminal(stream)
 
-    def hush(self) -> None:
-        """Points stdout at nothing, so that Python's flush at exit cannot fail on a closed pipe."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+    def end_line(self) -> None:
+        """Ends the line of text on stdout before talk that would go on in it."""
+        if self.stdout.line_open and self.stdout_terminal and self._terminal(self.stderr):
+            self.stdout.write("\n")
+            self.stdout.flush()
 
     @staticmethod
-    def _terminal(stream: TextIO) -> bool:
+    def _terminal(stream: TextIO | Output | Talk) -> bool:
         try:
             return stream.isatty()
         except ValueError:  # closed
@@ -78,6 +72,7 @@ class Context:
       command: the words typed after `bitnet`.
       cwd: the folder that relative paths start from.
       settings: field name -> value and its origin, for every option.
+      program: what was run, as it is typed again ("bitnet").
       progress: give it to the library, or use `progress.task(...)`.
       emit: how the record will be printed; `streams_text` is what matters to most.
       interactive: whether a person can be asked.
@@ -91,6 +86,7 @@ class Context:
     emit: str = "table"
     quiet: bool = False
     interactive: bool = False
+    program: str = "bitnet"
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -104,6 +100,11 @@ class Context:
             self.event("text", text=text)
         elif self.emit == "table":
             self._out(printable(text) if self.streams.stdout_terminal else text)
+
+    def end_text(self) -> None:
+        """Ends the last line of the text written: part of the page, no event."""
+        if self.emit == "table":
+            self._out("\n")
 
     def event(self, kind: str, **fields: Any) -> None:
         """Writes one event of --emit jsonl; nothing in the other formats."""
@@ -146,6 +147,7 @@ class Context:
         return self.streams.stdin.read()
 
     def _talk(self, text: str) -> None:
+        self.streams.end_line()
         bars = getattr(self.progress.sink, "bars", None)
         if bars is not None:
             self.progress.sink.line(text)
@@ -154,8 +156,5 @@ class Context:
             self.streams.stderr.flush()
 
     def _out(self, text: str) -> None:
-        try:
-            self.streams.stdout.write(text)
-            self.streams.stdout.flush()
-        except BrokenPipeError as error:
-            raise OutputClosed from error
+        self.streams.stdout.write(text)
+        self.streams.stdout.flush()

@@ -61,6 +61,11 @@ def _os(error: OSError) -> BitnetError:
     return os_failure(error, "use", name)
 
 
+def not_built(what: str, hint: str) -> Unavailable:
+    """Returns the error for what is announced: not unknown, and not there yet."""
+    return Unavailable("cli.not_built", f"{what} is not built yet in this version", hint)
+
+
 def result_of(error: BaseException) -> CommandResult:
     """Returns the failed result that stands for `error`."""
     return CommandResult(sections=[]).fail(as_error(error))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any
 
@@ -23,6 +23,7 @@ def option(
     default_factory: Callable[[], Any] | None = None,
     type: Callable[[str], Any] | None = None,
     choices: Sequence[Any] | None = None,
+    planned: Collection[Any] = (),
     metavar: str | None = None,
     nargs: str | None = None,
     const: Any = None,
@@ -38,6 +39,7 @@ def option(
     Args:
       *names: the spellings ("-o", "--output"); none means `--field-name`.
       help: one line, without the default: that is printed from `default`.
+      planned: values that are announced and not built yet: refused as such.
       needed: a value must come from somewhere; asked for on a terminal. Never argparse's
         `required`, which could not be met by the environment or a settings file.
       positional: may also be given as a bare word, in the order of the fields.
@@ -52,6 +54,7 @@ def option(
         "args": list(names) or None,
         "type": type,
         "choices": choices,
+        "planned": planned or None,
         "metavar": metavar,
         "nargs": nargs,
         "const": const,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_jax.core.errors import UsageError
 
 from . import registry
-from .route import suggest
+from .route import close_to, near, or_else
 
 if TYPE_CHECKING:
     import dataclasses
@@ -22,7 +22,7 @@ every command takes
   -v, -q             say more (-vv: everything), or nothing but errors
   --no-input         never ask, for scripts
   --help             its options, their environment variables, and examples
-`bitnet help exit-codes` and `bitnet help settings` tell what scripts rely on."""
+`bitnet help exit-codes`, `settings` and `environment` tell what scripts rely on."""
 
 
 def program() -> str:
@@ -31,7 +31,8 @@ def program() -> str:
     width = max(len(line) for line, _ in registry.FIRST_STEPS)
     lines += [f"  {line:<{width}}  {why}" for line, why in registry.FIRST_STEPS]
     lines += ["", "groups (`bitnet GROUP` lists its commands)"]
-    lines += [f"  {name:<7}  {about}" for name, about in registry.GROUPS.items()]
+    for name, about in registry.GROUPS.items():
+        lines.append(f"  {name:<7}  {about}{'' if _has_built(name) else ' (not built yet)'}")
     short = [(name, target) for (place, name), target in registry.ALIASES.items() if not place]
     lines += ["", "short forms"]
     lines += [f"  bitnet {name:<9}  = bitnet {' '.join(target)}" for name, target in short]
@@ -55,8 +56,15 @@ def group(name: str) -> str:
     for head, rows in (("commands", built), ("not built yet in this version", planned)):
         if rows:
             lines += ["", head, *rows]
-    lines += ["", f"`bitnet {name} COMMAND --help` shows options and examples."]
+    if built:
+        lines += ["", f"`bitnet {name} COMMAND --help` shows options and examples."]
     return "\n".join(lines) + "\n"
+
+
+def _has_built(name: str) -> bool:
+    ready = [(command.group, command.name) for command in registry.built()]
+    places = [group for group, _ in ready]
+    return name in places + [place for (place, _), to in registry.ALIASES.items() if to in ready]
 
 
 def not_built(command: registry.Command) -> str:
@@ -90,7 +98,8 @@ def command(row: registry.Command, width: int) -> str:
     more = getattr(module, "DETAILS", "")
     if more:
         lines += ["", more.strip()]
-    lines += ["", "options"]
+    if own:
+        lines += ["", "options"]
     lines += [line for field in own for line in _option(field, width)]
     lines += ["", "options of every command"]
     lines += [line for f in dataclasses.fields(GlobalArgs) for line in _option(f, width)]
@@ -181,7 +190,48 @@ A name that no option has is an error (exit 78), with the nearest one that exist
 """
 
 
-TOPICS = {"exit-codes": _exit_codes, "settings": _settings, "environment": _settings}
+def _environment() -> str:
+    import textwrap
+
+    from .config import LIBRARY_ENV
+
+    lines = []
+    for name, what in LIBRARY_ENV.items():
+        lines += [f"  {name}"]
+        lines += textwrap.wrap(what, 88, initial_indent=" " * 10, subsequent_indent=" " * 10)
+    return ENVIRONMENT.format(variables="\n".join(lines))
+
+
+ENVIRONMENT = """\
+environment: the variables that are read
+
+every option is also a variable: BITNET_ and its long name, in capitals, - as _
+  --max-tokens 128    BITNET_MAX_TOKENS=128
+  --quiet             BITNET_QUIET=1 (1, true, yes, on; 0, false, no, off)
+  -vv                 BITNET_VERBOSE=2
+The command line wins over it; it wins over a settings file (`bitnet help settings`).
+`bitnet COMMAND --help` names the variable of each option. An empty one counts as not set.
+
+read by the library, also where there is no command line
+{variables}
+
+not ours, and heeded
+  CXX
+          the C++ compiler that builds the CPU kernels; default: c++, g++, clang++
+  NO_COLOR, TERM=dumb
+          no colour
+
+Another variable that begins with BITNET_ is an error (exit 78), with the nearest one that exists.
+"""
+
+TOPICS = {"exit-codes": _exit_codes, "settings": _settings, "environment": _environment}
+
+
+def _suggest(place: str, word: str) -> str:
+    meant = [] if place else [f"bitnet help {name}" for name in near(word, TOPICS)]
+    if meant or close_to(place, word):
+        return or_else(meant or [f"bitnet {words}" for words in close_to(place, word)])
+    return f"topics: {', '.join(TOPICS)}; groups: {', '.join(registry.GROUPS)}"
 
 
 def topic(argv: list[str], width: int) -> str:
@@ -201,6 +251,6 @@ def topic(argv: list[str], width: int) -> str:
     row = registry.find(place, name)
     if row is None:
         raise UsageError(
-            "cli.unknown_topic", f"no help on `{' '.join(names)}`", suggest(place, name)
+            "cli.unknown_topic", f"no help on `{' '.join(names)}`", _suggest(place, name)
         )
     return command(row, width) if row.target else not_built(row)

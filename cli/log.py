@@ -9,9 +9,10 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from typing import TextIO
 
 from bitnet_jax.core.paths import os_failure
+
+from .stdio import Writer
 
 NAMES = ("bitnet_jax", "bitnet_cli", "py.warnings")
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def configured(
-    stderr: TextIO, *, verbose: int, quiet: bool, file: str | None, form: str
+    stderr: Writer, *, verbose: int, quiet: bool, file: str | None, form: str
 ) -> Iterator[None]:
     """Sends the log where the options say, for the block."""
     loudness = logging.ERROR if quiet else LEVELS[min(verbose, 2)]

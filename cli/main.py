@@ -6,37 +6,40 @@ Knows nothing of what any command does.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bitnet_jax.core.errors import BitnetError, Unavailable
+from bitnet_jax.core.errors import BitnetError
 
 from . import help as pages
 from . import registry
 from .route import HELP_FLAGS, Route, route
+from .stdio import Output, OutputClosed, Talk, standard
 
 if TYPE_CHECKING:
     from .context import Streams
+
+Three = tuple[Any, Output, Talk]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    three = standard()
     try:
         try:
             plan = route(argv)
             page = _page(plan)
+            if page is None:
+                return _command(plan, argv, three)
+            _, stdout, _ = three
+            stdout.write(page)
+            stdout.flush()
         except BitnetError as error:
-            return _fail_early(error, argv)
-        if page is None:
-            return _command(plan, argv)
-        sys.stdout.write(page)
-        sys.stdout.flush()
+            return _fail_early(error, argv, three)
         return 0
-    except BrokenPipeError:
-        _streams().hush()
+    except OutputClosed:
         return 0
     except KeyboardInterrupt:
         return 130
@@ -68,40 +71,33 @@ def _width() -> int:
     return min(max(get_terminal_size().columns, 40), 100)
 
 
-def _command(plan: Route, argv: list[str]) -> int:
+def _command(plan: Route, argv: list[str], three: Three) -> int:
     """Runs a command from its options to its exit code."""
+    from .failure import not_built
     from .session import Session
 
     words = registry.words(plan.command)
     if plan.command.target is None:
-        error = Unavailable(
-            "cli.not_built",
-            f"`bitnet {words}` is not built yet in this version",
-            f"`bitnet {plan.command.group}` lists the commands that run",
-        )
-        return _fail_early(error, argv, words)
-    return Session(plan.command, plan.argv, _streams()).run()
+        hint = f"`bitnet {plan.command.group}` lists the commands that run"
+        return _fail_early(not_built(f"`bitnet {words}`", hint), argv, three, words)
+    return Session(plan.command, plan.argv, _streams(three)).run()
 
 
-def _fail_early(error: BitnetError, argv: list[str], words: str | None = None) -> int:
+def _fail_early(error: BitnetError, argv: list[str], three: Three, words: str | None = None) -> int:
     """Reports an error met before there was a command to run."""
     from .failure import result_of
     from .session import finish, guess_emit
 
     if words is None:
         words = " ".join(token for token in argv[:2] if not token.startswith("-"))
-    streams = _streams()
+    streams = _streams(three)
     return finish(result_of(error), words, guess_emit(argv, streams.env), streams)
 
 
-def _streams() -> Streams:
+def _streams(three: Three) -> Streams:
     from .context import Streams
 
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal in an old encoding shows an escape where it lacks the character.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    return Streams(sys.stdin, sys.stdout, sys.stderr, os.environ)
+    return Streams(*three, os.environ)
 
 
 if __name__ == "__main__":

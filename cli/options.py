@@ -1,13 +1,15 @@
 """The options that every command has, and those that several share.
 
-Declarations only. This file and the commands' files must not use postponed annotations or
+This file and the commands' files must not use postponed annotations or
 `X | None`: argparse-dataclass reads the types as objects (`args.check` says so).
 """
 
 # ruff: noqa: UP045
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal, Optional
 
+from .failure import not_built
 from .fields import number, option, whole
 
 # One letter means one thing on every command; tests/cli walks the registry against this.
@@ -42,7 +44,14 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface", "gguf", "onnx", "safetensors", "stablehlo")
+FORMATS = ("bitnet", "huggingface")
+# Those that are announced and not built yet, and the suffixes of an output that mean them.
+PLANNED_FORMATS = {
+    "gguf": (".gguf",),
+    "onnx": (".onnx",),
+    "safetensors": (".safetensors",),
+    "stablehlo": (".stablehlo", ".mlir"),
+}
 
 
 @dataclass
@@ -87,7 +96,7 @@ def model_option(*more: str):
         metavar="MODEL",
         needed=True,
         positional=True,
-        help="the model: a file or a directory, in any format",
+        help="the model: a .bitnet file, or a Hugging Face directory or .safetensors file",
     )
 
 
@@ -110,8 +119,39 @@ def output_option(
     )
 
 
+def format_option():
+    return option(
+        "-f",
+        "--format",
+        choices=FORMATS,
+        planned=tuple(PLANNED_FORMATS),
+        help="the output's format",
+        shown_default="by the output's name",
+    )
+
+
+def check_suffix(output: str, format: Optional[str]) -> None:
+    """Raises `Unavailable` when the output's name asks for a format that is not built yet."""
+    suffix = PurePath(output).suffix.lower()
+    for name, suffixes in PLANNED_FORMATS.items():
+        if format is None and suffix in suffixes:
+            raise not_built(
+                f"format `{name}`, which `{output}` asks for by its name,",
+                "pass --format: " + ", ".join(FORMATS),
+            )
+
+
 def force_option(help: str = "replace the output if it exists"):
     return option("-F", "--force", default=False, help=help)
+
+
+def resume_option():
+    return option(
+        "-r",
+        "--resume-from",
+        metavar="PATH",
+        help="go on from a run's folder, its checkpoints folder, or a numbered one in that",
+    )
 
 
 def seed_option(default: Optional[int] = 0, shown_default: Optional[str] = None):

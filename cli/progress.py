@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, cast
 
 from .envelope import dump, event
+from .stdio import Writer
 
 # A plain line at each tenth, and at least this often while nothing passes one.
 PLAIN_SECONDS = 30.0
@@ -27,7 +28,7 @@ class Task:
         self._clock = clock
         self.started = clock()
         self._first: tuple[float, int] | None = None
-        self.finished = False
+        self.finished = self.failed = False
 
     def update(self, n: int = 1, **fields: Any) -> None:
         """Says that `n` more units are done, and how things stand (loss=..., ...)."""
@@ -59,7 +60,8 @@ class Task:
     def __enter__(self) -> Task:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, *exc: object) -> None:
+        self.failed = kind is not None
         self.finish()
 
 
@@ -85,15 +87,17 @@ class Sink:
 class PlainSink(Sink):
     """Lines for a log: one at each tenth."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stream: Writer, clock: Callable[[], float] = time.monotonic):
         self.stream, self.clock = stream, clock
         self.shown: dict[Task, tuple[int, float]] = {}
 
     def start(self, task: Task) -> None:
         self.shown[task] = (0, self.clock())
-        self.line(task.label)
+        self.line(f"{task.label} ...")
 
     def update(self, task: Task) -> None:
+        if task.total == 1:
+            return  # its end says it all
         tenth, at = self.shown[task]
         now = task.done * 10 // task.total if task.total else 0
         if now > tenth or self.clock() - at >= PLAIN_SECONDS:
@@ -102,7 +106,7 @@ class PlainSink(Sink):
 
     def finish(self, task: Task) -> None:
         self.shown.pop(task, None)
-        self.line(f"{task.label}: {task.done:,} {task.unit} in {duration(task.elapsed)}")
+        self.line(ending(task))
 
     def line(self, text: str) -> None:
         self.stream.write(text + "\n")
@@ -112,7 +116,7 @@ class PlainSink(Sink):
 class JsonSink(Sink):
     """One JSON event a line, at most ten a second for each task."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stream: Writer, clock: Callable[[], float] = time.monotonic):
         self.stream, self.clock = stream, clock
         self.shown: dict[Task, float] = {}
 
@@ -146,7 +150,7 @@ class JsonSink(Sink):
 class BarSink(Sink):
     """Bars on a terminal, several at once, that lines of talk do not tear."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: Writer):
         self.stream = stream
         self.bars: Any = None
         self.ids: dict[Task, Any] = {}
@@ -161,7 +165,7 @@ class BarSink(Sink):
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[state]}", markup=False),
-                console=Console(file=self.stream, stderr=True),
+                console=Console(file=cast(Any, self.stream), stderr=True),
                 transient=True,
             )
             self.bars.start()
@@ -172,7 +176,7 @@ class BarSink(Sink):
 
     def finish(self, task: Task) -> None:
         self.bars.remove_task(self.ids.pop(task))
-        self.line(f"{task.label}: {task.done:,} {task.unit} in {duration(task.elapsed)}")
+        self.line(ending(task))
         if not self.ids:
             self.close()
 
@@ -197,7 +201,7 @@ class Progress:
         self.clock = clock
 
     def task(self, label: str, total: int | None = None, unit: str = "") -> Task:
-        """Begins a piece of work of `total` units (None: not known ahead; `unit` is a plural)."""
+        """Begins a piece of work of `total` units (None: not known ahead)."""
         task = Task(self.sink, label, total, unit, self.clock)
         self.sink.start(task)
         return task
@@ -207,7 +211,7 @@ class Progress:
 
 
 def make(
-    how: str, *, stderr: TextIO, stdout: TextIO, emit: str, quiet: bool, terminal: bool
+    how: str, *, stderr: Writer, stdout: Writer, emit: str, quiet: bool, terminal: bool
 ) -> Progress:
     """Returns the progress that the options ask for; `terminal` says whether stderr is one."""
     if how == "none":
@@ -229,11 +233,31 @@ def describe(task: Task) -> str:
     return f"{task.label}: {state(task)}"
 
 
+def ending(task: Task) -> str:
+    """Returns the line for a task that ended: how much was done, or that it was not."""
+    took = duration(task.elapsed)
+    counts = task.done and task.total != 1 and task.unit
+    if task.failed:
+        done = f" {count(task.done, task.unit)}," if counts else ""
+        return f"{task.label}: stopped after{done} {took}"
+    return f"{task.label}: {count(task.done, task.unit) if counts else 'done'} in {took}"
+
+
+def count(n: int, unit: str) -> str:
+    """Returns `1 step`, `12 steps`; `unit` may be given as either."""
+    return f"{n:,} {plural(n, unit)}".rstrip()
+
+
+def plural(n: int, unit: str) -> str:
+    singular = unit.removesuffix("s")
+    return singular if n == 1 or not unit else f"{singular}s"
+
+
 def state(task: Task) -> str:
-    amount = f"{task.done:,}"
+    amount = count(task.done, task.unit)
     if task.total:
-        amount += f"/{task.total:,}"
-    parts = [f"{amount} {task.unit}".strip()]
+        amount = f"{task.done:,}/{count(task.total, task.unit)}"
+    parts = [amount]
     if task.total:
         parts[0] += f" ({100 * task.done // task.total}%)"
     parts += [f"{field_name(name)} {number(value)}" for name, value in task.fields.items()]

@@ -20,11 +20,11 @@ ABOUT = "ternary (1.58-bit) language models in JAX: train, convert, prove, run"
 # The first word after `bitnet`; "" holds the commands that stand without a group.
 GROUPS: dict[str, str] = {
     "model": "look into a model file, convert it, check it, make one",
-    "quant": "turn a float model ternary, and measure what that costs",
+    "quant": "turn a float model ternary",
     "bench": "measure speed and quality on this machine",
-    "serve": "run a model: in the terminal, or over HTTP",
+    "serve": "run a model in the terminal: continue a prompt, or talk",
     "train": "train a ternary model, from nothing or from a float one",
-    "dev": "this machine and this workspace: what works, what is missing",
+    "dev": "this machine: what works, what is missing",
 }
 
 COMMANDS: tuple[Command, ...] = tuple(

@@ -6,9 +6,11 @@ suggests the nearest name for a word it does not know. Parses no option's value.
 
 from __future__ import annotations
 
+import difflib
 from collections import namedtuple
+from collections.abc import Iterable
 
-from bitnet_jax.core.errors import UsageError, nearest
+from bitnet_jax.core.errors import UsageError
 
 from . import registry
 
@@ -98,17 +100,35 @@ def _width(token: str) -> int:
 
 def suggest(group: str, word: str) -> str:
     """Returns the hint for an unknown `word` after `group` ("" is the first word)."""
+    close = close_to(group, word)
+    if close:
+        return or_else([f"bitnet {words}" for words in close])
+    return f"`{registry.PROGRAM} {group}".rstrip() + "` lists what there is"
+
+
+def or_else(lines: list[str]) -> str:
+    return "did you mean " + " or ".join(f"`{line}`" for line in lines) + "?"
+
+
+def near(word: str, known: Iterable[str]) -> list[str]:
+    """Returns at most two of `known` that look like `word`: stricter than for longer names.
+
+    Words of commands are short, and a pair of short words is soon half alike.
+    """
+    return difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+
+
+def close_to(group: str, word: str) -> list[str]:
+    """Returns the commands and groups that an unknown `word` after `group` may have meant."""
     spelled = {name: f"{group} {name}".strip() for name in registry.names_in(group)}
     if group == "":
         spelled.update({name: name for name in registry.GROUPS})
     # The same name in another group is worth more than a similar one in this group.
     elsewhere = [command for command in registry.COMMANDS if command.name == word]
     elsewhere.sort(key=lambda command: command.target is None)
-    near = [registry.words(command) for command in elsewhere]
-    near = near or [spelled[name] for name in nearest(word, spelled, limit=2)]
-    if not near:
+    close = [registry.words(command) for command in elsewhere]
+    close = close or [spelled[name] for name in near(word, spelled)]
+    if not close:
         others = {command.name: registry.words(command) for command in registry.COMMANDS}
-        near = [others[name] for name in nearest(word, others, limit=2)]
-    if near:
-        return "did you mean " + " or ".join(f"`bitnet {words}`" for words in near) + "?"
-    return f"`{registry.PROGRAM} {group}".rstrip() + "` lists what there is"
+        close = [others[name] for name in near(word, others)]
+    return close

@@ -6,22 +6,27 @@ Knows the order of these and nothing of any command.
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import shutil
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.errors import IOFailure, UsageError
 
 from . import ask, config, exit_codes, log, progress, registry
 from .args import Parser
-from .context import Context, OutputClosed, Streams
+from .context import Context, Streams
 from .envelope import plain
 from .failure import Terminated, result_of
 from .options import GlobalArgs
 from .render import RENDERERS, render, talk, write_export
 from .result import CommandResult
 from .signals import stoppable
+from .stdio import OutputClosed
 
 
 def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
@@ -62,12 +67,11 @@ class Session:
             with stoppable():
                 result = self._result()
         except OutputClosed:
-            self.streams.hush()
             return exit_codes.OK
         # The edge: whatever was raised becomes a code, a message and a hint.
         except (Exception, KeyboardInterrupt, SystemExit, Terminated) as error:  # noqa: BLE001
             if self.debug:
-                traceback.print_exception(error, file=self.streams.stderr)
+                self.streams.stderr.write("".join(traceback.format_exception(error)))
             result = result_of(error)
         result.warnings = list(dict.fromkeys([*self.said, *result.warnings]))
         return finish(result, self.words, self.emit, self.streams, quiet=self.quiet, said=self.said)
@@ -78,6 +82,7 @@ class Session:
         settings = self._settings(parser, module)
         values = {name: setting.value for name, setting in settings.items()}
         shared = {name: values.pop(name) for name in list(values) if name in _GLOBAL_NAMES}
+        settle_loudness(shared, settings)
         self._take(GlobalArgs(**shared), settings)
         self.force = bool(values.get("force"))
         with log.configured(
@@ -91,7 +96,7 @@ class Session:
             context.warnings = self.said
             try:
                 # A library that prints must not spoil the record: stdout is ours.
-                with contextlib.redirect_stdout(self.streams.stderr):
+                with contextlib.redirect_stdout(cast(Any, self.streams.stderr)):
                     result = module.run(cls(**values), context)
             finally:
                 context.progress.close()
@@ -142,6 +147,7 @@ class Session:
             emit=self.emit,
             quiet=self.quiet,
             interactive=self.streams.asks and not shared["no_input"],
+            program=program(self.streams.env),
         )
 
     def _export(self, result: CommandResult) -> None:
@@ -159,6 +165,31 @@ class Session:
 _GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
 
 
+def settle_loudness(shared: dict[str, Any], settings: Mapping[str, config.Setting]) -> None:
+    """Lets what was typed win where --quiet and --verbose are both set.
+
+    Raises:
+      UsageError: both were typed, or neither (the settings say both).
+    """
+    if not (shared["quiet"] and shared["verbose"]):
+        return
+    typed = [name for name in ("quiet", "verbose") if settings[name].origin == "command line"]
+    if len(typed) != 1:
+        raise UsageError(
+            "cli.clash", "--quiet and --verbose exclude each other", "leave one of them out"
+        )
+    shared.update({"quiet": False} if typed == ["verbose"] else {"verbose": 0})
+
+
+def program(env: Mapping[str, str]) -> str:
+    """Returns how this program is called again: by its name, where a shell would find it."""
+    if shutil.which(registry.PROGRAM, path=env.get("PATH", os.defpath)):
+        return registry.PROGRAM
+    if sys.argv[0].endswith(".py"):  # python -m
+        return shlex.join([sys.executable, "-m", "bitnet_cli.main"])
+    return shlex.quote(sys.argv[0])
+
+
 def finish(
     result: CommandResult,
     words: str,
@@ -169,13 +200,17 @@ def finish(
     said: list[str] | None = None,
 ) -> int:
     """Prints a result; returns the exit code, also when stdout cannot be written."""
-    talk(result, streams, quiet=quiet, said=said or [])
+    unwritten: IOFailure | None = None
+    # First the page, then the error that it explains: on a terminal both are one text.
     try:
+        if result.errors or result.warnings:
+            streams.end_line()
         render(result, words, emit, streams)
-    except BrokenPipeError:  # the reader has read enough: the outcome stays what it is
-        streams.hush()
-    except OSError as error:  # a full disk
-        failed = result_of(error)
-        talk(failed, streams, quiet=quiet, said=[])
-        return failed.exit_code
-    return result.exit_code
+    except OutputClosed:
+        pass  # the reader has read enough: the outcome stays what it is
+    except IOFailure as error:
+        unwritten = error
+        if unwritten.code not in [told["code"] for told in result.errors]:
+            result.fail(unwritten)
+    talk(result, streams, quiet=quiet, said=said or [])
+    return unwritten.exit_code if unwritten else result.exit_code

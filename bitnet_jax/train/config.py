@@ -69,10 +69,10 @@ class OptimizerConfig:
 
     name: str = "muon"
     learning_rate: float = 0.02
-    embedding_learning_rate: float = 5e-3
-    vector_learning_rate: float = 3e-3
-    momentum: float = 0.95
-    beta1: float = 0.9
+    embedding_learning_rate: float = 0.02
+    vector_learning_rate: float = 0.02
+    momentum: float = 0.9
+    beta1: float = 0.8
     beta2: float = 0.95
     epsilon: float = 1e-8
     max_gradient_norm: float = 1.0

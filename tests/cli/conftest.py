@@ -18,12 +18,17 @@ from bitnet_cli.main import main
 class Stream(io.StringIO):
     """A text stream that may call itself a terminal."""
 
-    def __init__(self, text="", terminal=False):
+    def __init__(self, text="", terminal=False, screen=None):
         super().__init__(text)
-        self.terminal = terminal
+        self.terminal, self.screen = terminal, screen
 
     def isatty(self):
         return self.terminal
+
+    def write(self, text):
+        if self.screen is not None:
+            self.screen.append(text)
+        return super().write(text)
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Outcome:
     rc: int
     out: str
     err: str
+    screen: str = ""  # stdout and stderr in the order written, as one terminal shows them
 
     @property
     def envelope(self):
@@ -54,11 +60,13 @@ def bitnet(monkeypatch):
     """Runs `bitnet *argv` here."""
 
     def run(*argv, stdin="", terminal=False):
-        streams = [Stream(stdin, terminal), Stream(terminal=terminal), Stream(terminal=terminal)]
+        screen = []
+        written = [Stream(terminal=terminal, screen=screen) for _ in range(2)]
+        streams = [Stream(stdin, terminal), *written]
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
             monkeypatch.setattr(sys, name, stream)
         rc = main([str(word) for word in argv])
-        return Outcome(rc, streams[1].getvalue(), streams[2].getvalue())
+        return Outcome(rc, streams[1].getvalue(), streams[2].getvalue(), "".join(screen))
 
     return run
 

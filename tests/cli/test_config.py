@@ -11,6 +11,7 @@ from bitnet_cli.args import Parser
 from bitnet_cli.config import LIBRARY_ENV, resolve
 from bitnet_cli.options import GlobalArgs
 from bitnet_jax.core.errors import ConfigError, NoInput
+from bitnet_jax.ops.native.library import KNOWN_ISAS
 
 GENERATE = registry.find("serve", "generate")
 
@@ -113,4 +114,8 @@ def test_every_variable_the_library_reads_is_known():
     read = set()
     for path in Path(bitnet_jax.__file__).parent.rglob("*.py"):
         read |= set(re.findall(r"""["'](BITNET_[A-Z_0-9]+)["']""", path.read_text()))
-    assert read <= LIBRARY_ENV
+    assert read <= set(LIBRARY_ENV)
+
+
+def test_every_instruction_set_is_named():
+    assert all(isa in LIBRARY_ENV["BITNET_ISA"] for isa in KNOWN_ISAS)

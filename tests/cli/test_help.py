@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from bitnet_cli import registry
+from bitnet_cli.config import LIBRARY_ENV
 from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.fields import env_name, long_name
 from bitnet_cli.options import GlobalArgs
@@ -87,6 +88,44 @@ def test_topics(bitnet):
     assert "BITNET_" in bitnet("help", "settings").out
     wrong = bitnet("help", "exit-code")
     assert wrong.rc == 2 and "hint" in wrong.err
+
+
+def test_the_environment_page_names_every_variable_of_the_library(bitnet):
+    page = bitnet("help", "environment").out
+    words = " ".join(page.split())
+    assert all(f"\n  {name}\n" in page for name in LIBRARY_ENV)
+    assert all(" ".join(what.split()) in words for what in LIBRARY_ENV.values())
+    assert "BITNET_MAX_TOKENS" in page and page != bitnet("help", "settings").out
+
+
+def test_what_is_not_built_is_not_promised(bitnet):
+    lines = bitnet().out.splitlines()
+    marked = [line.split()[0] for line in lines if line.endswith("(not built yet)")]
+    assert marked == ["bench"]
+    assert "COMMAND --help" not in bitnet("bench").out
+    assert "COMMAND --help" in bitnet("quant").out  # by its alias of `train qat`
+    assert "HTTP" not in "\n".join(lines)
+
+
+def test_a_command_without_options_has_no_empty_heading(bitnet):
+    page = bitnet("model", "list-architectures", "--help").out
+    assert "\noptions\n" not in page and "\noptions of every command\n" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("exit-code", "did you mean `bitnet help exit-codes`?"),
+        ("quickstrt", "did you mean `bitnet quickstart`?"),
+        ("convert", "did you mean `bitnet model convert`?"),
+        ("model convrt", "did you mean `bitnet model convert`?"),
+        ("nosuch", "topics: exit-codes, settings, environment; groups: model, quant, "),
+        ("model zzzz", "topics: "),
+    ],
+)
+def test_an_unknown_topic(bitnet, words, hint):
+    done = bitnet("help", *words.split())
+    assert done.rc == 2 and f"hint: {hint}" in done.err
 
 
 def test_version(bitnet):

@@ -146,7 +146,74 @@ def test_a_full_disk_under_stdout_is_an_io_error(tmp_path):
             timeout=60,
         )
     assert done.returncode == 74
-    assert b"io.disk_full" in done.stderr and b"Traceback" not in done.stderr
+    assert done.stderr.startswith(b"error[io.stdout]: cannot write to stdout: No space left")
+    assert done.stderr.count(b"error[") == 1
+
+
+FULL = pytest.param(
+    ">/dev/full", marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+)
+
+
+def shell(tmp_path, line):
+    """Runs `bitnet` with the words and redirections of `line`."""
+    done = subprocess.run(
+        f"{sys.executable} -m bitnet_cli.main {line}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "help settings", "model inspect --help"])
+@pytest.mark.parametrize("redirection", [">&-", FULL])
+def test_a_page_that_cannot_be_written_is_an_io_error(tmp_path, words, redirection):
+    rc, _, err = shell(tmp_path, f"{words} {redirection}")
+    assert rc == 74
+    assert err.startswith("error[io.stdout]: cannot write to stdout: ") and "Traceback" not in err
+
+
+@pytest.mark.parametrize("redirection", [">&-", FULL])
+@pytest.mark.parametrize(
+    ("words", "rc", "code"),
+    [
+        ("model list-architectures", 74, "io.stdout"),
+        ("model inspect nope", 66, "io.not_found"),  # nothing was to be written
+        ("model inspect nope --json", 74, "io.stdout"),
+        ("bench run --json", 74, "io.stdout"),
+    ],
+)
+def test_a_command_whose_stdout_is_lost(tmp_path, redirection, words, rc, code):
+    found, _, err = shell(tmp_path, f"{words} {redirection}")
+    assert found == rc
+    assert code in err and "Traceback" not in err and err.count("io.stdout") <= 1
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", FULL.values[0].replace(">", "2>")])
+@pytest.mark.parametrize(
+    ("words", "rc"), [("model inspect nope", 66), ("modle", 2), ("--version", 0)]
+)
+def test_a_lost_stderr_changes_no_outcome(tmp_path, redirection, words, rc):
+    found, out, err = shell(tmp_path, f"{words} {redirection}")
+    assert (found, err) == (rc, "")
+    assert bool(out) == (rc == 0)
+
+
+def test_nothing_is_open_at_all(tmp_path):
+    assert shell(tmp_path, "model inspect nope <&- >&- 2>&-") == (66, "", "")
+    assert shell(tmp_path, "--help <&- >&- 2>&-") == (74, "", "")
+
+
+def test_a_file_opened_later_does_not_become_the_closed_stream(tmp_path):
+    body = "\n    f = open('out.txt', 'w'); import os; os.write(2, b'noise'); f.write('data')"
+    code = FAKE.format(body=body + "; f.close(); return CommandResult()")
+    (tmp_path / "fake.py").write_text(code)
+    line = f"{sys.executable} fake.py dev fake 2>&-"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0 and (tmp_path / "out.txt").read_text() == "data"
 
 
 def test_a_terminal_in_an_old_encoding_still_gets_an_answer(spawn):

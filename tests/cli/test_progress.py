@@ -12,6 +12,7 @@ from bitnet_cli.progress import (
     Progress,
     Sink,
     duration,
+    ending,
     field_name,
     make,
     state,
@@ -37,7 +38,7 @@ def run(sink_class, steps=100, seconds=0.01):
 
 def test_plain_is_a_line_at_each_tenth():
     lines = run(PlainSink)
-    assert lines[0] == "training"
+    assert lines[0] == "training ..."
     assert lines[1] == ("training: 10/100 steps (10%), loss 2.5, tokens/s 1,234, 0.9 s left")
     assert lines[-1] == "training: 100 steps in 1.0 s"
     assert len(lines) == 12
@@ -53,6 +54,41 @@ def test_plain_without_a_total():
     with Progress(PlainSink(out)).task("reading", unit="files") as task:
         task.update(3)
     assert out.getvalue().splitlines()[-1].startswith("reading: 3 files in")
+
+
+def test_one_step_is_begun_and_done():
+    out, clock = io.StringIO(), Clock()
+    with Progress(PlainSink(out, clock), clock).task("packing", 1, "step") as task:
+        clock.now += 3
+        task.update(1)
+    assert out.getvalue() == "packing ...\npacking: done in 3.0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "done", "words"),
+    [
+        (12, "step", 12, "12 steps in 0.0 s"),
+        (12, "steps", 1, "1 step in 0.0 s"),
+        (12, "steps", 0, "done in 0.0 s"),
+        (None, "files", 1200, "1,200 files in 0.0 s"),
+        (None, "", 0, "done in 0.0 s"),
+    ],
+)
+def test_an_ending_counts_in_words(total, unit, done, words):
+    task = Progress(clock=Clock()).task("x", total, unit)
+    task.done = done
+    assert ending(task) == f"x: {words}"
+
+
+@pytest.mark.parametrize(
+    ("done", "words"), [(0, "stopped after 0.0 s"), (3, "stopped after 3 steps, 0.0 s")]
+)
+def test_what_failed_is_not_called_done(done, words):
+    out = io.StringIO()
+    with pytest.raises(KeyError), Progress(PlainSink(out), Clock()).task("x", 12, "steps") as task:
+        task.done = done
+        raise KeyError
+    assert out.getvalue().splitlines()[-1] == f"x: {words}"
 
 
 def test_json_is_an_event_a_line_and_not_more_than_ten_a_second():

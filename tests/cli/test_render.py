@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from bitnet_cli.context import Streams
 from bitnet_cli.render import RENDERERS, aligned, render, talk
 from bitnet_cli.result import CommandResult, Pairs, Table, Text, sections_of, show, table_of
+from bitnet_cli.stdio import Output, Talk
 
 RESULT = CommandResult(
     data={
@@ -34,7 +35,8 @@ class Stream(io.StringIO):
 
 
 def streams(terminal=False, **env):
-    return Streams(Stream(), Stream(terminal), Stream(terminal), {"TERM": "xterm", **env})
+    out, err = Output(Stream(terminal)), Talk(Stream(terminal))
+    return Streams(Stream(), out, err, {"TERM": "xterm", **env})
 
 
 def rendered(emit, result=RESULT, **options):

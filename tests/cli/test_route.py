@@ -46,6 +46,7 @@ def test_route(line, kind, command, rest):
         ("model chat", "cli.unknown_command", "`bitnet serve chat`"),
         ("dev inof", "cli.unknown_command", "`bitnet dev info`"),
         ("zzzzzz", "cli.unknown_group", "`bitnet` lists"),
+        ("nosuch", "cli.unknown_group", "`bitnet` lists"),  # not `bench`
         ("model zzzzzz", "cli.unknown_command", "`bitnet model` lists"),
         ("--jsn model inspect", "cli.unknown_option", "`--json`"),
         ("--show-layers model inspect", "cli.unknown_option", "stand after it"),

@@ -12,6 +12,7 @@ from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.failure import Terminated
 from bitnet_cli.fields import option, whole
 from bitnet_cli.result import CommandResult, Table, Text
+from bitnet_cli.session import program
 from bitnet_jax.core import errors
 
 
@@ -130,6 +131,51 @@ def test_json_and_another_emit_clash(bitnet, fake_command):
     fake_command(fine, FakeArgs)
     assert bitnet("dev", "fake", "--json", "--emit", "csv").rc == 2
     assert bitnet("dev", "fake", "--json", "--emit", "json").rc == 0
+
+
+def test_quiet_and_verbose_clash_and_what_was_typed_wins(bitnet, fake_command, monkeypatch):
+    fake_command(lambda args, ctx: ctx.say("hello") or fine(args, ctx), FakeArgs)
+    done = bitnet("dev", "fake", "-q", "-v", "--json")
+    assert done.rc == 2 and done.envelope["errors"][0]["code"] == "cli.clash"
+    monkeypatch.setenv("BITNET_QUIET", "1")
+    assert bitnet("dev", "fake").err == ""
+    assert bitnet("dev", "fake", "-v").err == "hello\n"
+    monkeypatch.setenv("BITNET_VERBOSE", "1")
+    assert bitnet("dev", "fake").rc == 2
+    assert bitnet("dev", "fake", "-q").err == ""
+
+
+def test_the_page_comes_before_the_error_that_it_explains(bitnet, fake_command):
+    def run(args, ctx):
+        result = CommandResult(sections=[Text("the page")])
+        return result.fail(errors.CheckFailed("a.b", "failed"))
+
+    fake_command(run, FakeArgs)
+    assert bitnet("dev", "fake", terminal=True).screen.startswith("the page\n\x1b[1;31merror")
+
+
+def test_talk_begins_a_line_of_its_own_on_a_terminal(bitnet, fake_command):
+    def run(args, ctx):
+        ctx.write("text")
+        if args.name:
+            ctx.say(args.name)
+            return CommandResult(sections=[])
+        raise errors.BadData("a.b", "broken")
+
+    fake_command(run, FakeArgs)
+    assert bitnet("dev", "fake", "talk", terminal=True).screen == "text\ntalk\n"
+    assert bitnet("dev", "fake", "talk").out == "text"
+    assert bitnet("dev", "fake", terminal=True).screen.startswith("text\n\x1b[1;31merror")
+
+
+def test_how_the_program_is_called_again(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["a b/bitnet"])
+    assert program({"PATH": str(tmp_path)}) == "'a b/bitnet'"
+    (tmp_path / "bitnet").write_text("")
+    (tmp_path / "bitnet").chmod(0o755)
+    assert program({"PATH": str(tmp_path)}) == "bitnet"
+    monkeypatch.setattr("sys.argv", ["cli/main.py"])
+    assert program({"PATH": ""}).endswith("python -m bitnet_cli.main") or "python" in program({})
 
 
 def test_a_failed_check_keeps_its_record(bitnet, fake_command):

@@ -6,7 +6,7 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import FORMATS, force_option, model_option, output_option
+from ...options import check_suffix, force_option, format_option, model_option, output_option
 from ...result import CommandResult, Pairs, table_of
 
 EXAMPLES = (
@@ -25,13 +25,7 @@ class ConvertArgs:
 
     model: str = model_option("-i", "--input")
     output: str = output_option(help="the file or folder to write", needed=True)
-    format: Optional[str] = option(
-        "-f",
-        "--format",
-        choices=FORMATS,
-        help="the output's format",
-        shown_default="by the output's name",
-    )
+    format: Optional[str] = format_option()
     encoding: Optional[str] = option(
         "-E",
         "--encoding",
@@ -54,6 +48,7 @@ class ConvertArgs:
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
+    check_suffix(args.output, args.format)
     record = api.convert(
         source=args.model,
         output=args.output,

@@ -6,7 +6,7 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option, whole
-from ...options import FORMATS, force_option, output_option, seed_option
+from ...options import check_suffix, force_option, format_option, output_option, seed_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -25,13 +25,7 @@ class CreateArgs:
 
     shape: str = option(positional=True, needed=True, help="which model to be shaped like")
     output: str = output_option(help="the file or folder to write", needed=True)
-    format: Optional[str] = option(
-        "-f",
-        "--format",
-        choices=FORMATS,
-        help="the output's format",
-        shown_default="by the output's name",
-    )
+    format: Optional[str] = format_option()
     encoding: Optional[str] = option(
         "-E",
         "--encoding",
@@ -66,6 +60,7 @@ class CreateArgs:
 def run(args: CreateArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
+    check_suffix(args.output, args.format)
     record = api.create(
         shape=args.shape,
         output=args.output,

@@ -60,7 +60,7 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
                 stream=ctx.streams_text,
             )
         ).data
-        ctx.write("\n")
+        ctx.end_text()
         messages.append({"role": "assistant", "content": record["text"]})
         records.append(record)
     return CommandResult(data={"messages": messages, "replies": records}, sections=[])

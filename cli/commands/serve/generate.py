@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ...context import Context
 from ...fields import option
 from ...options import SamplingArgs, model_option
-from ...result import CommandResult, Text
+from ...result import CommandResult
 
 EXAMPLES = (
     'bitnet generate model.bitnet "The capital of France is"',
@@ -47,8 +47,8 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
         stop=tuple(args.stop),
         stream=ctx.streams_text,
     )
-    # What was streamed is not printed again: of the page, only the line's end is left.
-    result = CommandResult.of(record, sections=[Text("")])
+    ctx.end_text()
+    result = CommandResult.of(record, sections=[])  # what was streamed is not printed again
     data = result.data
     speed = data["decode_tokens_per_second"]  # None before there was a second token
     said = f"{speed:.4g} tokens/s, " if speed else ""

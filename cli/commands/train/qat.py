@@ -6,13 +6,16 @@ from typing import Literal, Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import model_option, output_option
+from ...options import model_option, output_option, resume_option
 from ...result import CommandResult
 
 EXAMPLES = (
-    "bitnet train qat --model model.hf --precision 1.58 --config qat_config.yaml",
-    "bitnet quant train --config training.yaml --model-path model.hf --output-dir ./outputs",
+    "bitnet train qat --model model.hf --precision 1.58 --config configs/qat.yaml",
+    "bitnet quant train --config configs/qat.yaml --model-path model.hf --output-dir ./outputs",
 )
+
+DETAILS = """\
+Writes OUTPUT-DIR/model.bitnet. docs/training.md describes recipes; configs/qat.yaml is one."""
 
 
 @dataclass
@@ -25,9 +28,7 @@ class TrainQatArgs:
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
     precision: Literal["1.58"] = option(default="1.58", help="bits per weight to train towards")
-    resume_from: Optional[str] = option(
-        "-r", "--resume-from", metavar="PATH", help="go on from a checkpoint or a run"
-    )
+    resume_from: Optional[str] = resume_option()
 
 
 def run(args: TrainQatArgs, ctx: Context) -> CommandResult:

@@ -6,17 +6,17 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import output_option
+from ...options import output_option, resume_option
 from ...result import CommandResult
 
 EXAMPLES = (
-    "bitnet train start --config training.yaml",
-    "bitnet train start -c training.yaml --resume-from runs/first --output runs/second",
+    "bitnet train start --config configs/training.yaml",
+    "bitnet train start -c configs/training.yaml --resume-from runs/first --output runs/second",
 )
 
 DETAILS = """\
 Ctrl-C and SIGTERM finish the step and save; the run can then be resumed (exit 75 after
-SIGTERM)."""
+SIGTERM). docs/training.md describes recipes; configs/training.yaml is one."""
 
 
 @dataclass
@@ -27,12 +27,7 @@ class TrainStartArgs:
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
-    resume_from: Optional[str] = option(
-        "-r",
-        "--resume-from",
-        metavar="PATH",
-        help="go on from a checkpoint or a run; a .pth gives its weights only",
-    )
+    resume_from: Optional[str] = resume_option()
 
 
 def run(args: TrainStartArgs, ctx: Context) -> CommandResult:

@@ -2,13 +2,16 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from bitnet_cli import registry
+from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
 from bitnet_jax.core.errors import BadData
 
+ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
 LAYER = {
     "name": "layers.0.mlp.up_proj",
@@ -30,6 +33,13 @@ RECORDS = {
         "decode_tokens_per_second": 1234.5,
         "bits_per_weight": 2.0,
         "files": ["quickstart/model.bitnet"],
+        "file_bytes": 1_234_567,
+        "tokens": 358_400,
+        "prompt": "def ",
+        "text": "f(x):\n    return x",
+        "kernel": "avx2",
+        "kernel_reason": "the best that this processor has",
+        "transformers": None,
     },
     "convert": {
         "digest_before": DIGEST,
@@ -105,6 +115,19 @@ def test_every_example_runs(bitnet, api, example):
     argv = shlex.split(example)[1:]
     done = bitnet(*argv)
     assert done.rc == 0, done.err
+
+
+@pytest.mark.parametrize("name", ["start", "qat"])
+def test_the_recipes_of_the_examples_exist(name):
+    module, _ = registry.load(registry.find("train", name))
+    recipes = [word for e in module.EXAMPLES for word in e.split() if word.endswith(".yaml")]
+    assert recipes and all((ROOT / recipe).is_file() for recipe in recipes)
+    assert "docs/training.md" in module.DETAILS
+
+
+def test_what_training_resumes_from_is_what_works(bitnet):
+    page = " ".join(bitnet("train", "start", "--help").out.split())
+    assert ".pth" not in page and "a run's folder, its checkpoints folder" in page
 
 
 def said(calls, name):
@@ -187,10 +210,10 @@ def said(calls, name):
         ),
         ("model list-architectures", "list_architectures", (), {}),
         (
-            "train start --config training.yaml --resume-from checkpoint.pth",
+            "train start --config training.yaml --resume-from runs/first",
             "train_start",
             (),
-            {"config": "training.yaml", "output": None, "resume_from": "checkpoint.pth"},
+            {"config": "training.yaml", "output": None, "resume_from": "runs/first"},
         ),
         (
             "quant train --config t.yaml --model-path model.hf --output-dir ./outputs",
@@ -217,10 +240,50 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
     assert done.envelope["data"] == RECORDS[name]
 
 
-def test_quickstart_says_whether_the_three_are_one_model_and_what_is_next(bitnet, api):
+def test_quickstart_says_whether_the_three_are_one_model_and_what_is_next(bitnet, api, monkeypatch):
+    monkeypatch.setattr("sys.argv", [".venv/bin/bitnet"])
+    monkeypatch.setenv("PATH", "")
     page = bitnet("quickstart").out
     assert "same weights              yes" in page
-    assert "bitnet model inspect quickstart/model.bitnet" in page
+    assert "  .venv/bin/bitnet model inspect quickstart/model.bitnet\n" in page
+
+
+def test_quickstart_shows_what_was_made_and_how(bitnet, api, fake_api):
+    page = bitnet("quickstart").out
+    for words in (
+        "358,400 tokens",
+        "avx2: the best that this processor has",
+        "quickstart/model.bitnet, 1,234,567 bytes",
+        "not installed: not checked",
+        "after `def `\n  def f(x):\n      return x\n",
+    ):
+        assert words in page
+    check = {"max_logit_difference": 2e-6, "top1_agreement": 1.0}
+    fake_api(quickstart={**RECORDS["quickstart"], "transformers": check})
+    page = bitnet("quickstart").out
+    assert "reads the exported model: max logit difference 2e-06, top1 agreement 1" in page
+    help_page = " ".join(bitnet("quickstart", "--help").out.split())
+    assert "this machine's Python standard library" in help_page
+
+
+@pytest.mark.parametrize("name", PLANNED_FORMATS)
+@pytest.mark.parametrize("line", ["model convert a", "model create --shape s"])
+def test_a_format_that_is_not_built_says_so(bitnet, api, line, name):
+    suffix = PLANNED_FORMATS[name][0].upper()
+    for words in (["-o", "b", "--format", name], ["-o", f"b{suffix}"]):
+        done = bitnet(*line.split(), *words, "--json")
+        (error,) = done.envelope["errors"]
+        assert (done.rc, error["code"]) == (69, "cli.not_built")
+        assert f"`{name}`" in error["message"] and "bitnet, huggingface" in error["hint"]
+    assert bitnet(*line.split(), "-o", f"b{suffix}", "-f", "bitnet").rc == 0
+    wrong = bitnet(*line.split(), "-o", "b", "--format", "ggml", "--json")
+    assert wrong.rc == 2 and "known: bitnet, huggingface" in wrong.envelope["errors"][0]["hint"]
+
+
+def test_the_formats_offered_are_those_that_are_written():
+    from bitnet_jax.formats import save
+
+    assert tuple(save.FORMATS) == FORMATS
 
 
 def test_convert_shows_the_digests_and_the_scales_that_changed(bitnet, fake_api):
@@ -307,6 +370,12 @@ def test_generate_streams_the_text_and_talks_elsewhere(bitnet, api, model):
             },
         )
     ]
+
+
+def test_generate_ends_the_line_of_text_before_it_tells_how_fast_it_was(bitnet, api):
+    screen = bitnet("generate", "m", "a prompt", terminal=True).screen
+    assert screen.startswith("afteraprompt\n3 tokens, 12.5 tokens/s")
+    assert screen.endswith("kernel reference\n")
 
 
 def test_generate_gives_the_record_to_machines(bitnet, api):

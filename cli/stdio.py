@@ -1,0 +1,153 @@
+"""stdin, stdout and stderr as the program may meet them: closed, full, or read no further.
+
+What becomes of a write that fails is decided here, for data (stdout) and for talk (stderr).
+Knows nothing of what is written. `bitnet --help` loads this file: it imports little.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import Any, Protocol
+
+from bitnet_jax.core.errors import IOFailure
+
+
+class OutputClosed(BaseException):
+    """Whoever read stdout has read enough (`| head`).
+
+    Not an Exception: the library must not take it for a failure of its own.
+    """
+
+
+class Writer(Protocol):
+    """What progress and the log need of a stream."""
+
+    def write(self, text: str, /) -> Any: ...
+
+    def flush(self) -> None: ...
+
+
+class _Stream:
+    """A text stream, or None for one that was closed before the program began."""
+
+    def __init__(self, stream: Any):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal in an old encoding shows an escape where it lacks the character.
+            stream.reconfigure(errors="backslashreplace")
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        try:
+            return self.stream is not None and self.stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        if self.stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self.stream.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _hush(self) -> None:
+        """Points the descriptor at nothing: else Python's flush at exit would fail again."""
+        try:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())
+            os.close(nothing)
+        except (OSError, ValueError, AttributeError):
+            self.stream = None  # no descriptor of its own: nothing is flushed at exit
+
+
+class Output(_Stream):
+    """stdout: data. A write that fails is `OutputClosed` (a reader left), or an error.
+
+    Attributes:
+      line_open: whether what was written last ended within a line.
+    """
+
+    line_open = False
+
+    def write(self, text: str) -> int:
+        if text:
+            self._try("write", text)
+            self.line_open = not text.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        if self.stream is not None:
+            self._try("flush")
+
+    def _try(self, action: str, *words: str) -> None:
+        """Does it.
+
+        Raises:
+          OutputClosed: nobody reads on.
+          IOFailure: the system refuses.
+        """
+        reason = os.strerror(errno.EBADF)
+        try:
+            if self.stream is not None:
+                getattr(self.stream, action)(*words)
+                return
+        except BrokenPipeError as error:
+            self._hush()
+            raise OutputClosed from error
+        except (OSError, ValueError) as error:
+            self._hush()
+            reason = getattr(error, "strerror", None) or str(error)
+        raise IOFailure(
+            "io.stdout",
+            f"cannot write to stdout: {reason}",
+            "free some space, or send stdout elsewhere",
+        )
+
+
+class Talk(_Stream):
+    """stderr: talk. Where nobody can be told, nobody is; the outcome stays what it is."""
+
+    def write(self, text: str) -> int:
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def _try(self, action: str, *words: str) -> None:
+        if self.stream is None:
+            return
+        try:
+            getattr(self.stream, action)(*words)
+        except (OSError, ValueError):
+            self._hush()
+
+
+def standard() -> tuple[Any, Output, Talk]:
+    """Returns stdin, stdout and stderr, fit to be used."""
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            _occupy(number)
+    talk = Talk(sys.stderr)
+    if sys.stderr is None:
+        sys.stderr = talk  # print(file=None) would go to stdout
+    return sys.stdin or io.StringIO(), Output(sys.stdout), talk
+
+
+def _occupy(number: int) -> None:
+    """Puts something behind a closed descriptor.
+
+    Else the next file opened would get its number, and whatever C++ prints would go into it.
+    """
+    try:
+        os.fstat(number)
+    except OSError:
+        # The lowest free number is given: those below it were occupied before.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
