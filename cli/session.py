@@ -210,7 +210,7 @@ def finish(
         pass  # the reader has read enough: the outcome stays what it is
     except IOFailure as error:
         unwritten = error
-        if unwritten.code not in [told["code"] for told in result.errors]:
+        if unwritten.message not in [told["message"] for told in result.errors]:
             result.fail(unwritten)
     talk(result, streams, quiet=quiet, said=said or [])
     return unwritten.exit_code if unwritten else result.exit_code

@@ -93,6 +93,7 @@ class Output(_Stream):
           OutputClosed: nobody reads on.
           IOFailure: the system refuses.
         """
+        number: int | None = errno.EBADF
         reason = os.strerror(errno.EBADF)
         try:
             if self.stream is not None:
@@ -103,12 +104,12 @@ class Output(_Stream):
             raise OutputClosed from error
         except (OSError, ValueError) as error:
             self._hush()
+            number = getattr(error, "errno", None)
             reason = getattr(error, "strerror", None) or str(error)
-        raise IOFailure(
-            "io.stdout",
-            f"cannot write to stdout: {reason}",
-            "free some space, or send stdout elsewhere",
-        )
+        message = f"cannot write to stdout: {reason}"
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise IOFailure("io.disk_full", message, "free some space, or send stdout elsewhere")
+        raise IOFailure("io.stdout", message, "send stdout to a file, a pipe or a terminal")
 
 
 class Talk(_Stream):

@@ -7,8 +7,10 @@ leaves the one before it. Knows nothing of when to save.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +70,15 @@ def save(folder: Path, state: TrainState, host: HostState, keep: int = 2) -> Pat
     import orbax.checkpoint as ocp
 
     path = folder.absolute() / str(host.step)
+    leaves = _leaves(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(
                 path,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_leaves(state)),
-                    host=ocp.args.JsonSave(host.to_json()),
+                    state=ocp.args.StandardSave(leaves),
+                    host=ocp.args.JsonSave({**host.to_json(), "leaves": _shapes(leaves)}),
                 ),
                 force=True,
             )
@@ -90,7 +93,7 @@ def restore(path: Path, like: TrainState) -> tuple[TrainState, HostState]:
     """Reads what `save` wrote.
 
     Args:
-      path: ``folder/<step>``, or the folder (its newest).
+      path: as `resolve` takes it.
       like: a state of the same shapes (its values are not read).
 
     Raises:
@@ -100,47 +103,55 @@ def restore(path: Path, like: TrainState) -> tuple[TrainState, HostState]:
     import orbax.checkpoint as ocp
 
     path = resolve(path)
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _leaves(like))
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            found = checkpointer.restore(
-                path,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(wanted), host=ocp.args.JsonRestore()
-                ),
-            )
-        host = HostState.from_json(found.host)
-    # Orbax raises many classes for a damaged or different tree; all mean the same here.
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    data = _read_json(path)
+    wanted = _leaves(like)
+    # Compared here: Orbax, refusing a shape, leaves the reads of the other leaves dangling.
+    if data["leaves"] != _shapes(wanted):
         raise BadData(
             "train.checkpoint",
-            f"`{path}` cannot be restored: {error}",
-            "is it this recipe's checkpoint, and complete?",
-        ) from error
-    structure = jax.tree.structure(like)
-    leaves = [found.state[key] for key in sorted(found.state)]
-    for key, leaf, want in zip(sorted(found.state), leaves, jax.tree.leaves(like), strict=True):
-        if leaf.shape != want.shape or leaf.dtype != want.dtype:
-            raise BadData(
-                "train.checkpoint",
-                f"`{path}` holds {leaf.dtype} {leaf.shape} at leaf {key}, "
-                f"the recipe makes {want.dtype} {want.shape}",
-                "resume with the recipe that the run was started with",
-            )
-    return jax.tree.unflatten(structure, leaves), host
+            f"`{path}` is of another model or optimizer than the recipe's",
+            "resume with the recipe that the run was started with",
+        )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), wanted)
+    with _damage(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore(
+            path, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        ).state
+    leaves = [state[key] for key in sorted(state)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), HostState.from_json(data)
 
 
 def read_host(path: Path) -> HostState:
     """Returns only the host's part, without reading any array."""
+    return HostState.from_json(_read_json(resolve(path)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    path = resolve(path)
+    with _damage(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        data = checkpointer.restore(path, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+        HostState.from_json(data)  # all that is needed is there
+        if data["format"] != FORMAT or "leaves" not in data:
+            raise ValueError(f"it has format {data['format']}, known is {FORMAT}")
+        return data
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turns what Orbax raises for a damaged or foreign folder into `BadData`."""
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            found = checkpointer.restore(path, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
-        return HostState.from_json(found.host)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BadData("train.checkpoint", f"`{path}` is no training checkpoint: {error}") from error
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadData(
+            "train.checkpoint",
+            f"`{path}` cannot be restored: {error}",
+            "is it a checkpoint of ours, and complete? an older one may stand beside it",
+        ) from error
+
+
+def _shapes(leaves: dict[str, Any]) -> dict[str, list]:
+    return {key: [leaf.dtype.name, *leaf.shape] for key, leaf in leaves.items()}
 
 
 def resolve(path: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import statistics
 import threading
 import time
@@ -34,6 +33,7 @@ from bitnet_jax.train.data import (
     unigram_entropy,
 )
 from bitnet_jax.train.schedule import Plan, controls
+from bitnet_jax.train.signals import stop_on_signals as stop_on_signals  # a part of the loop's API
 from bitnet_jax.train.step import ModelFn, TrainState, init_state, make_evaluate, make_train_step
 
 # Steps timed before the number of steps is fixed; the very first compiles.
@@ -349,40 +349,6 @@ def _drop_after(metrics: Path, step: int) -> None:
         except ValueError:  # the last line of a killed run may be cut short
             continue
     metrics.write_text("".join(kept), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def stop_on_signals(
-    signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT),
-) -> Iterator[threading.Event]:
-    """Gives an event that the first such signal sets; a second one acts as usual.
-
-    A Ctrl-C ends as KeyboardInterrupt in the end, but only after the block saved.
-    Only the main thread may set handlers: elsewhere the event is never set.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        event.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in signals:
-        signal.signal(number, handle)
-    try:
-        yield event
-    except Resumable as error:
-        if received and received[0] == signal.SIGINT:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def with_steps(config: TrainConfig, steps: int) -> TrainConfig:

@@ -117,7 +117,7 @@ def test_a_command_without_options_has_no_empty_heading(bitnet):
     [
         ("exit-code", "did you mean `bitnet help exit-codes`?"),
         ("quickstrt", "did you mean `bitnet quickstart`?"),
-        ("convert", "did you mean `bitnet model convert`?"),
+        ("convert", "did you mean `bitnet model convert`"),
         ("model convrt", "did you mean `bitnet model convert`?"),
         ("nosuch", "topics: exit-codes, settings, environment; groups: model, quant, "),
         ("model zzzz", "topics: "),

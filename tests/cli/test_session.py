@@ -175,7 +175,8 @@ def test_how_the_program_is_called_again(monkeypatch, tmp_path):
     (tmp_path / "bitnet").chmod(0o755)
     assert program({"PATH": str(tmp_path)}) == "bitnet"
     monkeypatch.setattr("sys.argv", ["cli/main.py"])
-    assert program({"PATH": ""}).endswith("python -m bitnet_cli.main") or "python" in program({})
+    monkeypatch.setattr("sys.executable", "/usr/bin/python3")
+    assert program({"PATH": ""}) == "/usr/bin/python3 -m bitnet_cli.main"
 
 
 def test_a_failed_check_keeps_its_record(bitnet, fake_command):

@@ -14,8 +14,9 @@ import pytest
 
 from bitnet_jax.core.errors import BadData, CheckFailed, NoInput, Resumable
 from bitnet_jax.train.checkpoint import list_steps, read_host
-from bitnet_jax.train.loop import MEASURED_STEPS, stop_on_signals, train, with_steps
+from bitnet_jax.train.loop import MEASURED_STEPS, train, with_steps
 from bitnet_jax.train.optim import group_of
+from bitnet_jax.train.signals import stop_on_signals
 
 
 def same(a, b):
@@ -176,6 +177,15 @@ def test_resume_from_another_model(model_fn, params, data, config, tmp_path):
     other = params | {"norm": jnp.ones(2 * 16)}
     with pytest.raises(BadData) as caught:
         train(model_fn, other, data, config, resume_from=tmp_path)
+    assert caught.value.code == "train.checkpoint"
+
+
+def test_a_damaged_checkpoint(model_fn, params, data, config, tmp_path):
+    train(model_fn, params, data, with_steps(config, 2), run_dir=tmp_path)
+    for file in (tmp_path / "checkpoints" / "2" / "host").iterdir():
+        file.write_text("{")
+    with pytest.raises(BadData) as caught:
+        train(model_fn, params, data, config, resume_from=tmp_path)
     assert caught.value.code == "train.checkpoint"
 
 
