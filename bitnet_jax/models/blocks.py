@@ -22,11 +22,19 @@ from bitnet_jax.ops.gated_activation import gated_activation
 from bitnet_jax.ops.rms_norm import rms_norm
 from bitnet_jax.ops.rotary import rotary
 
+# Standard deviations at the start, times the square root of the inputs. Measured on the
+# quickstart's model (120 steps: held-out loss 4.96 against 5.29 with 0.02 everywhere): what
+# matters is that the matrices writing to the residual stream begin near zero.
+MATRIX_GAIN = 0.8
+OUTPUT_GAIN = 0.05
+EMBEDDING_GAIN = 1.6
+
 
 class Linear(nnx.Module):
     """``x @ weight.T``, no bias."""
 
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, std: float):
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, gain: float = MATRIX_GAIN):
+        std = gain / math.sqrt(inputs)
         values = std * jax.random.normal(rngs.params(), (outputs, inputs), jnp.float32)
         self.weight = nnx.Param(values)
 
@@ -52,7 +60,8 @@ class RMSNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A table looked up by token, and multiplied where it is the head too."""
 
-    def __init__(self, vocab: int, size: int, rngs: nnx.Rngs, std: float):
+    def __init__(self, vocab: int, size: int, rngs: nnx.Rngs):
+        std = EMBEDDING_GAIN / math.sqrt(size)
         values = std * jax.random.normal(rngs.params(), (vocab, size), jnp.float32)
         self.weight = nnx.Param(values)
 
@@ -69,12 +78,12 @@ class Embedding(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and, by spec, a sub-norm before `o_proj`."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs, std: float, out_std: float):
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        self.q_proj = Linear(spec.hidden_size, queries, rngs, std)
-        self.k_proj = Linear(spec.hidden_size, keys, rngs, std)
-        self.v_proj = Linear(spec.hidden_size, keys, rngs, std)
-        self.o_proj = Linear(queries, spec.hidden_size, rngs, out_std)
+        self.q_proj = Linear(spec.hidden_size, queries, rngs)
+        self.k_proj = Linear(spec.hidden_size, keys, rngs)
+        self.v_proj = Linear(spec.hidden_size, keys, rngs)
+        self.o_proj = Linear(queries, spec.hidden_size, rngs, OUTPUT_GAIN)
         if spec.sub_norms:
             self.attn_sub_norm = RMSNorm(queries, spec.rms_norm_eps)
         self.spec = spec
@@ -98,10 +107,10 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """The gated feed-forward with, by spec, a sub-norm before `down_proj`."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs, std: float, out_std: float):
-        self.gate_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs, std)
-        self.up_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs, std)
-        self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, rngs, out_std)
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.gate_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs)
+        self.up_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs)
+        self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, rngs, OUTPUT_GAIN)
         if spec.sub_norms:
             self.ffn_sub_norm = RMSNorm(spec.intermediate_size, spec.rms_norm_eps)
         self.spec = spec
@@ -117,11 +126,11 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """One decoder layer."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs, std: float, out_std: float):
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.self_attn = Attention(spec, rngs, std, out_std)
+        self.self_attn = Attention(spec, rngs)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.mlp = FeedForward(spec, rngs, std, out_std)
+        self.mlp = FeedForward(spec, rngs)
 
     def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
         """[batch, length, hidden] to the same, and the layer's keys and values."""
@@ -133,17 +142,15 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embedding, layers, final norm, head. `spec` says the rest.
 
-    Weights start normal with standard deviation 0.02, those that write to the
-    residual stream divided by sqrt(2·layers) (Radford et al. 2019).
+    Weights start normal with standard deviation gain / sqrt(inputs), see `MATRIX_GAIN`.
     """
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs, std: float = 0.02):
-        out_std = std / math.sqrt(2 * spec.num_layers)
-        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, rngs, std)
-        self.layers = nnx.List(Block(spec, rngs, std, out_std) for _ in range(spec.num_layers))
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, rngs)
+        self.layers = nnx.List(Block(spec, rngs) for _ in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
         if not spec.tie_embeddings:
-            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, rngs, std)
+            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, rngs)
         self.tied = spec.tie_embeddings
 
     def __call__(

@@ -40,8 +40,9 @@ from bitnet_jax.train.step import ModelFn, TrainState, init_state, make_evaluate
 MEASURED_STEPS = 6
 # Share of the minutes kept for the last evaluation and for steps slower than measured.
 RESERVE = 0.04
-# The plan is made anew when the clock says that it will end this much over the budget.
-OVERRUN = 1.05
+# The plan is made anew when the clock says that it will end this much over the budget, or,
+# in the first half of the run, this much under it.
+OVERRUN, UNDERRUN = 1.05, 0.85
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,10 @@ class _Run:
         with self._task("compiling", MEASURED_STEPS, "step") as update:
             for _ in range(MEASURED_STEPS):
                 self._one_step(update)
-                self.planned = Plan(((0, self.step),))  # what a stop saves, should one come
-                self._stop_if_asked(stop)
+                # The first step tells nothing of the others; with two the plan can be made
+                # that the stop saves, and that a resumed run goes on with.
+                if stop.is_set() and len(self.times) > 1:
+                    break
         self.planned = Plan(((0, self._affordable()),))
         self.log(step=self.step, planned_steps=self.plan.total)
 
@@ -238,11 +241,14 @@ class _Run:
         return self.step + max(int(left / step_time), 0)
 
     def _replan(self) -> None:
-        """Shortens the plan when the machine has become slower than it was measured."""
+        """Fits the plan to a machine that became slower, or faster, than it was measured."""
         if self.config.minutes is None or self.resumed or self.step % 20:
             return
         affordable = self._affordable()
-        if (self.plan.total - self.step) > (affordable - self.step) * OVERRUN + 2:
+        wanted, left = self.plan.total - self.step, affordable - self.step
+        late = wanted > left * OVERRUN + 2
+        early = wanted < left * UNDERRUN and 2 * self.step < self.plan.total
+        if late or early:
             self.planned = self.plan.changed(self.step, affordable)
             self.log(step=self.step, planned_steps=affordable)
 

@@ -28,13 +28,14 @@ def lines(run_dir):
 
 
 class FakeClock:
-    """Advances by `step` at each reading, `first` at the first ones (compilation)."""
+    """Advances by `step` at each reading, by `later` after the first twenty."""
 
-    def __init__(self, step):
-        self.now, self.step = 0.0, step
+    def __init__(self, step, later=None):
+        self.now, self.step, self.later, self.readings = 0.0, step, later or step, 0
 
     def __call__(self):
-        self.now += self.step
+        self.readings += 1
+        self.now += self.step if self.readings <= 20 else self.later
         return self.now
 
 
@@ -131,6 +132,14 @@ def test_minutes_become_steps(model_fn, params, data, config):
     assert result.seconds < 130
 
 
+def test_a_machine_that_becomes_faster_takes_more_steps(model_fn, params, data, config):
+    config = replace(config, steps=None, minutes=2.0)
+    result = train(model_fn, params, data, config, clock=FakeClock(1.0, later=0.25))
+    first, *changes = result.plan.changes
+    assert changes and result.total_steps > 1.5 * first[1]
+    assert result.seconds < 130
+
+
 def test_the_same_plan_gives_the_same_bits(model_fn, params, data, config):
     timed = train(
         model_fn, params, data, replace(config, steps=None, minutes=0.5), clock=FakeClock(0.3)
@@ -157,6 +166,26 @@ def test_sigterm_saves_and_is_resumable(model_fn, params, data, config, tmp_path
     assert list_steps(tmp_path / "checkpoints") == [3]
     assert str(tmp_path) in caught.value.hint
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_stopped_while_measuring_goes_on_with_a_plan(model_fn, params, data, config, tmp_path):
+    config = replace(config, steps=None, minutes=2.0, warmup_steps=0)
+    sender = StopAt(1)
+    with pytest.raises(Resumable):
+        train(
+            model_fn,
+            params,
+            data,
+            config,
+            run_dir=tmp_path,
+            progress=sender,
+            clock=FakeClock(1.0),
+            stop=sender.event,
+        )
+    assert list_steps(tmp_path / "checkpoints") == [2]
+    assert read_host(tmp_path).plan.total > 20
+    rates = [line["learning_rate"] for line in lines(tmp_path) if "loss" in line]
+    assert rates == [config.optimizer.learning_rate] * 2
 
 
 def test_ctrl_c_saves_and_stays_an_interrupt(model_fn, params, data, config, tmp_path):
