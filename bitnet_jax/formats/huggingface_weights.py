@@ -27,7 +27,6 @@ from bitnet_jax.quant.ternary import (
     EPSILON,
     absmean_scale,
     from_trits,
-    reference_trits_of,
     trits_of,
 )
 
@@ -196,7 +195,6 @@ def read_master(
     _check_finite(item, weights, where)
     scale = absmean_scale(weights, scale_dtype="float32")
     scale_dtype, dtype = "float32", str(weights.dtype)
-    trits = None
     if exact is not None:
         limit = MASTER_TOLERANCE * float(exact.value)
         if stored.latent:  # here it is the mean rounded to its dtype, not s/p times p
@@ -204,9 +202,8 @@ def read_master(
         if weights.any() and abs(float(scale) - float(exact.value)) > limit:
             raise _mismatch(item, float(exact.value), float(scale), where)
         scale, scale_dtype, dtype = exact.value, exact.scale_dtype, exact.dtype
-        trits = trits_of(weights, np.asarray(scale))
     return from_trits(
-        reference_trits_of(weights, scale) if trits is None else trits,
+        trits_of(weights, np.asarray(scale)),
         np.array(scale, np.float32),
         scale_dtype=scale_dtype,
         dtype=dtype,

@@ -4,7 +4,7 @@ The forward multiplies integer codes, not dequantized floats:
 
     y = dot(v, p) · (s · (a · float32(1/127)))
     v = λ·clamp(rint(x·r), -128, 127) + (1-λ)·x·r        r = 127 / a
-    p = λ·clamp(rint(W/s), -1, 1)     + (1-λ)·W/s
+    p = λ·clamp(rint(W·(1/s)), -1, 1) + (1-λ)·W·(1/s)
 
 At λ = 1 both operands hold small integers, so the float32 dot is exact while
 127·in < 2^24 and y is, bit for bit, what the packed int32 path gives. For
@@ -30,6 +30,7 @@ from bitnet_jax.quant.ternary import (
     ACTIVATION_MAX,
     absmean_scale,
     activation_scale,
+    inverse_scale,
 )
 
 # Above this, 127·in no longer fits the 24 bits in which float32 adds exactly.
@@ -97,7 +98,8 @@ def qat_matmul(
     scale = absmean_scale(lax.stop_gradient(w), scale_kind, group_size, scale_dtype)
     a = activation_scale(lax.stop_gradient(x))
     v = blend(x * (ACTIVATION_MAX / a), -128, 127, lam)
-    p = blend(w / broadcast_scale(scale, scale_kind, group_size), -1, 1, lam)
+    inverse = broadcast_scale(inverse_scale(scale), scale_kind, group_size)
+    p = blend(w * inverse, -1, 1, lam)
     if scale_kind == "group":
         acc = jnp.stack(
             [

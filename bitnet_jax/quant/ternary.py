@@ -1,7 +1,7 @@
 """The numerics contract: what a ternary weight and an int8 activation are.
 
     weights      s = round_to(scale_dtype, max(absmean(W), 1e-5))
-                 trits = clamp(rint(W / s), -1, 1)
+                 trits = clamp(rint(W * (1 / s)), -1, 1)
     activations  a = max(max|x| per token, 1e-5);  r = 127 / a
                  q = clamp(rint(x * r), -128, 127)
     linear       y = float32(sum q*trit, exact) * (s * (a * float32(1/127)))
@@ -78,25 +78,27 @@ def absmean_scale(
     return round_scale(xp.maximum(mean, EPSILON), scale_dtype)
 
 
-def trits_of(w: Any, scale: Any, scale_kind: str = "tensor", group_size: int = 0) -> Any:
-    """``clamp(rint(W / s), -1, 1)`` as int8, for canonical weights [..., out, in]."""
-    xp = namespace(w)
-    ratio = w.astype(np.float32) / broadcast_scale(scale, scale_kind, group_size)
-    return xp.clip(xp.rint(ratio), -1, 1).astype(np.int8)
+def inverse_scale(scale: Any) -> Any:
+    """``1 / s``, float32: what weights are multiplied by.
 
-
-def reference_trits_of(w: Any, scale: Any) -> Any:
-    """``clamp(rint(W * (1/s)), -1, 1)`` as int8: the trits that `transformers` makes at load.
-
-    A master that others wrote means what the reference computes from it, and it
-    multiplies by the rounded reciprocal: one weight in some ten million falls on the
-    other side of a half. Per-tensor scale only, as there.
-
-    Source: ``WeightQuant`` in transformers/integrations/bitnet.py.
+    Weights are not divided by s: XLA turns a division by a broadcast scalar into this
+    product, numpy does not, and one weight in ten million then rounds to another trit.
+    The product is what `transformers` computes too. The barrier keeps XLA from
+    writing the division back.
     """
+    inverse = np.float32(1) / scale
+    if namespace(inverse) is np:
+        return inverse
+    from jax import lax
+
+    return lax.optimization_barrier(inverse)
+
+
+def trits_of(w: Any, scale: Any, scale_kind: str = "tensor", group_size: int = 0) -> Any:
+    """``clamp(rint(W * (1/s)), -1, 1)`` as int8, for canonical weights [..., out, in]."""
     xp = namespace(w)
-    reciprocal = np.float32(1) / scale
-    return xp.clip(xp.rint(w.astype(np.float32) * reciprocal), -1, 1).astype(np.int8)
+    inverse = broadcast_scale(inverse_scale(scale), scale_kind, group_size)
+    return xp.clip(xp.rint(w.astype(np.float32) * inverse), -1, 1).astype(np.int8)
 
 
 def ternarize(

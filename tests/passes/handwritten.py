@@ -27,7 +27,8 @@ def linear(x, w, lam=1.0, scale="tensor"):
     x, w = x.astype(jnp.float32), w.astype(jnp.float32)
     flat = lax.stop_gradient(w).reshape(-1) if scale == "tensor" else lax.stop_gradient(w)
     s = lax.reduce_precision(jnp.maximum(absmean(flat), 1e-5), 8, 7)
-    ratio = w / (s if scale == "tensor" else s[:, None])
+    inverse = 1 / (s if scale == "tensor" else s[:, None])
+    ratio = w * inverse
     trits = jnp.clip(jnp.rint(ratio), -1, 1)
     a = jnp.maximum(jnp.max(jnp.abs(lax.stop_gradient(x)), axis=-1, keepdims=True), 1e-5)
     scaled = x * (127 / a)

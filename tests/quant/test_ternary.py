@@ -87,11 +87,23 @@ def test_the_tree_does_not_depend_on_what_surrounds_it():
     assert alone == np.asarray(fused) == np.asarray(batched)
 
 
-def test_reference_trits_multiply_by_the_reciprocal():
-    w = weights(512, 512)
-    scale = ternary.absmean_scale(w, scale_dtype="float32")
-    got = ternary.reference_trits_of(w, scale)
-    np.testing.assert_array_equal(got, np.clip(np.rint(w * (np.float32(1) / scale)), -1, 1))
+def test_a_weight_at_a_half_rounds_alike_everywhere():
+    """0.020019533 / 0.040039062 is 0.50000006; times the rounded reciprocal it is 0.5.
+
+    XLA divides by a broadcast scalar by multiplying, numpy really divides: so the
+    contract multiplies. A trained model once met this weight.
+    """
+    w = np.full((8, 32), 0.020019533, np.float32)
+    scale = np.float32(0.040039062)
+    want = np.rint(w * (np.float32(1) / scale))
+    np.testing.assert_array_equal(ternary.trits_of(w, scale), want)
+    jitted = jax.jit(ternary.trits_of)
+    np.testing.assert_array_equal(jitted(w, scale), want)
+    np.testing.assert_array_equal(jitted(w, jnp.asarray(scale)), want)
+    near = scale / 2 * (1 + np.arange(-300, 300, dtype=np.float32) * np.float32(6e-8))
+    for s in np.linspace(0.01, 1, 60, dtype=np.float32):
+        w = (near / scale * s).reshape(20, 30)
+        np.testing.assert_array_equal(jitted(w, s), ternary.trits_of(w, s))
 
 
 def test_unknown_names_are_refused():
