@@ -33,7 +33,6 @@ from bitnet_jax.train.data import (
     unigram_entropy,
 )
 from bitnet_jax.train.schedule import Plan, controls
-from bitnet_jax.train.signals import stop_on_signals as stop_on_signals  # a part of the loop's API
 from bitnet_jax.train.step import ModelFn, TrainState, init_state, make_evaluate, make_train_step
 
 # Steps timed before the number of steps is fixed; the very first compiles.

@@ -32,7 +32,8 @@ from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
 from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
 from bitnet_jax.train.corpus import Corpus, python_corpus, read_files
-from bitnet_jax.train.loop import TrainData, TrainResult, stop_on_signals, train
+from bitnet_jax.train.loop import TrainData, TrainResult, train
+from bitnet_jax.train.signals import stop_on_signals
 from bitnet_jax.train.tokenizer import TrainedTokenizer, encode_documents, train_tokenizer
 
 MODEL_FILE = "model.bitnet"
