@@ -15,6 +15,8 @@ import jax
 import jax.extend.core as jec
 from jax.interpreters import ad, batching, mlir
 
+from bitnet_jax.core import jax_compat
+
 
 def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
     """Returns the primitive `name`: as ``reference(*arrays, **static)``, one result.
@@ -37,7 +39,7 @@ def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
     def abstract(*avals: Any, **params: Any) -> Any:
         specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         out = jax.eval_shape(bound(params), *specs)
-        return jax.core.ShapedArray(out.shape, out.dtype)
+        return jax_compat.result_aval(out.shape, out.dtype, *avals)
 
     # One compiled function per set of parameters, or every eager call would compile anew.
     @functools.cache

@@ -21,6 +21,7 @@ AUTO = "auto"
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "ternary_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "ternary_accumulate": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
+    "integer_matmul": {"*": ("xla", "reference")},
 }
 
 

@@ -18,7 +18,9 @@ every device must give the same ones. The definition, to the byte:
             the scale's shape as decimal numbers joined by b",", b"\\n"
             the multiplying scales, little-endian float32, row-major
 
-Fused matrices are digested un-fused, under their canonical names.
+Fused matrices are digested un-fused, under their canonical names. Weights of other
+kinds (int8, int6, int4) have no trits: like embeddings and norms that stay float they
+are passed over, and a file's own checksums guard them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.quant.packing import plain_bytes
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ class DigestBuilder:
         self._last: bytes | None = None
 
     def add(self, name: str, tensor: QuantTensor) -> None:
-        """Adds one tensor; its codes and scale are copied to the host."""
+        """Adds one tensor, unless it is not ternary; its arrays are copied to the host."""
         key = name.encode()
         if self._last is not None and key <= self._last:
             raise ValueError(f"digest needs ascending names, {name!r} came late")
         self._last = key
+        if tensor.kind != TERNARY:
+            return
         host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
         self._trits.update(key + b"\0" + _shape_text(host.canonical_shape) + b"\n")
         self._trits.update(plain_codes(host))
@@ -95,7 +99,7 @@ def _ordered(items: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def digest(items: Mapping[str, Any]) -> Digest:
-    """Digests of the `QuantTensor`s among `items` (other values are passed over)."""
+    """Digests of the ternary `QuantTensor`s among `items` (other values are passed over)."""
     builder = DigestBuilder()
     for name, tensor in _ordered(items):
         if isinstance(tensor, QuantTensor):

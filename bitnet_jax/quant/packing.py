@@ -66,7 +66,8 @@ def unpack_trits(codes: Any, out_features: int, in_features: int) -> Any:
     """
     if namespace(codes) is np:
         trits = _TRITS[plain_bytes(codes)].view(np.int8)
-        return trits.reshape(*trits.shape[:-2], -1)[..., :out_features, :in_features]
+        width = codes.shape[-2] * BLOCK
+        return trits.reshape(*trits.shape[:-2], width)[..., :out_features, :in_features]
     xp = namespace(codes)
     *lead, ob, ib, _ = codes.shape
     lines = codes.reshape(*lead, ob, ib, BLOCK, 1, 4)

@@ -2,21 +2,26 @@
 
 The forward multiplies integer codes, not dequantized floats:
 
-    y = dot(v, p) · (s · (a · float32(1/127)))
-    v = λ·clamp(rint(x·r), -128, 127) + (1-λ)·x·r        r = 127 / a
-    p = λ·clamp(rint(W·(1/s)), -1, 1) + (1-λ)·W·(1/s)
+    y = dot(v, p) · (s · token_scale)
+    v = λ·clamp(rint(x·r), low, high) + (1-λ)·x·r          (`activations.py`)
+    p = λ·clamp(rint(W·(1/s)), -high, high) + (1-λ)·W·(1/s)  (`kinds.py`)
 
-At λ = 1 both operands hold small integers, so the float32 dot is exact while
-127·in < 2^24 and y is, bit for bit, what the packed int32 path gives. For
-0 < λ < 1 it is the dot of w + λ·(quant(w) - w) and x + λ·(quant(x) - x). The
-gradient is straight-through: only the rounding has a rule of its own
-(`custom_jvp`), so the dot stays an ordinary `dot_general` that remat policies,
-vmap, shardings and forward mode all see. a, r and s carry no gradient.
+At λ = 1 both operands hold small integers. Their float32 dot is exact while
+|v|·|p|·in < 2^24, and y is then, bit for bit, what the packed int32 path gives;
+beyond that, and with ``forward="int8"``, the dot itself runs on int8 operands. For
+0 < λ < 1 it is the dot of w + λ·(quant(w) - w) and x + λ·(quant(x) - x). The gradient
+is straight-through: only the rounding has a rule of its own (`custom_jvp`), so the dot
+stays an ordinary `dot_general`, in the user's own dimension order, that remat
+policies, vmap, shardings and forward mode all see. a, r and s carry no gradient (a learned s does).
+
+Knows nothing of views or jaxprs: a product is a function of two arrays.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,17 +29,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from bitnet_jax.core.errors import UsageError
-from bitnet_jax.quant.scaling import read_input, scale_output
-from bitnet_jax.quant.tensor import broadcast_scale
-from bitnet_jax.quant.ternary import (
-    ACTIVATION_MAX,
-    absmean_scale,
-    activation_scale,
-    inverse_scale,
-)
+from bitnet_jax.quant.activations import DEFAULT, Activation, multiplier, token_scale
+from bitnet_jax.quant.kinds import KINDS
+from bitnet_jax.quant.scaling import scaled
+from bitnet_jax.quant.ternary import inverse_scale
 
-# Above this, 127·in no longer fits the 24 bits in which float32 adds exactly.
-MAX_EXACT_INPUTS = (1 << 24) // 127
+FORWARDS = ("float32", "int8")
+# Integers up to here, and all below, are float32 numbers.
+EXACT = 1 << 24
+LARGEST_SUM = 1 << 31
+
+# dot(v, p, dtype of the sums)
+Product = Callable[[Any, Any, Any], Any]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -58,62 +64,88 @@ def blend(u: Any, low: int, high: int, lam: Any) -> Any:
     return lam * rounded + (1 - lam) * u
 
 
-# Jitted so that a decoder's hundreds of linears are traced once per shape, not once each.
-@functools.partial(
-    jax.jit, static_argnames=("scale_kind", "group_size", "scale_dtype", "precision")
-)
-def qat_matmul(
-    x: Any,
-    w: Any,
-    *,
-    scale_kind: str = "tensor",
-    group_size: int = 0,
-    scale_dtype: str = "bfloat16",
-    lam: Any = None,
-    precision: Any = None,
-) -> Any:
-    """``x @ w.T`` as the quantized model computes it.
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a product computes. Hashable, for static use.
+
+    Attributes:
+      kind: of the weight's codes, a row of `KINDS`.
+      forward: ``float32`` or ``int8``: what multiplies the codes at λ = 1.
+      learned: the scale is trained: it carries a gradient.
+    """
+
+    kind: str = "ternary"
+    activation: Activation = DEFAULT
+    forward: str = "float32"
+    learned: bool = False
+
+
+def over_shards(found: Any, activation: Activation, shards: Sequence[str]) -> Any:
+    """A token's statistic where its inputs are split over mesh axes: that of the whole token."""
+    if not shards:
+        return found
+    # A mean over equal shards is the mean of theirs.
+    combine = {"absmax": lax.pmax, "absmean": lax.pmean}[activation.statistic]
+    return combine(found, tuple(shards))
+
+
+def activation_codes(x: Any, peak: Any, how: Arithmetic, lam: Any) -> tuple[Any, Any]:
+    """``(v, a)`` of float32 `x`; `peak`: its statistic, broadcast against it."""
+    a, r = multiplier(lax.stop_gradient(x), how.activation, lax.stop_gradient(peak))
+    return blend(x * r, how.activation.low, how.activation.high, lam), a
+
+
+def weight_codes(w: Any, scale: Any, how: Arithmetic, lam: Any, mask: Any = None) -> Any:
+    """p of float32 `w`; `scale` broadcasts against it.
 
     Args:
-      x: activations [*stack, tokens, in], any float dtype.
-      w: latent weights [*stack, out, in], any float dtype.
-      lam: traced λ in [0, 1], or None for exactly 1.
-      precision: of the dot, as `lax.dot_general` takes it. At λ = 1 every precision is
-        exact: codes fit bfloat16 and TF32.
+      mask: where it is 0 the code is 0; straight-through, the weight learns on.
+    """
+    high = KINDS[how.kind].high
+    ratio = w * inverse_scale(scale)
+    if how.learned:
+        # Beyond the last code neither the weight nor the ratio's scale has a gradient (LSQ).
+        ratio = lax.clamp(-float(high), ratio, float(high))
+    p = blend(ratio, -high, high, lam)
+    return p if mask is None else p - lax.stop_gradient(p * (1 - mask.astype(p.dtype)))
 
-    Returns:
-      float32 [*stack, tokens, out].
+
+def exact_product(product: Product, v: Any, p: Any, inputs: int, how: Arithmetic, lam: Any) -> Any:
+    """Float32 sums of ``v · p`` over `inputs` terms: exact where λ is 1.
 
     Raises:
-      UsageError: `in` is too large for an exact float32 sum (``qat.in_features``).
+      UsageError: the sums would not fit int32 (``qat.in_features``).
     """
-    if w.shape[-1] > MAX_EXACT_INPUTS:
+    # 8-bit codes never reach -128: the largest activation becomes 127.
+    largest = max(how.activation.high, -how.activation.low if how.activation.bits < 8 else 0)
+    bound = largest * KINDS[how.kind].high * inputs
+    if bound >= LARGEST_SUM:
         raise UsageError(
             "qat.in_features",
-            f"{w.shape[-1]} inputs to one linear; float32 adds at most {MAX_EXACT_INPUTS} "
-            "int8 products exactly",
+            f"{inputs} inputs of kind {how.kind} to one product: its sums do not fit int32",
             "split the contraction",
         )
-    x, w = read_input(x), read_input(w)
-    scale = absmean_scale(lax.stop_gradient(w), scale_kind, group_size, scale_dtype)
-    a = activation_scale(lax.stop_gradient(x))
-    v = blend(x * (ACTIVATION_MAX / a), -128, 127, lam)
-    inverse = broadcast_scale(inverse_scale(scale), scale_kind, group_size)
-    p = blend(w * inverse, -1, 1, lam)
-    if scale_kind == "group":
-        acc = jnp.stack(
-            [
-                _dot(v[..., at : at + group_size], p[..., at : at + group_size], precision)
-                for at in range(0, v.shape[-1], group_size)
-            ]
-        )
-    else:
-        acc = _dot(v, p, precision)
-    return scale_output(acc, scale, a, scale_kind=scale_kind)
+    fits = bound < EXACT
+    if lam is not None or (fits and how.forward == "float32"):
+        return product(v, p, jnp.float32)
+    return _integer_product(product, v, p)
 
 
-def _dot(v: Any, p: Any, precision: Any) -> Any:
-    """[*stack, tokens, in] by [*stack, out, in] to float32 [*stack, tokens, out]."""
-    stack = tuple(range(v.ndim - 2))
-    dims = (((v.ndim - 1,), (p.ndim - 1,)), (stack, stack))
-    return lax.dot_general(v, p, dims, precision, preferred_element_type=jnp.float32)
+def _integer_product(product: Product, v: Any, p: Any) -> Any:
+    """The product of int8 codes in int32; derivatives are those of the float product."""
+
+    @jax.custom_jvp
+    def run(v: Any, p: Any) -> Any:
+        return product(v.astype(jnp.int8), p.astype(jnp.int8), jnp.int32).astype(jnp.float32)
+
+    @run.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        (v, p), (dv, dp) = primals, tangents
+        return run(v, p), product(dv, p, jnp.float32) + product(v, dp, jnp.float32)
+
+    return run(v, p)
+
+
+def qat_output(acc: Any, wide: Any, a: Any, how: Arithmetic) -> Any:
+    """Float32 outputs of the sums: weight scale and token statistic broadcast against them."""
+    return scaled(acc, wide, token_scale(a, how.activation), a)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitnet_jax.core.errors import UsageError, nearest
+from bitnet_jax.quant.kinds import KINDS
 
 USES = ("dot", "gather", "*")
-TARGETS = ("ternary", "keep")
+TARGETS = (*KINDS, "keep")
 SCALE_DTYPES = ("bfloat16", "float32", "float16")
 
 
@@ -26,9 +27,11 @@ class Rule:
     Attributes:
       path: pattern over dotted parameter names.
       use: ``dot`` (contracted), ``gather`` (looked up by row) or ``*``.
-      to: ``ternary`` or ``keep``.
+      to: ``ternary``, ``int8``, ``int6``, ``int4`` (`quant/kinds.py`) or ``keep``.
       scale: ``tensor``, ``row``, or ``group-N`` (N consecutive inputs).
       scale_dtype: the precision the scale is rounded to before use.
+      stack: axes of the parameter that hold separate matrices (experts, heads), each with
+        a scale of its own, though a dot may see them as outputs.
 
     Raises:
       UsageError: a value is unknown.
@@ -39,6 +42,7 @@ class Rule:
     to: str = "ternary"
     scale: str = "tensor"
     scale_dtype: str = "bfloat16"
+    stack: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, known in (("use", USES), ("to", TARGETS), ("scale_dtype", SCALE_DTYPES)):
@@ -55,12 +59,23 @@ class Rule:
                 f"rule `{self.path}` has scale {self.scale!r}",
                 "known: tensor, row, group-N (N a multiple of 16)",
             )
+        if any(not isinstance(axis, int) or axis < 0 for axis in self.stack):
+            raise UsageError(
+                "rule.stack",
+                f"rule `{self.path}` has stack {self.stack!r}",
+                "axes of the parameter, counted from 0: stack=(0,)",
+            )
         if self.group_size % 16:
             raise UsageError(
                 "rule.scale",
                 f"rule `{self.path}` has group size {self.group_size}",
                 "a group is a multiple of 16 inputs, the width of a packed block",
             )
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the path names one parameter, without a wildcard."""
+        return not set(self.path) & set("*?")
 
     @property
     def scale_kind(self) -> str:
@@ -74,7 +89,7 @@ class Rule:
 
     def names(self, path: str) -> bool:
         """True if this rule's pattern matches `path`."""
-        return bool(_pattern(self.path).fullmatch(path))
+        return matches(self.path, path)
 
     def takes(self, path: str, use: str) -> bool:
         """True if this rule matches `path` used as `use`."""
@@ -92,6 +107,11 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(out))
 
 
+def matches(pattern: str, path: str) -> bool:
+    """True if a pattern, as rules write them, matches `path`."""
+    return bool(_pattern(pattern).fullmatch(path))
+
+
 def match(rules: Sequence[Rule], path: str, use: str) -> int | None:
     """Index of the first rule that takes `path` used as `use`, or None."""
     for index, rule in enumerate(rules):
@@ -100,13 +120,31 @@ def match(rules: Sequence[Rule], path: str, use: str) -> int | None:
     return None
 
 
-def check_used(rules: Sequence[Rule], used: Iterable[int], paths: Iterable[str]) -> None:
-    """Raises `UsageError` (``quant.rule_unused``) for the first rule that took nothing."""
+def check_used(
+    rules: Sequence[Rule],
+    used: Iterable[int],
+    paths: Iterable[str],
+    reasons: Mapping[str, str] | None = None,
+) -> None:
+    """Raises `UsageError` (``quant.rule_unused``) for the first rule that took nothing.
+
+    Args:
+      reasons: by name, why a parameter that a rule matches may still not be taken.
+    """
     taken = set(used)
     names = list(paths)
     for index, rule in enumerate(rules):
         if index in taken:
             continue
+        matched = [name for name in names if rule.names(name)]
+        if matched and reasons:
+            name = next((name for name in reasons if name in matched), matched[0])
+            raise UsageError(
+                "quant.rule_unused",
+                f"rule {index + 1} (`{rule.path}`, use {rule.use}) took nothing: `{name}` "
+                f"{reasons.get(name, 'was taken by an earlier rule')}",
+                "bj.explain(fn, params, rules, *args) lists each parameter and its uses",
+            )
         close = nearest(rule.path, names) or names[:3]
         hint = "the closest names are " + ", ".join(f"`{name}`" for name in close)
         deeper = f"**.{rule.path}"

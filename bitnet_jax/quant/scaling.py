@@ -1,9 +1,8 @@
 """From exact sums to outputs: the float32 operations of the contract, in their order.
 
-Shared by the training forward and by every portable form of `ternary_matmul`, so
-that they cannot drift apart. Each guard below stands against one thing that XLA
-does to float32 arithmetic; without it the bits depend on what surrounds the op
-(docs/decisions/0002).
+Shared by the training forward and by every portable form of the products with
+packed weights, so that they cannot drift apart. Without its guards the bits depend
+on what surrounds the op (`guards.py`, docs/decisions/0002).
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from bitnet_jax.quant.ternary import INVERSE_ACTIVATION_MAX, round_scale
+from bitnet_jax.quant.activations import DEFAULT, Activation, token_scale
+from bitnet_jax.quant.guards import barrier, round_scale, uncontracted
 
-_LARGEST = np.finfo(np.float32).max
 _NARROW = ("bfloat16", "float16")
 
 
@@ -31,21 +29,28 @@ def read_input(x: Any) -> Any:
     return round_scale(wide, name) if name in _NARROW else wide
 
 
-def scale_output(acc: Any, scale: Any, a: Any, *, scale_kind: str) -> Any:
+def scale_output(
+    acc: Any, scale: Any, a: Any, *, scale_kind: str, activation: Activation = DEFAULT
+) -> Any:
     """float32 outputs of exact sums.
 
     Args:
       acc: float32 (integers) [*stack, tokens, out], or [G, *stack, tokens, out] for groups.
       scale: [*stack] (tensor), [*stack, out] (row), [*stack, out, G] (group).
-      a: float32 [*stack, tokens, 1], the activations' absmax.
+      a: float32 [*stack, tokens, 1], the activations' statistic, as `quantize` gives it.
+      activation: whose constant turns `a` into the token's scale.
     """
-    # The barrier keeps XLA from reordering s * (a * c) to a * (s * c) when s is constant.
-    token_scale = lax.optimization_barrier(a * INVERSE_ACTIVATION_MAX)
+    by_token = token_scale(a, activation)
     if scale_kind == "group":
         by_group = jnp.moveaxis(scale, -1, 0)[..., None, :]
-        return uncontracted(ordered_sum(acc * by_group) * token_scale, a)
+        return uncontracted(ordered_sum(acc * by_group) * by_token, a)
     wide = scale[..., None, None] if scale_kind == "tensor" else scale[..., None, :]
-    factor = lax.optimization_barrier(wide * token_scale)
+    return scaled(acc, wide, by_token, a)
+
+
+def scaled(acc: Any, wide: Any, by_token: Any, a: Any) -> Any:
+    """``acc * (s * token_scale)``: all float32, broadcast against each other."""
+    factor = barrier(wide * by_token)
     return uncontracted(acc * factor, a)
 
 
@@ -59,17 +64,6 @@ def ordered_sum(terms: Any) -> Any:
         return terms[0]
     start = jnp.zeros_like(terms[0])
     return lax.fori_loop(0, terms.shape[0], lambda g, total: total + terms[g], start)
-
-
-def uncontracted(y: Any, a: Any) -> Any:
-    """`y`, as a value that XLA cannot fuse into a multiply-add with what follows.
-
-    A residual connection adds to `y`, and XLA's CPU code then computes `acc * s + x`
-    with one rounding instead of two. Of barriers, `reduce_precision`, `max` and
-    `clamp` only a clamp to the finite range stops it. A token whose activations are
-    not finite stays NaN: the clamp alone would make it look like a number.
-    """
-    return jnp.where(jnp.isfinite(a), lax.clamp(-_LARGEST, y, _LARGEST), jnp.float32(jnp.nan))
 
 
 def write_output(y: Any, out_dtype: Any) -> Any:

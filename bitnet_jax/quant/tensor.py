@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.quant.absmean import namespace
-from bitnet_jax.quant.packing import LAYOUT, codes_shape, unpack_trits
+from bitnet_jax.quant.layouts import LAYOUT_OF, layout_of, pack_codes, unpack_codes
+
+TERNARY = "ternary"
 
 
 @jax.tree_util.register_dataclass
@@ -19,15 +21,16 @@ from bitnet_jax.quant.packing import LAYOUT, codes_shape, unpack_trits
 class QuantTensor:
     """A float parameter held as packed codes and a scale.
 
-    Invariants: ``weight = codes × scale`` (always multiply); codes are trits in
-    {-1, 0, 1}; padding codes are 0; `scale` is float32 and has the shape that
-    `scale_kind` says; the float aval it stands for is (`shape`, `dtype`). The
+    Invariants: ``weight = codes × scale`` (always multiply); codes are integers of
+    `kind` (`kinds.KINDS`), stored as `layout` says; padding codes are 0; `scale` is
+    float32 and has the shape that `scale_kind` says; the float aval it stands for is
+    (`shape`, `dtype`). The
     canonical matrix is [*stack, out, in]: `stack_axes`, `out_axes` and `in_axes`
     name the axes of `shape` that it is made of, in order. A leaf may be a numpy
     or a JAX array (or an abstract value while tracing).
 
     Attributes:
-      codes: uint8 [*stack, OB, IB, 64], see `packing.py`.
+      codes: packed, [*stack, ...]; its shape and dtype are the layout's (`layouts.py`).
       scale: float32 [*stack] (tensor), [*stack, out] (row), [*stack, out, in/G] (group).
       scale_dtype: the dtype the scale has in its source; its value is exact there.
     """
@@ -42,8 +45,8 @@ class QuantTensor:
     scale_kind: str = field(metadata={"static": True}, default="tensor")
     group_size: int = field(metadata={"static": True}, default=0)
     scale_dtype: str = field(metadata={"static": True}, default="float32")
-    kind: str = field(metadata={"static": True}, default="ternary")
-    layout: str = field(metadata={"static": True}, default=LAYOUT)
+    kind: str = field(metadata={"static": True}, default=TERNARY)
+    layout: str = field(metadata={"static": True}, default=LAYOUT_OF[TERNARY])
 
     @property
     def stack_shape(self) -> tuple[int, ...]:
@@ -71,14 +74,33 @@ class QuantTensor:
         codes = math.prod(self.codes.shape) * self.codes.dtype.itemsize
         return codes + math.prod(self.scale.shape) * self.scale.dtype.itemsize
 
+    def codes_shape(self) -> tuple[int, ...]:
+        """The shape `codes` must have."""
+        shape = layout_of(self.layout).shape(self.out_features, self.in_features)
+        return (*self.stack_shape, *shape)
+
+    def codes_matrix(self) -> Any:
+        """The canonical codes, int8 [*stack, out, in]."""
+        return unpack_codes(self.codes, self.layout, self.out_features, self.in_features)
+
     def trits(self) -> Any:
-        """The canonical trits, int8 [*stack, out, in]."""
-        return unpack_trits(self.codes, self.out_features, self.in_features)
+        """The canonical trits, int8 [*stack, out, in].
+
+        Raises:
+          UsageError: the codes are of another kind (``tensor.kind``).
+        """
+        if self.kind != TERNARY:
+            raise UsageError(
+                "tensor.kind",
+                f"a tensor of kind {self.kind} has no trits",
+                "codes_matrix() gives its codes",
+            )
+        return self.codes_matrix()
 
     def weight(self) -> Any:
-        """The canonical float32 matrix ``trits × scale``, [*stack, out, in]."""
+        """The canonical float32 matrix ``codes × scale``, [*stack, out, in]."""
         scale = broadcast_scale(self.scale, self.scale_kind, self.group_size)
-        return self.trits().astype(np.float32) * scale
+        return self.codes_matrix().astype(np.float32) * scale
 
     def dequantize(self) -> Any:
         """The float parameter this stands for: `shape`, `dtype`."""
@@ -97,13 +119,20 @@ class QuantTensor:
         return (*self.stack_shape, *tails[self.scale_kind])
 
     def verify(self, name: str) -> None:
-        """Raises `BadData` unless the shapes and dtypes hold the invariants."""
-        codes = (*self.stack_shape, *codes_shape(self.out_features, self.in_features))
+        """Raises `BadData` unless kind, layout, shapes and dtypes hold the invariants."""
+        layout = layout_of(self.layout, name)
+        if LAYOUT_OF.get(self.kind) != self.layout:
+            raise BadData(
+                "tensor.kind",
+                f"`{name}` is of kind {self.kind!r} in layout {self.layout}",
+                "stored as: " + ", ".join(f"{kind} in {row}" for kind, row in LAYOUT_OF.items()),
+            )
         found = (tuple(self.codes.shape), str(self.codes.dtype))
-        if found != (codes, "uint8"):
+        if found != (self.codes_shape(), layout.dtype):
             raise BadData(
                 "tensor.codes_shape",
-                f"`{name}` needs codes uint8 {list(codes)}, found {found[1]} {list(found[0])}",
+                f"`{name}` needs codes {layout.dtype} {list(self.codes_shape())}, found "
+                f"{found[1]} {list(found[0])}",
             )
         found = (tuple(self.scale.shape), str(self.scale.dtype))
         if found != (self.scale_shape(), "float32"):
@@ -112,6 +141,34 @@ class QuantTensor:
                 f"`{name}` needs a {self.scale_kind} scale float32 {list(self.scale_shape())}, "
                 f"found {found[1]} {list(found[0])}",
             )
+
+
+def from_codes(
+    codes: Any,
+    scale: Any,
+    *,
+    kind: str = TERNARY,
+    scale_kind: str = "tensor",
+    group_size: int = 0,
+    scale_dtype: str = "float32",
+    dtype: str = "float32",
+) -> QuantTensor:
+    """Packs int8 codes [*stack, out, in] of `kind` and their scale."""
+    stack = codes.ndim - 2
+    return QuantTensor(
+        codes=pack_codes(codes, LAYOUT_OF[kind]),
+        scale=scale,
+        shape=tuple(codes.shape),
+        dtype=dtype,
+        stack_axes=tuple(range(stack)),
+        out_axes=(stack,),
+        in_axes=(stack + 1,),
+        scale_kind=scale_kind,
+        group_size=group_size,
+        scale_dtype=scale_dtype,
+        kind=kind,
+        layout=LAYOUT_OF[kind],
+    )
 
 
 def broadcast_scale(scale: Any, scale_kind: str, group_size: int) -> Any:

@@ -13,45 +13,73 @@ to even. Works on numpy and on JAX arrays, with the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.quant.absmean import absmean, flatten_last, namespace
-from bitnet_jax.quant.packing import pack_trits
-from bitnet_jax.quant.tensor import QuantTensor, broadcast_scale
+from bitnet_jax.quant.activations import (
+    ACTIVATION_MAX,
+    EPSILON,
+    INVERSE_ACTIVATION_MAX,
+    activation_scale,
+    quantize_activations,
+)
+from bitnet_jax.quant.guards import barrier, round_scale
+from bitnet_jax.quant.tensor import QuantTensor, broadcast_scale, from_codes
 
-EPSILON = np.float32(1e-5)
-ACTIVATION_MAX = np.float32(127)
-# y multiplies by this constant: XLA turns division by a constant into it anyway.
-INVERSE_ACTIVATION_MAX = np.float32(1.0 / 127.0)
+__all__ = [
+    "ACTIVATION_MAX",
+    "EPSILON",
+    "INVERSE_ACTIVATION_MAX",
+    "absmean_scale",
+    "activation_scale",
+    "codes_of",
+    "from_trits",
+    "inverse_scale",
+    "quantize_activations",
+    "reduce_weights",
+    "round_scale",
+    "ternarize",
+    "trits_of",
+]
 
-# exponent and mantissa bits of the dtypes a scale can have
-_SCALE_BITS = {"float32": (8, 23), "bfloat16": (8, 7), "float16": (5, 10)}
 
+def reduce_weights(
+    w: Any, statistic: Callable[[Any], Any], scale_kind: str = "tensor", group_size: int = 0
+) -> Any:
+    """`statistic` over what shares one scale, for canonical weights [..., out, in].
 
-def round_scale(scale: Any, scale_dtype: str) -> Any:
-    """Rounds float32 `scale` to `scale_dtype`'s precision, keeping float32.
+    Args:
+      statistic: reduces the last axis of what it is given.
 
-    `lax.reduce_precision` rather than two casts: XLA removes a pair of casts.
+    Returns:
+      [...] for ``tensor``, [..., out] for ``row``, [..., out, in/group] for ``group``.
+
+    Raises:
+      UsageError: the scale kind is unknown (``quant.scale_kind``), or groups do not
+        divide the inputs (``quant.group_size``).
     """
-    if scale_dtype not in _SCALE_BITS:
+    if scale_kind == "tensor":
+        return statistic(flatten_last(w, 2))
+    if scale_kind == "row":
+        return statistic(w)
+    if scale_kind != "group":
         raise UsageError(
-            "quant.scale_dtype",
-            f"scale dtype `{scale_dtype}` is unknown",
-            "known: " + ", ".join(_SCALE_BITS),
+            "quant.scale_kind",
+            f"scale kind `{scale_kind}` is unknown",
+            "known: tensor, row, group",
         )
-    if scale_dtype == "float32":
-        return scale
-    if namespace(scale) is np:
-        import ml_dtypes
-
-        dtype = ml_dtypes.bfloat16 if scale_dtype == "bfloat16" else np.float16
-        return np.asarray(scale, np.float32).astype(dtype).astype(np.float32)
-    from jax import lax
-
-    return lax.reduce_precision(scale, *_SCALE_BITS[scale_dtype])
+    inputs = w.shape[-1]
+    if group_size <= 0 or inputs % group_size:
+        raise UsageError(
+            "quant.group_size",
+            f"groups of {group_size} do not divide {inputs} inputs",
+            "choose a size that does, or row scales",
+        )
+    return statistic(w.reshape(*w.shape[:-1], inputs // group_size, group_size))
 
 
 def absmean_scale(
@@ -62,20 +90,8 @@ def absmean_scale(
     Returns:
       [...] for ``tensor``, [..., out] for ``row``, [..., out, in/group] for ``group``.
     """
-    xp = namespace(w)
-    if scale_kind == "tensor":
-        mean = absmean(flatten_last(w, 2))
-    elif scale_kind == "row":
-        mean = absmean(w)
-    elif scale_kind == "group":
-        mean = absmean(w.reshape(*w.shape[:-1], w.shape[-1] // group_size, group_size))
-    else:
-        raise UsageError(
-            "quant.scale_kind",
-            f"scale kind `{scale_kind}` is unknown",
-            "known: tensor, row, group",
-        )
-    return round_scale(xp.maximum(mean, EPSILON), scale_dtype)
+    mean = reduce_weights(w, absmean, scale_kind, group_size)
+    return round_scale(namespace(w).maximum(mean, EPSILON), scale_dtype)
 
 
 def inverse_scale(scale: Any) -> Any:
@@ -86,19 +102,19 @@ def inverse_scale(scale: Any) -> Any:
     The product is what `transformers` computes too. The barrier keeps XLA from
     writing the division back.
     """
-    inverse = np.float32(1) / scale
-    if namespace(inverse) is np:
-        return inverse
-    from jax import lax
+    return barrier(np.float32(1) / scale)
 
-    return lax.optimization_barrier(inverse)
+
+def codes_of(w: Any, scale: Any, high: int, scale_kind: str = "tensor", group_size: int = 0) -> Any:
+    """``clamp(rint(W * (1/s)), -high, high)`` as int8, for canonical weights [..., out, in]."""
+    xp = namespace(w)
+    inverse = broadcast_scale(inverse_scale(scale), scale_kind, group_size)
+    return xp.clip(xp.rint(w.astype(np.float32) * inverse), -high, high).astype(np.int8)
 
 
 def trits_of(w: Any, scale: Any, scale_kind: str = "tensor", group_size: int = 0) -> Any:
     """``clamp(rint(W * (1/s)), -1, 1)`` as int8, for canonical weights [..., out, in]."""
-    xp = namespace(w)
-    inverse = broadcast_scale(inverse_scale(scale), scale_kind, group_size)
-    return xp.clip(xp.rint(w.astype(np.float32) * inverse), -1, 1).astype(np.int8)
+    return codes_of(w, scale, 1, scale_kind, group_size)
 
 
 def ternarize(
@@ -113,21 +129,6 @@ def ternarize(
     return trits_of(w, scale, scale_kind, group_size), scale
 
 
-def activation_scale(x: Any) -> Any:
-    """``max(max|x| over the last axis, 1e-5)``, float32, shape [..., 1]."""
-    xp = namespace(x)
-    peak = xp.max(xp.abs(x.astype(np.float32)), axis=-1, keepdims=True, initial=0)
-    return xp.maximum(peak, EPSILON)
-
-
-def quantize_activations(x: Any) -> tuple[Any, Any]:
-    """Per-token int8 activations: (q int8 of `x`'s shape, a float32 [..., 1])."""
-    xp = namespace(x)
-    a = activation_scale(x)
-    q = xp.clip(xp.rint(x.astype(np.float32) * (ACTIVATION_MAX / a)), -128, 127)
-    return q.astype(np.int8), a
-
-
 def from_trits(
     trits: Any,
     scale: Any,
@@ -138,16 +139,11 @@ def from_trits(
     dtype: str = "float32",
 ) -> QuantTensor:
     """Packs int8 trits [*stack, out, in] and their scale into a `QuantTensor`."""
-    stack = trits.ndim - 2
-    return QuantTensor(
-        codes=pack_trits(trits),
-        scale=scale,
-        shape=tuple(trits.shape),
-        dtype=dtype,
-        stack_axes=tuple(range(stack)),
-        out_axes=(stack,),
-        in_axes=(stack + 1,),
+    return from_codes(
+        trits,
+        scale,
         scale_kind=scale_kind,
         group_size=group_size,
         scale_dtype=scale_dtype,
+        dtype=dtype,
     )

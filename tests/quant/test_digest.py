@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_jax.quant.digest import DigestBuilder, digest
+from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.quant.ternary import from_trits
 
 
@@ -83,6 +84,12 @@ def test_any_change_changes_it(what):
     before, after = digest(packed(base)), digest(packed(changed))
     assert before.trits_scales != after.trits_scales
     assert (before.trits == after.trits) == (what in ("scale", "kind"))
+
+
+def test_other_kinds_are_passed_over():
+    tensors = packed(cases())
+    other = from_codes(np.ones((4, 8), np.int8), np.float32(0.5), kind="int8")
+    assert digest({**tensors, "embed": other}) == digest(tensors)
 
 
 def test_names_must_come_in_order():

@@ -12,10 +12,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
+from bitnet_jax.ops.packed_product import dot_groups, product
 from bitnet_jax.ops.ternary_matmul import reference
 from bitnet_jax.quant.packing import BLOCK, unpack_trits
-from bitnet_jax.quant.scaling import read_input, scale_output, write_output
-from bitnet_jax.quant.ternary import quantize_activations
 
 # Tokens up to which the fused form is used, by platform.
 FEW_TOKENS = {"cpu": 4}
@@ -60,6 +59,23 @@ def accumulate(q: Array, codes: Array, *, out_features: int, platform: str) -> A
     return reference.accumulate(q, codes, out_features=out_features, platform=platform)
 
 
+def sums(
+    q: Array,
+    codes: Array,
+    *,
+    out_features: int,
+    scale_kind: str,
+    group_size: int,
+    platform: str,
+) -> Array:
+    """The exact sums that `scale_output` takes, as `packed_product.sums` of the trits."""
+    if scale_kind != "group":
+        return accumulate(q, codes, out_features=out_features, platform=platform)
+    if q.shape[1] <= FEW_TOKENS.get(platform, 0) and group_size % BLOCK == 0:
+        return dot_words(q, codes, out_features, group_size)
+    return dot_groups(q, unpack_trits(codes, out_features, q.shape[-1]), group_size)
+
+
 def matmul(
     x: Array,
     codes: Array,
@@ -72,13 +88,15 @@ def matmul(
     platform: str,
 ) -> Array:
     """As `reference.matmul`."""
-    q, a = quantize_activations(read_input(x))
-    if scale_kind == "group" and x.shape[1] <= FEW_TOKENS.get(platform, 0):
-        acc = dot_words(q, codes, out_features, group_size)
-    elif scale_kind == "group":
-        trits = unpack_trits(codes, out_features, x.shape[-1])
-        acc = reference.dot_groups(q, trits, group_size)
-    else:
-        acc = accumulate(q, codes, out_features=out_features, platform=platform)
-    y = scale_output(acc.astype(jnp.float32), scale, a, scale_kind=scale_kind)
-    return write_output(y, out_dtype)
+
+    def accumulated(q: Array) -> Array:
+        return sums(
+            q,
+            codes,
+            out_features=out_features,
+            scale_kind=scale_kind,
+            group_size=group_size,
+            platform=platform,
+        )
+
+    return product(x, scale, accumulated, scale_kind=scale_kind, out_dtype=out_dtype)

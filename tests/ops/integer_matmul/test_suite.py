@@ -1,0 +1,406 @@
+"""One suite for every implementation: bits against numpy, and each transformation of JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.ops.integer_matmul import integer_matmul, integer_matmul_p
+from bitnet_jax.ops.select import implementations
+from bitnet_jax.ops.ternary_matmul import ternary_matmul
+from bitnet_jax.quant.activations import ACTIVATIONS, Activation, quantize, statistic
+from bitnet_jax.quant.kinds import KINDS
+from bitnet_jax.quant.tensor import from_codes
+
+FORMS = implementations("integer_matmul")
+ABSMAX4, ABSMEAN4 = Activation(4, "absmax"), Activation(4, "absmean")
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+@pytest.fixture(params=FORMS)
+def form(request) -> str:
+    """Name of an implementation."""
+    return request.param
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    tokens: int
+    out: int
+    inputs: int
+    scale: str = "tensor"
+    group: int = 0
+    dtype: str = "float32"
+    out_dtype: str | None = None
+    activation: Activation = Activation()
+
+    def __str__(self) -> str:
+        activation = f"a{self.activation.bits}{self.activation.statistic}"
+        shape = f"{self.tokens}x{self.inputs}x{self.out}"
+        return f"{self.kind}-{shape}-{self.scale}{self.group}-{self.dtype}-{activation}"
+
+
+CASES = (
+    Case("int8", 1, 1, 1),
+    Case("int8", 1, 70, 250, "row"),
+    Case("int8", 1, 33, 96, "group", 16),
+    Case("int8", 1, 16, 2560, dtype="bfloat16"),  # sums beyond 2^24: rounded once
+    Case("int8", 2, 17, 33, "row", dtype="float16"),
+    Case("int8", 9, 40, 64, "group", 32, out_dtype="bfloat16"),
+    Case("int8", 9, 40, 64, activation=ABSMEAN4),
+    Case("int6", 1, 37, 129, "row"),
+    Case("int6", 1, 20, 96, "group", 16, "bfloat16"),
+    Case("int6", 1, 20, 18, "group", 6),  # groups that share bytes
+    Case("int6", 5, 20, 98, activation=ABSMAX4),
+    Case("int4", 1, 1, 3),
+    Case("int4", 1, 64, 320, "group", 64, activation=ABSMEAN4),
+    Case("int4", 1, 31, 15, "group", 5),
+    Case("int4", 3, 65, 97, "row", dtype="bfloat16", out_dtype="float32"),
+    Case("int4", 3, 65, 97, out_dtype="float16", activation=ABSMAX4),
+    Case("ternary", 1, 37, 129, activation=ABSMEAN4),
+    Case("ternary", 2, 33, 96, "group", 32, activation=ABSMAX4),
+    Case("ternary", 3, 20, 40, dtype="float16"),
+)
+
+
+def scales(rng, case: Case, stack=()) -> np.ndarray:
+    tail = {"tensor": (), "row": (case.out,), "group": (case.out, case.inputs // (case.group or 1))}
+    return rng.random((*stack, *tail[case.scale]), np.float32) + np.float32(0.01)
+
+
+def make(rng, case: Case, stack=()):
+    """x, codes, scale and the packed weights of a case."""
+    x = rng.standard_normal((*stack, case.tokens, case.inputs), np.float32)
+    high = KINDS[case.kind].high
+    codes = rng.integers(-high, high + 1, (*stack, case.out, case.inputs)).astype(np.int8)
+    scale = scales(rng, case, stack)
+    w = from_codes(codes, scale, kind=case.kind, scale_kind=case.scale, group_size=case.group)
+    return x.astype(DTYPES[case.dtype]), codes, scale, jax.tree.map(jnp.asarray, w)
+
+
+def numpy_product(x, codes, scale, case: Case, peak=None) -> np.ndarray:
+    """The contract in numpy, for one matrix."""
+    q, _, token_scale = quantize(x, case.activation, peak)
+    q, codes = q.astype(np.int64), codes.astype(np.int64)
+    if case.scale == "group":
+        total = np.zeros((len(x), len(codes)), np.float32)
+        for at in range(case.inputs // case.group):
+            columns = slice(at * case.group, (at + 1) * case.group)
+            acc = (q[:, columns] @ codes[:, columns].T).astype(np.float32)
+            total = total + acc * scale[:, at]
+        y = total * token_scale
+    else:
+        y = (q @ codes.T).astype(np.float32) * (scale * token_scale)
+    return y.astype(DTYPES[case.out_dtype or case.dtype])
+
+
+def run(x, w, form, case: Case, **options):
+    def product(x, w):
+        return integer_matmul(x, w, activation=case.activation, implementation=form, **options)
+
+    return jax.jit(product)(x, w)
+
+
+# --------------------------------------------------------------------------- values
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_equal_numpy(rng, form, case):
+    x, codes, scale, w = make(rng, case)
+    y = run(x, w, form, case, out_dtype=case.out_dtype)
+    np.testing.assert_array_equal(np.asarray(y), numpy_product(x, codes, scale, case))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("activation", [Activation(*key) for key in ACTIVATIONS], ids=str)
+def test_a_statistic_from_outside_replaces_the_tokens_own(rng, form, tokens, activation):
+    case = Case("int8", tokens, 20, 40, "row", activation=activation)
+    x, codes, scale, w = make(rng, case)
+    whole = np.concatenate([x, 3 * x], -1)
+    peak = statistic(whole, activation)
+    y = run(x, w, form, case, peak=peak)
+    np.testing.assert_array_equal(np.asarray(y), numpy_product(x, codes, scale, case, peak))
+    own = run(x, w, form, case, peak=statistic(x, activation))
+    np.testing.assert_array_equal(np.asarray(own), numpy_product(x, codes, scale, case))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("ternary", 1, 70, 250, "row"),
+        Case("ternary", 1, 33, 96, "group", 32, "bfloat16"),
+        Case("ternary", 9, 17, 33),
+    ],
+    ids=str,
+)
+def test_ternary_weights_give_the_bits_of_ternary_matmul(rng, form, case):
+    x, _, _, w = make(rng, case)
+    want = np.asarray(jax.jit(ternary_matmul)(x, w))
+    np.testing.assert_array_equal(np.asarray(run(x, w, form, case)), want)
+    # With its statistic given it runs as the general op.
+    general = run(x, w, form, case, peak=statistic(x))
+    np.testing.assert_array_equal(np.asarray(general), want)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_the_largest_sums_do_not_overflow(form, sign, tokens):
+    inputs = (2**31 - 1) // (128 * 127)
+    x = np.full((tokens, inputs), -128, np.float32)
+    w = from_codes(np.full((2, inputs), sign * 127, np.int8), np.float32(1), kind="int8")
+    case = Case("int8", tokens, 2, inputs)
+    peak = np.full((tokens, 1), 127, np.float32)  # r = 1
+    y = run(x, w, form, case, peak=peak)
+    want = np.float32(-128 * 127 * inputs * sign) * np.float32(
+        np.float32(127) * np.float32(1 / 127)
+    )
+    np.testing.assert_array_equal(np.asarray(y), np.full((tokens, 2), want))
+
+
+def test_a_bad_activation_spoils_its_own_token_and_no_other(rng, form):
+    for activation in (Activation(), ABSMEAN4):
+        case = Case("int4", 3, 20, 40, activation=activation)
+        x, codes, scale, w = make(rng, case)
+        good = numpy_product(x, codes, scale, case)
+        x[1, 38] = np.nan
+        y = np.asarray(run(x, w, form, case))
+        assert np.isnan(y[1]).all()
+        np.testing.assert_array_equal(y[[0, 2]], good[[0, 2]])
+
+
+@pytest.mark.parametrize("scale_kind", ["tensor", "row"])
+def test_what_surrounds_the_op_leaves_its_bits_alone(rng, form, scale_kind):
+    case = Case("int8", 5, 40, 40, scale_kind, activation=ABSMEAN4)
+    x, codes, scale, w = make(rng, case)
+    y = numpy_product(x, codes, scale, case)
+
+    @jax.jit
+    def residual(x):  # w constant: XLA could fold its scale into 1/√7
+        return x + integer_matmul(x, w, activation=ABSMEAN4, implementation=form)
+
+    np.testing.assert_array_equal(np.asarray(residual(x)), x + y)
+    half = x.astype(np.float16)
+    narrow = jax.jit(
+        lambda x: integer_matmul(
+            x.astype(jnp.float16), w, activation=ABSMEAN4, implementation=form
+        ).astype(jnp.float32)
+    )(x)
+    want = numpy_product(half, codes, scale, replace(case, dtype="float16"))
+    np.testing.assert_array_equal(np.asarray(narrow), want.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_axes_of_size_zero_and_leading_axes(rng, form, kind):
+    case = Case(kind, 6, 20, 40, activation=ABSMAX4)
+    x, codes, scale, w = make(rng, case)
+    y = run(x.reshape(2, 3, 40), w, form, case)
+    want = numpy_product(x, codes, scale, case)
+    np.testing.assert_array_equal(np.asarray(y).reshape(6, 20), want)
+    assert run(x[0], w, form, case).shape == (20,)
+    assert run(x[:0], w, form, case).shape == (0, 20)
+    for out, inputs in ((0, 40), (20, 0)):
+        empty = from_codes(np.zeros((out, inputs), np.int8), np.float32(1), kind=kind)
+        found = run(x[:, :inputs], empty, form, case)
+        np.testing.assert_array_equal(np.asarray(found), np.zeros((6, out), np.float32))
+        assert run(x[:1, :inputs], empty, form, case).shape == (1, out)
+
+
+# ------------------------------------------------------------------- transformations
+@pytest.mark.parametrize(
+    ("case", "given"),
+    [
+        (Case("int8", 3, 20, 32), False),
+        (Case("int4", 1, 20, 32, "group", 16, activation=ABSMEAN4), True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (0, 0)], ids=str)
+def test_vmap_equals_a_loop(rng, form, case, axes, given):
+    x_axis, w_axis = axes
+    n = 4
+    x, codes, scale, w = make(rng, case, stack=(n,))
+    if x_axis is None:
+        x = np.broadcast_to(x[0], x.shape)
+    if w_axis is None:
+        codes, scale = (np.broadcast_to(v[0], v.shape) for v in (codes, scale))
+    peak = 2 * statistic(x, case.activation) if given else None
+    want = np.stack(
+        [
+            numpy_product(x[i], codes[i], scale[i], case, None if peak is None else peak[i])
+            for i in range(n)
+        ]
+    )
+    single = replace(w, shape=w.shape[1:], stack_axes=(), out_axes=(0,), in_axes=(1,))
+    if w_axis is None:
+        single = jax.tree.map(lambda leaf: leaf[0], single)
+
+    def product(x, w, peak):
+        return integer_matmul(x, w, activation=case.activation, peak=peak, implementation=form)
+
+    mapped = jax.vmap(product, (x_axis, w_axis, x_axis))
+    moved = [
+        v if v is None else v[0] if x_axis is None else np.moveaxis(v, 0, x_axis) for v in (x, peak)
+    ]
+    y = jax.jit(mapped)(moved[0], single, moved[1])
+    np.testing.assert_array_equal(np.asarray(y), want)
+    if axes == (0, 0):
+        # A stacked weight says the same as vmap over both.
+        np.testing.assert_array_equal(np.asarray(run(x, w, form, case, peak=peak)), want)
+
+
+def test_vmap_over_scales_or_statistics_alone(rng, form):
+    case = Case("int6", 2, 20, 32, "row")
+    x, codes, _, w = make(rng, case)
+    many = scales(rng, case, stack=(3,))
+    peaks = statistic(x) * np.arange(1, 4, dtype=np.float32)[:, None, None]
+
+    def product(scale, peak):
+        return integer_matmul(x, replace(w, scale=scale), peak=peak, implementation=form)
+
+    y = np.asarray(jax.jit(jax.vmap(product))(many, peaks))
+    same = np.asarray(jax.jit(jax.vmap(product, (None, 0)))(many[0], peaks))
+    for i in range(3):
+        np.testing.assert_array_equal(y[i], numpy_product(x, codes, many[i], case, peaks[i]))
+        np.testing.assert_array_equal(same[i], numpy_product(x, codes, many[0], case, peaks[i]))
+
+
+def test_batching_tokens_leaves_the_codes_alone(rng):
+    x, _, _, w = make(rng, Case("int4", 3, 20, 32))
+    peak = statistic(x)
+    mapped = jax.vmap(lambda x: integer_matmul(x, w, peak=peak))
+    text = str(jax.make_jaxpr(mapped)(np.stack([x] * 5)))
+    assert integer_matmul_p.name in text
+    assert "u8[1,20,16]" in text and "u8[5" not in text
+    assert "f32[1,15,32]" in text and "f32[1,15,1]" in text
+
+
+@pytest.mark.parametrize(
+    ("case", "given"),
+    [
+        (Case("int8", 3, 20, 32), False),
+        (Case("int6", 3, 20, 32, "row", activation=ABSMAX4), True),
+        (Case("int4", 3, 20, 32, "group", 16), False),
+    ],
+    ids=str,
+)
+def test_gradient_is_the_straight_through_one(rng, form, case, given):
+    x, codes, scale, w = make(rng, case)
+    target = rng.standard_normal((case.tokens, case.out), np.float32)
+    peak = 2 * statistic(x, case.activation) if given else None
+
+    def by_hand(x, scale):
+        """The same function of dense floats, rounding counted as the identity."""
+        q, _, token_scale = quantize(jax.lax.stop_gradient(x), case.activation, peak)
+        rounded = q.astype(jnp.float32) * token_scale
+        x = x + jax.lax.stop_gradient(rounded - x)
+        wide = {
+            "tensor": lambda: scale,
+            "row": lambda: scale[:, None],
+            "group": lambda: jnp.repeat(scale, case.group, -1),
+        }[case.scale]()
+        return ((x @ (codes.astype(np.float32) * wide).T - target) ** 2).sum()
+
+    def by_op(x, scale):
+        y = integer_matmul(
+            x, replace(w, scale=scale), activation=case.activation, peak=peak, implementation=form
+        )
+        return ((y - target) ** 2).sum()
+
+    x = jnp.asarray(x)
+    want = jax.value_and_grad(by_hand, (0, 1))(x, scale)
+    got = jax.jit(jax.value_and_grad(by_op, (0, 1)))(x, scale)
+    # Float32 sums of at most 60 terms of either sign in another order: of the largest
+    # result, a few units in the last place.
+    for found, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        largest = float(np.abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-6 * largest)
+
+
+def test_the_statistic_has_no_gradient_and_bfloat16_keeps_its_dtype(rng):
+    x, _, _, w = make(rng, Case("int8", 2, 20, 40, dtype="bfloat16"))
+
+    def loss(x, peak):
+        return integer_matmul(x, w, peak=peak).astype(jnp.float32).sum()
+
+    dx, d_peak = jax.grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(statistic(x)))
+    assert (dx.dtype, dx.shape) == (jnp.bfloat16, (2, 40))
+    assert not np.asarray(d_peak).any()
+
+
+def test_scan_over_stacked_layers_with_remat(rng, form):
+    case = Case("int4", 3, 32, 32, "row", activation=ABSMEAN4)
+    x, codes, scale, w = make(rng, case, stack=(4,))
+    scale, w = scale / 32, replace(w, scale=w.scale / 32)
+
+    def product(h, w):
+        return h + integer_matmul(h, w, activation=ABSMEAN4, implementation=form)
+
+    @jax.checkpoint
+    def layer(h, w):
+        w = replace(w, shape=w.shape[1:], stack_axes=(), out_axes=(0,), in_axes=(1,))
+        return product(h, w), None
+
+    def loss(h, scale):
+        return jax.lax.scan(layer, h, replace(w, scale=scale))[0].sum()
+
+    def unrolled(h, scale):
+        for i in range(4):
+            h = product(h, from_codes(codes[i], scale[i], kind="int4", scale_kind="row"))
+        return h.sum()
+
+    got = jax.jit(jax.value_and_grad(loss, (0, 1)))(x[0], scale)
+    want = jax.jit(jax.value_and_grad(unrolled, (0, 1)))(x[0], scale)
+    # The same operations; XLA may add the four layers' gradients in another order.
+    for found, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_same_without_jit(rng, form):
+    case = Case("int6", 3, 20, 40)
+    x, codes, scale, w = make(rng, case)
+    y = integer_matmul(x, w, implementation=form)
+    np.testing.assert_array_equal(np.asarray(y), numpy_product(x, codes, scale, case))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_platforms_lower_without_a_custom_call(rng, platform):
+    x, _, _, w = make(rng, Case("int4", 1, 20, 40))
+    exported = jax.export.export(jax.jit(lambda x: integer_matmul(x, w)), platforms=[platform])(x)
+    assert "stablehlo.custom_call" not in exported.mlir_module()
+
+
+# ----------------------------------------------------------------------------- errors
+def bad_calls():
+    x = np.zeros((2, 40), np.float32)
+    w = from_codes(np.zeros((20, 40), np.int8), np.float32(1), kind="int8")
+    wide = replace(w, shape=(20, 132_105))
+    return {
+        "op.implementation_unknown": lambda: integer_matmul(x, w, implementation="native"),
+        "op.shape": lambda: integer_matmul(x[:, :39], w),
+        "op.dtype": lambda: integer_matmul(x.astype(np.int8), w),
+        "op.layout": lambda: integer_matmul(x, replace(w, layout="i4.rows")),
+        "op.in_features": lambda: integer_matmul(x, wide),
+    }
+
+
+@pytest.mark.parametrize("code", bad_calls())
+def test_bad_calls_are_refused_by_name(code):
+    with pytest.raises(UsageError) as caught:
+        bad_calls()[code]()
+    assert caught.value.code == code
+
+
+def test_a_statistic_of_another_shape_and_an_unknown_layout_are_refused():
+    x = np.zeros((2, 40), np.float32)
+    w = from_codes(np.zeros((20, 40), np.int8), np.float32(1), kind="int8")
+    with pytest.raises(UsageError, match=r"needs peak \[2, 1\], found \[2\]"):
+        integer_matmul(x, w, peak=np.ones(2, np.float32))
+    with pytest.raises(UsageError, match="int8 in i8.columns"):
+        integer_matmul(x, replace(w, layout="i8.columns"))
+    with pytest.raises(BadData, match="known: t2.16x16"):
+        replace(w, layout="i8.columns").codes_matrix()
