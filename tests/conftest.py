@@ -37,9 +37,16 @@ os.environ.update(
     NO_COLOR="1",
     COLUMNS="100",
     LC_ALL="C.UTF-8",
+    BITNET_VERIFY_PASSES="1",  # every program that any test makes must hold
 )
 for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM"):
     os.environ.pop(_name, None)
+
+import jax  # noqa: E402
+
+# Meshes of up to four devices, before any test starts the backend; not by the environment:
+# the processes that tests start see the machine as it is.
+jax.config.update("jax_num_cpu_devices", 4)
 
 from tests.skip_ledger import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
 
@@ -54,8 +61,6 @@ def _strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     if folder not in STRICT_PROMOTION:
         yield
         return
-    import jax
-
     with jax.numpy_dtype_promotion("strict"):
         yield
 

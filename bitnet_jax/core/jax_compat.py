@@ -7,8 +7,10 @@ stands in for, so that it can go when a public name comes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -17,6 +19,8 @@ _HERE = str(Path(__file__).resolve().parents[1])
 _JAX = str(Path(jax.__file__).resolve().parent)
 # Code between the user's function and JAX: frames in these packages are not the user's.
 _LIBRARIES = (_JAX, _HERE, str(Path(_JAX).parent / "flax"), str(Path(_JAX).parent / "jaxlib"))
+# Folders of installed packages: a line in one of them is rarely the user's own.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @contextlib.contextmanager
@@ -50,9 +54,25 @@ def source_line(eqn: Any) -> str | None:
     # innermost frame is the one nearest to JAX's own.
     if frames and frames[0][0].startswith(_JAX):
         frames.reverse()
-    for filename, line, name in reversed(frames):
-        if not filename.startswith(_LIBRARIES) and not filename.startswith("<"):
-            return f"{filename}:{line} ({name})"
+    return _users_own(frames)
+
+
+def raised_at(traceback: TracebackType | None) -> str | None:
+    """The user's own ``file:line`` (and function) in an exception's traceback, or None."""
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append((code.co_filename, traceback.tb_lineno, code.co_name))
+        traceback = traceback.tb_next
+    return _users_own(frames)
+
+
+def _users_own(frames: Sequence[tuple[str, int, str]]) -> str | None:
+    """The innermost frame of the user's own; of a library of layers only if there is none."""
+    own = [f for f in frames if not f[0].startswith(_LIBRARIES) and not f[0].startswith("<")]
+    theirs = [f for f in own if not set(Path(f[0]).parts) & _INSTALLED]
+    for filename, line, name in reversed(theirs or own):
+        return f"{filename}:{line} ({name})"
     return None
 
 
@@ -63,3 +83,112 @@ def bind_params(eqn: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     found = eqn.primitive.get_bind_params(eqn.params)
     return found if isinstance(found, tuple) else ((), found)
+
+
+def is_unspecified(sharding: Any) -> bool:
+    """True for the value that stands for "no sharding was asked for"; it has no public name."""
+    return sharding is None or type(sharding).__name__ == "UnspecifiedValue"
+
+
+def jvp_rule(eqn: Any) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
+    """The rule of a `custom_jvp_call`: flat primals and tangents to the same of the results."""
+    (_, jvp) = _subfuns(eqn)
+    return lambda primals, tangents: list(jvp.call_wrapped(*primals, *tangents))
+
+
+@dataclass(frozen=True)
+class VjpRules:
+    """The rules of a `custom_vjp_call`, over its flat operands."""
+
+    _forward: Any
+    _backward: Any
+    _trees: Callable[[], Any]
+
+    def forward(self, values: Sequence[Any], perturbed: Sequence[bool]) -> list[Any]:
+        """What the forward rule gives: saved values that are no operand, then the results."""
+        pairs = [item for pair in zip(values, perturbed, strict=True) for item in pair]
+        return list(self._forward.call_wrapped(*pairs))
+
+    def split(self, out: Sequence[Any], operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The results, and all saved values, of what `forward` gave (call it first)."""
+        _, saved_tree, forwarded = self._trees()
+        count = saved_tree.num_leaves - sum(place is not None for place in forwarded)
+        rest = iter(out[:count])
+        return list(out[count:]), [next(rest) if p is None else operands[p] for p in forwarded]
+
+    def backward(self, saved: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        """A cotangent, or None for zero, for each operand."""
+        arrays = [_instantiated(cotangent) for cotangent in cotangents]
+        out = self._backward.call_wrapped(*saved, *arrays)
+        return [None if type(c).__name__ in ("Zero", "SymbolicZero") else c for c in out]
+
+
+def vjp_rules(eqn: Any) -> VjpRules:
+    """The forward and backward rules of a `custom_vjp_call`."""
+    (_, forward, backward) = _subfuns(eqn)
+    return VjpRules(forward, backward, eqn.params["out_trees"])
+
+
+def _subfuns(eqn: Any) -> tuple[Any, ...]:
+    """The functions that `bind` takes, from either form of `get_bind_params`."""
+    positional, params = bind_params(eqn)
+    return tuple(positional) or tuple(params["subfuns"])
+
+
+def _instantiated(cotangent: Any) -> Any:
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return jax.numpy.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
+
+
+def bodies(eqn: Any) -> list[Any]:
+    """The jaxprs among an equation's parameters, open or closed."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                found.append(getattr(item, "jaxpr", item))
+    return found
+
+
+def in_derivative(eqn: Any) -> bool:
+    """True if `eqn` came from a derivative taken inside the traced function itself.
+
+    JAX names what `grad`, `vjp`, `jvp` and `linearize` make; it does not when the
+    derivative is taken of us, outside.
+    """
+    return any(word in str(eqn.source_info.name_stack) for word in ("jvp(", "transpose("))
+
+
+def result_aval(shape: Sequence[int], dtype: Any, *operands: Any) -> Any:
+    """The abstract result of a primitive of ours: it varies over what its operands vary over.
+
+    Inside `shard_map`, JAX tracks the mesh axes over which a value differs between devices.
+    """
+    varying: frozenset[str] = frozenset()
+    like = None
+    for aval in operands:
+        own = _varying(aval)
+        like = aval if own else like
+        varying |= own
+    if like is None:
+        return jax.core.ShapedArray(tuple(shape), dtype)
+    sharding = like.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
+    if hasattr(like, "manual_axis_type"):
+        kind = type(like.manual_axis_type)(varying=varying)
+        return jax.core.ShapedArray(tuple(shape), dtype, sharding=sharding, manual_axis_type=kind)
+    renamed: dict[str, Any] = {"vma": varying}
+    return jax.core.ShapedArray(tuple(shape), dtype, sharding=sharding, **renamed)
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    """Mesh axes over which a value differs; up to 0.10.1 they were called `vma`."""
+    if hasattr(aval, "manual_axis_type"):
+        return frozenset(aval.manual_axis_type.varying)
+    return frozenset(getattr(aval, "vma", ()))
+
+
+def is_dead(value: Any) -> bool:
+    """True for a tracer of a trace that has ended: nothing can be computed from it."""
+    trace = getattr(value, "_trace", None)
+    return isinstance(value, jax.core.Tracer) and not getattr(trace, "is_valid", lambda: True)()

@@ -14,7 +14,17 @@ import jax.extend.core as jec
 import numpy as np
 from jax.tree_util import PyTreeDef
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.ir.stages import record
+
+# What JAX raises where Python would need the value of a traced array.
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Program:
 
     Invariants (`verify` checks them): the jaxpr's inputs are `param_names`' leaves
     in order, then the inputs of `inputs_tree`; names are unique; every variable is
-    defined before it is used; it reads no file and holds no tracer.
+    defined before it is used. It holds no file, and a tracer only as a constant of a
+    function traced inside another trace.
 
     Attributes:
       jaxpr: the computation, `jax.extend.core.ClosedJaxpr`.
@@ -42,6 +53,11 @@ class Program:
     passes: tuple[str, ...] = ()
 
     @property
+    def param_avals(self) -> list[Any]:
+        """Abstract values of the parameters."""
+        return list(self.jaxpr.in_avals[: len(self.param_names)])
+
+    @property
     def input_avals(self) -> list[Any]:
         """Abstract values of the inputs that are no parameters."""
         return list(self.jaxpr.in_avals[len(self.param_names) :])
@@ -55,7 +71,8 @@ class Program:
 
     def derived(self, name: str, jaxpr: jec.ClosedJaxpr, **changes: Any) -> Program:
         """The program that pass `name` made of this one."""
-        return replace(self, jaxpr=jaxpr, passes=(*self.passes, name), **changes)
+        made = replace(self, jaxpr=jaxpr, passes=(*self.passes, name), **changes)
+        return record(made, before=self)
 
     def __str__(self) -> str:
         from bitnet_jax.ir.printer import print_program
@@ -79,18 +96,33 @@ def path_name(path: Sequence[Any]) -> str:
 def named_leaves(params: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """Leaves of a pytree by dotted name, in tree order.
 
+    A Flax variable, and a box around a parameter, is a leaf to people: its name does not
+    end in the ``value`` that it holds.
+
     Raises:
       UsageError: two leaves have the same name (``{"a.b": x, "a": {"b": y}}``).
     """
+
+    def stop(node: Any) -> bool:
+        return _is_box(node) or bool(is_leaf and is_leaf(node))
+
     out: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf):
-        name = path_name(path)
-        if name in out:
-            raise UsageError(
-                "program.name_clash", f"two parameters are named `{name}`", "rename one of them"
-            )
-        out[name] = leaf
+    for path, node in jax.tree_util.tree_leaves_with_path(params, is_leaf=stop):
+        held = jax.tree_util.tree_leaves_with_path(node, is_leaf=is_leaf)
+        for inner, leaf in held:
+            name = path_name(path if len(held) == 1 else (*path, *inner))
+            if name in out:
+                raise UsageError(
+                    "program.name_clash", f"two parameters are named `{name}`", "rename one of them"
+                )
+            out[name] = leaf
     return out
+
+
+def _is_box(node: Any) -> bool:
+    """True for what Flax wraps one parameter in (`nnx.Variable`, `nn.Partitioned`)."""
+    kinds = {base.__name__ for base in type(node).__mro__ if base.__module__.startswith("flax.")}
+    return bool(kinds & {"Variable", "AxisMetadata"})
 
 
 def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
@@ -109,7 +141,7 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     inputs_tree: Any = structure
     params_tree: Any = jax.tree_util.tree_structure(params)
     for name, leaf in [*named.items(), *((f"input {i}", x) for i, x in enumerate(flat_inputs))]:
-        if not _is_array(leaf):
+        if not is_array(leaf):
             raise UsageError(
                 "program.leaf",
                 f"`{name}` is a {type(leaf).__name__}, not an array",
@@ -123,11 +155,22 @@ def trace(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
         out_tree.append(tree)
         return flat_out
 
-    jaxpr = jax.make_jaxpr(flat_fn)(list(named.values()), flat_inputs)
-    return Program(jaxpr, tuple(named), params_tree, inputs_tree, out_tree[-1])
+    try:
+        jaxpr = jax.make_jaxpr(flat_fn)(list(named.values()), flat_inputs)
+    except UNTRACEABLE as error:
+        where = jax_compat.raised_at(error.__traceback__)
+        raise UsageError(
+            "program.not_traceable",
+            f"the function cannot be traced{f' at {where}' if where else ''}: "
+            f"{str(error).splitlines()[0]}",
+            "a value decides Python control flow or leaves JAX: use jnp.where, lax.cond, "
+            "jax.debug.print, or pass it as a setting that is no array",
+        ) from error
+    return record(Program(jaxpr, tuple(named), params_tree, inputs_tree, out_tree[-1]), of=fn)
 
 
-def _is_array(leaf: Any) -> bool:
+def is_array(leaf: Any) -> bool:
+    """True for what JAX can trace: an array, an abstract value, a number."""
     if isinstance(leaf, bool | int | float | complex | np.ndarray | np.generic):
         return getattr(leaf, "dtype", None) != np.dtype(object)
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

@@ -1,17 +1,19 @@
 """Following a named parameter through views: which source axes an axis is made of.
 
-A *view* is a value that holds exactly a parameter's elements in another
-arrangement: after transpose, reshape, cast, an added unit axis, or the slice that
-`scan` takes of a stack. Each current axis is a tuple of `Atom`s, row-major;
-an atom is a contiguous factor of one source axis.
+A *view* is a value that holds a parameter's elements, or a block of them, in another
+arrangement: after transpose, reshape, cast, an added unit axis, a slice, the element
+that `scan` or an index takes of a stack, the shard that a device holds. Each current
+axis is a tuple of `Atom`s, row-major; an atom is a contiguous factor of one
+source axis. `arrange.py` says what each move does to a view.
 
-Knows nothing of jaxprs or of quantization.
+Knows nothing of jaxprs or of quantization; a view only carries the scale and the
+codes along.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,30 +47,6 @@ def axis_size(atoms: Sequence[Atom]) -> int:
     return math.prod(atom.size for atom in atoms)
 
 
-def reshape_axes(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """Axes after a row-major reshape to `shape`, or None if an atom would have to tear."""
-    queue = [atom for atoms in axes for atom in atoms if atom.size != 1]
-    out: list[tuple[Atom, ...]] = []
-    for wanted in shape:
-        taken: list[Atom] = []
-        while wanted > 1:
-            if not queue:
-                return None
-            atom = queue.pop(0)
-            if wanted % atom.size == 0:
-                taken.append(atom)
-                wanted //= atom.size
-            elif atom.size % wanted == 0:
-                rest = atom.size // wanted
-                taken.append(Atom(atom.axis, atom.stride * rest, wanted))
-                queue.insert(0, Atom(atom.axis, atom.stride, rest))
-                wanted = 1
-            else:
-                return None
-        out.append(tuple(taken))
-    return tuple(out) if not queue else None
-
-
 def whole_axes(atoms: Sequence[Atom], shape: Sequence[int]) -> tuple[int, ...] | None:
     """The source axes that `atoms`, sorted to source order, make up whole; else None."""
     sizes: dict[int, int] = {}
@@ -80,19 +58,44 @@ def whole_axes(atoms: Sequence[Atom], shape: Sequence[int]) -> tuple[int, ...] |
 
 
 @dataclass(frozen=True)
+class Window:
+    """The block of a source axis that a slice left.
+
+    Attributes:
+      start: its first element; None if it is traced: then it is the companion `moving`.
+      step: distance of its elements.
+      full: size of the whole axis.
+    """
+
+    start: int | None
+    step: int
+    full: int
+    moving: str = ""
+
+
+@dataclass(frozen=True)
 class ParamView:
-    """A parameter, or the slice of one, on its way to a use.
+    """A parameter, or a block of one, on its way to a use.
 
     Attributes:
       name: the parameter's dotted path.
-      shape: source shape, less the axes that scans have sliced away.
+      shape: source shape, less the axes that were sliced away.
       origin: for each axis of `shape`, its number in the parameter itself.
-      sliced: numbers (in the parameter) of the axes sliced away, outermost first.
       axes: what each current axis is made of, in terms of `shape`.
+      sliced: numbers (in the parameter) of the axes sliced away, outermost first.
+      picked: numbers (in the parameter) of axes whose elements an index chose; they
+        stand in `shape` still, as long as the index.
+      windows: for each axis of `shape`, the block of it that is left, or None.
+      shards: for each axis of `shape`, the mesh axes that a `shard_map` splits it over.
       casts: dtypes it was cast to on the way, in order. `value` is not cast: what is
         quantized is the parameter itself, as packing sees it.
-      value: the float array in its current arrangement, or None (packed only).
-      quant: the packed parameter, sliced like `shape`, or None.
+      notes: what recipes ask of this weight, in the order met (`ops/weight_note`).
+      value: the float array in its current arrangement, or None (packed, abstract).
+      companions: named arrays that belong to the parameter, with an axis for each of
+        `shape`, of size 1 where they do not vary; they are sliced and sharded with it.
+        ``scale`` is that of the whole parameter, settled before a slice hid the rest.
+      quants: the packed parameter in each layout that the function needs.
+      constant: no parameter, but an array that the function closes over.
     """
 
     name: str
@@ -100,9 +103,15 @@ class ParamView:
     origin: tuple[int, ...]
     axes: Axes
     sliced: tuple[int, ...] = ()
+    picked: tuple[int, ...] = ()
+    windows: tuple[Window | None, ...] = ()
+    shards: tuple[tuple[str, ...], ...] = ()
     casts: tuple[Any, ...] = ()
+    notes: tuple[Any, ...] = ()
     value: Any = None
-    quant: QuantTensor | None = None
+    companions: tuple[tuple[str, Any], ...] = ()
+    quants: tuple[QuantTensor, ...] = ()
+    constant: bool = False
 
     @classmethod
     def of(
@@ -110,12 +119,19 @@ class ParamView:
         name: str,
         shape: Sequence[int],
         value: Any = None,
-        quant: QuantTensor | None = None,
+        quants: Sequence[QuantTensor] = (),
     ) -> ParamView:
         """The whole parameter, not yet moved."""
         shape = tuple(shape)
         return cls(
-            name, shape, tuple(range(len(shape))), identity_axes(shape), value=value, quant=quant
+            name,
+            shape,
+            tuple(range(len(shape))),
+            identity_axes(shape),
+            windows=(None,) * len(shape),
+            shards=((),) * len(shape),
+            value=value,
+            quants=tuple(quants),
         )
 
     @property
@@ -128,6 +144,23 @@ class ParamView:
         """Number of current axes."""
         return len(self.axes)
 
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """Axes of the parameter that are certainly stacked: an index or a scan chose of them."""
+        return tuple(sorted({*self.sliced, *self.picked}))
+
+    def companion(self, name: str) -> Any:
+        """The companion array called `name`, or None."""
+        return dict(self.companions).get(name)
+
+    def joined(self, name: str, array: Any) -> ParamView:
+        """The same view with one more companion."""
+        return replace(self, companions=(*self.companions, (name, array)))
+
+    def map_companions(self, change: Callable[[Any], Any]) -> tuple[tuple[str, Any], ...]:
+        """The companions after a move."""
+        return tuple((name, change(array)) for name, array in self.companions)
+
     def moved(self, axes: Axes, value: Any) -> ParamView:
         """The same elements in another arrangement."""
         return replace(self, axes=axes, value=value)
@@ -137,73 +170,25 @@ class ParamView:
         return replace(self, casts=(*self.casts, dtype))
 
     def array(self) -> Any:
-        """The float array this view stands for, casts applied; None if there is only `quant`."""
-        value = self.value
-        if value is not None:
-            for dtype in self.casts:
-                value = value.astype(dtype)
+        """The float array this view stands for, casts applied; None if it carries none."""
+        return None if self.value is None else self.apply_casts(self.value)
+
+    def apply_casts(self, value: Any) -> Any:
+        """`value` cast as this view is."""
+        for dtype in self.casts:
+            value = value.astype(dtype)
         return value
 
     def leaves(self) -> list[Any]:
         """The arrays this view carries, to cross into a sub-jaxpr."""
-        out = [] if self.value is None else [self.value]
-        return out if self.quant is None else [*out, self.quant.codes, self.quant.scale]
+        packed = [leaf for quant in self.quants for leaf in (quant.codes, quant.scale)]
+        own = [] if self.value is None else [self.value]
+        return [*own, *(array for _, array in self.companions), *packed]
 
     def with_leaves(self, leaves: Sequence[Any]) -> ParamView:
         """The same view over other arrays (inverse of `leaves`)."""
-        rest = list(leaves)
-        value = None if self.value is None else rest.pop(0)
-        quant = self.quant
-        if quant is not None:
-            quant = replace(quant, codes=rest[0], scale=rest[1])
-        return replace(self, value=value, quant=quant)
-
-    def element(self) -> ParamView | None:
-        """This view less its first current axis, which must be one whole source axis.
-
-        Leaves are those of the stack still: `with_leaves` puts an element's in.
-        None if the first axis is no whole source axis.
-        """
-        head = whole_axes(self.axes[0], self.shape)
-        if head is None or len(head) != 1:
-            return None
-        gone = head[0]
-        axes = tuple(
-            tuple(replace(atom, axis=atom.axis - (atom.axis > gone)) for atom in atoms)
-            for atoms in self.axes[1:]
-        )
-        quant = self.quant
-        if quant is not None:
-            if gone not in quant.stack_axes:
-                return None
-            quant = _drop_stack_axis(quant, gone)
-        return replace(
-            self,
-            shape=_without(self.shape, gone),
-            origin=_without(self.origin, gone),
-            sliced=(*self.sliced, self.origin[gone]),
-            axes=axes,
-            quant=quant,
-        )
-
-    def stack_position(self) -> int:
-        """Where the axis that `element` removes stands among the packed stack axes."""
-        assert self.quant is not None
-        return self.quant.stack_axes.index(self.axes[0][0].axis)
-
-
-def _without(items: tuple[int, ...], index: int) -> tuple[int, ...]:
-    return items[:index] + items[index + 1 :]
-
-
-def _drop_stack_axis(quant: QuantTensor, axis: int) -> QuantTensor:
-    def renumber(axes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(a - (a > axis) for a in axes if a != axis)
-
-    return replace(
-        quant,
-        shape=_without(quant.shape, axis),
-        stack_axes=renumber(quant.stack_axes),
-        out_axes=renumber(quant.out_axes),
-        in_axes=renumber(quant.in_axes),
-    )
+        rest = iter(leaves)
+        value = None if self.value is None else next(rest)
+        companions = tuple((name, next(rest)) for name, _ in self.companions)
+        quants = tuple(replace(q, codes=next(rest), scale=next(rest)) for q in self.quants)
+        return replace(self, value=value, companions=companions, quants=quants)

@@ -8,22 +8,23 @@ stacked or looked up. Stands beside the pass that runs the result
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.program import Program, named_leaves, trace
-from bitnet_jax.passes.modes import Use
-from bitnet_jax.passes.packed import DOT, Packed
-from bitnet_jax.passes.quantize_linears import collect_uses
-from bitnet_jax.quant.packing import pack_trits
+from bitnet_jax.ir.views import ParamView
+from bitnet_jax.passes.geometry import Roles, canonical_matrix
+from bitnet_jax.passes.packed import Packed, leaf_names
+from bitnet_jax.passes.plan import make_plan
+from bitnet_jax.quant.kinds import kind_codes, kind_scale
+from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
+from bitnet_jax.quant.notes import KeepNofM, LearnedScale, find, learned_scale, n_of_m
 from bitnet_jax.quant.rules import Rule
-from bitnet_jax.quant.tensor import QuantTensor
-from bitnet_jax.quant.ternary import ternarize
+from bitnet_jax.quant.tensor import QuantTensor, is_quant
 
 
 def pack(fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_args: Any) -> Packed:
@@ -36,45 +37,45 @@ def pack(fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_ar
       example_args: arrays or `jax.ShapeDtypeStruct`s; only shapes and dtypes are read.
 
     Raises:
-      UsageError: a rule matched nothing, a use cannot be followed, or one parameter
-        is contracted over different axes in different places (``transform.two_layouts``).
+      UsageError: a rule matched nothing, a use cannot be followed, or the parameters are
+        packed already (``transform.packed_already``).
       BadData: a weight holds NaN or infinity (``tensor.not_finite``).
     """
-    program = trace(fn, params, *example_args)
-    return pack_program(program, params, rules)
+    leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
+    if isinstance(params, Packed) or any(is_quant(leaf) for leaf in leaves):
+        raise UsageError(
+            "transform.packed_already",
+            "these parameters are packed already",
+            "pack takes the float parameters; run packed ones with ternarize(…, mode='packed')",
+        )
+    return pack_program(trace(fn, params, *example_args), params, rules)
 
 
 def pack_program(program: Program, params: Any, rules: Sequence[Rule]) -> Packed:
     """As `pack`, for a traced program."""
-    taken: dict[str, Use] = {}
-    floats: set[str] = set()
-    for use in collect_uses(program, rules):
-        rule = None if use.rule is None else rules[use.rule]
-        if use.kind != "dot" or rule is None or rule.to == "keep":
-            floats.add(use.name)
-            continue
-        first = taken.setdefault(use.name, use)
-        if (first.stack, first.out, first.inner) != (use.stack, use.out, use.inner):
-            raise UsageError(
-                "transform.two_layouts",
-                f"`{use.name}` is contracted over axes {first.inner}{first.where}, and over "
-                f"{use.inner}{use.where}",
-                "pass it as two parameters, or keep one of them by a rule",
-            )
+    plan = make_plan(program, rules)
     leaves: dict[str, Any] = {}
-    for name, value in named_leaves(params).items():
-        used = taken.get(name)
-        if used is None:
+    values = named_leaves(params)
+    for name, value in values.items():
+        layouts, rule = plan.layouts(name), plan.rule(name)
+        split = plan.needs_float(name)
+        if not layouts or split:
             leaves[name] = value
-            continue
-        assert used.rule is not None
-        leaves[name + DOT * (name in floats)] = _pack_one(name, value, used, rules[used.rule])
-        if name in floats:
-            leaves[name] = value
+        if rule is not None:
+            notes = plan.dots[name].use.notes if name in plan.dots else ()
+            packed = _pack_one(name, value, layouts, rule, notes, values)
+            leaves |= zip(leaf_names(name, len(layouts), split), packed, strict=True)
     return Packed(leaves, program.param_names, program.params_tree)
 
 
-def _pack_one(name: str, value: Any, use: Use, rule: Rule) -> QuantTensor:
+def _pack_one(
+    name: str,
+    value: Any,
+    layouts: Sequence[Roles],
+    rule: Rule,
+    notes: tuple[Any, ...],
+    values: Mapping[str, Any],
+) -> list[QuantTensor]:
     if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
         raise UsageError(
             "transform.pack_traced",
@@ -86,37 +87,44 @@ def _pack_one(name: str, value: Any, use: Use, rule: Rule) -> QuantTensor:
         raise BadData(
             "tensor.not_finite", f"`{name}` holds NaN or infinity", "restore an earlier checkpoint"
         )
-    return _quantize(value, use, rule)
+    view = ParamView.of(name, value.shape, value=value)
+    learned, kept = find(notes, LearnedScale), find(notes, KeepNofM)
+    if learned is None:
+        scale = _scale(canonical_matrix(view, layouts[0]), rule=_bare(rule))
+    else:
+        scale = learned_scale(jnp.asarray(values[learned.parameter]), rule.scale_dtype)
+    return [
+        QuantTensor(
+            _codes(canonical_matrix(view, roles), scale, rule=_bare(rule), kept=kept),
+            scale,
+            shape=tuple(value.shape),
+            dtype=str(value.dtype),
+            stack_axes=roles.stack,
+            out_axes=roles.out,
+            in_axes=roles.inner,
+            scale_kind=rule.scale_kind,
+            group_size=rule.group_size,
+            scale_dtype=rule.scale_dtype,
+            kind=rule.to,
+            layout=LAYOUT_OF[rule.to],
+        )
+        for roles in layouts
+    ]
 
 
-# Jitted once for all: a decoder's matrices have a handful of shapes.
-@functools.partial(jax.jit, static_argnames=("scale_kind", "group_size", "scale_dtype"))
-def _pack_matrix(matrix: Any, **rule: Any) -> tuple[Any, Any]:
-    trits, scale = ternarize(matrix, **rule)
-    return pack_trits(trits), scale
+def _bare(rule: Rule) -> Rule:
+    """Equal for every parameter that is quantized alike: a decoder's are compiled once."""
+    return Rule("**", to=rule.to, scale=rule.scale, scale_dtype=rule.scale_dtype)
 
 
-def _quantize(value: Any, use: Use, rule: Rule) -> QuantTensor:
-    order = (*use.stack, *use.out, *use.inner)
-    lead = [value.shape[axis] for axis in use.stack]
-    out = int(np.prod([value.shape[axis] for axis in use.out]))
-    matrix = jnp.transpose(value, order).reshape(*lead, out, -1)
+@functools.partial(jax.jit, static_argnames="rule")
+def _scale(matrix: Any, *, rule: Rule) -> Any:
+    return kind_scale(matrix, rule.to, rule.scale_kind, rule.group_size, rule.scale_dtype)
 
-    codes, scale = _pack_matrix(
-        matrix,
-        scale_kind=rule.scale_kind,
-        group_size=rule.group_size,
-        scale_dtype=rule.scale_dtype,
-    )
-    return QuantTensor(
-        codes,
-        scale,
-        shape=tuple(value.shape),
-        dtype=str(value.dtype),
-        stack_axes=use.stack,
-        out_axes=use.out,
-        in_axes=use.inner,
-        scale_kind=rule.scale_kind,
-        group_size=rule.group_size,
-        scale_dtype=rule.scale_dtype,
-    )
+
+@functools.partial(jax.jit, static_argnames=("rule", "kept"))
+def _codes(matrix: Any, scale: Any, *, rule: Rule, kept: KeepNofM | None) -> Any:
+    codes = kind_codes(matrix, scale, rule.to, rule.scale_kind, rule.group_size)
+    if kept is not None:
+        codes = jnp.where(n_of_m(matrix, kept.n, kept.m), codes, 0)
+    return pack_codes(codes, LAYOUT_OF[rule.to])

@@ -12,9 +12,20 @@ from jax.tree_util import PyTreeDef
 
 from bitnet_jax.quant.tensor import QuantTensor, is_quant
 
-# A parameter used both ways (a tied embedding) has a float leaf under its own
-# name and its packed one under the name with this suffix.
+# A parameter used both ways (a tied embedding) has a float leaf under its own name and
+# its packed one under the name with this suffix; where it is multiplied over several of
+# its axes, each further layout has a number after it.
 DOT = "@dot"
+
+
+def leaf_names(name: str, layouts: int, split: bool) -> list[str]:
+    """The names of a parameter's packed leaves; `split`: a float leaf has its own name."""
+    return [name + DOT * split, *(f"{name}{DOT}{number}" for number in range(2, layouts + 1))]
+
+
+def parameter_of(leaf: str) -> str:
+    """The parameter that a leaf belongs to."""
+    return leaf.partition(DOT)[0]
 
 
 @jax.tree_util.register_dataclass
@@ -24,8 +35,8 @@ class Packed:
 
     Invariants: each parameter of `tree` has a leaf under its dotted name (a float
     array or a `QuantTensor`), or a float one there and a `QuantTensor` under
-    ``name@dot``. Float leaves are the caller's own arrays: donating those to a
-    training step takes them from here too.
+    ``name@dot``; further layouts of it stand under ``name@dot2``, …. Float leaves are the
+    caller's own arrays: donating those to a training step takes them from here too.
 
     Attributes:
       leaves: name to array or `QuantTensor`.
@@ -40,7 +51,7 @@ class Packed:
     @classmethod
     def of(cls, leaves: Mapping[str, Any]) -> Packed:
         """Packed parameters for a function that takes one flat dict of names."""
-        names = [name for name in leaves if not name.endswith(DOT)]
+        names = [name for name in leaves if DOT not in name]
         tree = jax.tree_util.tree_structure(dict.fromkeys(names, 0))
         return cls(dict(leaves), tuple(sorted(names)), tree)
 
@@ -49,10 +60,24 @@ class Packed:
         return self.tree.unflatten([abstract(self.leaves[name]) for name in self.names])
 
     def ternary(self) -> dict[str, QuantTensor]:
-        """The packed tensors, by parameter name."""
+        """The ternary tensors, by parameter name (in its first layout)."""
         return {
-            name.removesuffix(DOT): leaf for name, leaf in self.leaves.items() if is_quant(leaf)
+            name: quants[0] for name, quants in self.quants().items() if quants[0].kind == "ternary"
         }
+
+    def quants(self) -> dict[str, tuple[QuantTensor, ...]]:
+        """The packed tensors of each parameter that has any, one for each layout."""
+        out: dict[str, tuple[QuantTensor, ...]] = {}
+        for leaf_name, leaf in sorted(self.leaves.items(), key=lambda item: _layout(item[0])):
+            if is_quant(leaf):
+                name = parameter_of(leaf_name)
+                out[name] = (*out.get(name, ()), leaf)
+        return out
+
+
+def _layout(leaf: str) -> int:
+    """The number of a leaf's layout."""
+    return int(leaf.partition(DOT)[2] or 1)
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:

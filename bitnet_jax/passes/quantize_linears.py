@@ -1,107 +1,382 @@
-"""Pass: the dots that the rules name compute as the quantized model will.
+"""Pass: the products that the rules name compute as the quantized model will.
 
-Needs: a float Program. Does: replaces each matched `dot_general` by the QAT
-arithmetic of `quant/qat.py`. Leaves: the same parameters, float; with
+Needs: a float Program. Does: replaces each matched `dot_general`, `ragged_dot` and
+lookup by the QAT arithmetic of `quant/qat.py`. Leaves: the same parameters, float; with
 `traced_lambda`, one more input at the end, λ.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from bitnet_jax.core.errors import InternalError
 from bitnet_jax.ir.follow import FOLLOW
-from bitnet_jax.ir.interpreter import Context, interpret
+from bitnet_jax.ir.interpreter import Context, bind, interpret
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.views import ParamView
-from bitnet_jax.passes.geometry import DotGeometry
-from bitnet_jax.passes.modes import RuleMode, Use, check_rules_used, tracked
-from bitnet_jax.quant.qat import qat_matmul
+from bitnet_jax.passes.geometry import (
+    DotGeometry,
+    arranged_scale,
+    canonical_matrix,
+    dot_geometry,
+    source_scale,
+)
+from bitnet_jax.passes.modes import FloatMode
+from bitnet_jax.passes.plan import Plan, make_plan
+from bitnet_jax.quant.activations import statistic
+from bitnet_jax.quant.kinds import kind_scale
+from bitnet_jax.quant.notes import LearnedScale, activation_of, find, learned_scale
+from bitnet_jax.quant.qat import (
+    Arithmetic,
+    activation_codes,
+    exact_product,
+    over_shards,
+    qat_output,
+    weight_codes,
+)
 from bitnet_jax.quant.rules import Rule
-from bitnet_jax.quant.scaling import write_output
+from bitnet_jax.quant.scaling import read_input, scale_output, write_output
+from bitnet_jax.quant.tensor import broadcast_scale
 
 NAME = "quantize_linears"
 
 
-@dataclass
-class QatMode(RuleMode):
+@dataclass(frozen=True)
+class Spec:
+    """Everything static about one quantized product: equal specs are traced once.
+
+    Attributes:
+      geometry: of the product, its view stripped of names and arrays.
+      layout: of the scale, in the same axes.
+      shards: mesh axes that the contracted axes are split over.
+      equation: dimension numbers, precision, output sharding, as JAX's product takes them.
+      out_dtype: of the equation's result.
+    """
+
+    geometry: DotGeometry
+    layout: Any
+    how: Arithmetic
+    scale_kind: str
+    group_size: int
+    scale_dtype: str
+    shards: tuple[str, ...]
+    equation: tuple[Any, ...]
+    out_dtype: str
+
+
+@dataclass(frozen=True)
+class QatMode(FloatMode):
     """Float parameters, quantized at each use."""
 
+    plan: Plan
     lam: Any = None
+    forward: str = "float32"
 
-    def ternary_dot(
-        self, context: Context, geometry: DotGeometry, rule: Rule, x: Any, eqn: Any
+    def quantizes(self, view: ParamView) -> bool:
+        """True if a rule took this parameter's products."""
+        return view.name in self.plan.dots
+
+    def plain(self, context: Context, eqn: Any, view: ParamView) -> Any:
+        """Floats, where the plan saw a use for them: a quantized weight is never lost."""
+        if not self.plan.needs_float(view.name):
+            raise InternalError(
+                "transform.lost",
+                f"`{view.name}` reaches `{eqn.primitive.name if eqn else 'the result'}`"
+                f"{context.at(eqn)}, which the plan had not seen",
+            )
+        return super().plain(context, eqn, view)
+
+    def carried(self) -> list[Any]:
+        """λ, where it is traced."""
+        return [] if self.lam is None else [self.lam]
+
+    def with_carried(self, arrays: Sequence[Any]) -> QatMode:
+        """The same mode over another λ."""
+        return self if self.lam is None else replace(self, lam=arrays[0])
+
+    def settle(self, view: ParamView) -> ParamView:
+        """Computes the scale of the whole parameter, before a slice or a shard hides the rest.
+
+        Groups need none: what is left of the inputs is whole groups, or refused.
+        """
+        rule = self.plan.rule(view.name)
+        if rule is None or rule.scale_kind == "group" or view.companion("scale") is not None:
+            return view
+        return view.joined("scale", _scale(view, self.plan.roles(view), rule))
+
+    def _spec(
+        self, eqn: Any, view: ParamView, side: int, dims: Any, equation: tuple[Any, ...]
+    ) -> Spec:
+        rule = self.plan.dots[view.name].rule
+        bare = replace(view, name="", origin=(), sliced=(), picked=(), casts=(), value=None)
+        bare = replace(bare, companions=(), notes=())
+        geometry = dot_geometry(bare, side, dims, self.plan.roles(view).stack)
+        assert geometry is not None  # collecting uses has checked it
+        shards = tuple(name for axis in geometry.roles.inner for name in view.shards[axis])
+        learned = find(view.notes, LearnedScale) is not None
+        how = Arithmetic(rule.to, activation_of(view.notes), self.forward, learned)
+        return Spec(
+            geometry, self.plan.roles(view), how, rule.scale_kind, rule.group_size,
+            rule.scale_dtype, shards, equation,
+            str(eqn.outvars[0].aval.dtype),
+        )  # fmt: skip
+
+    def _companions(self, view: ParamView) -> dict[str, Any]:
+        """What goes into the product beside the operands, by name."""
+        found = dict(view.companions)
+        if find(view.notes, LearnedScale) is not None:
+            dtype = self.plan.dots[view.name].rule.scale_dtype
+            found["scale"] = learned_scale(found["scale"], dtype)
+        return found
+
+    def product(self, context: Context, eqn: Any, view: ParamView, side: int, other: Any) -> Any:
+        """`qat_dot` in the user's own dimension order."""
+        params = eqn.params
+        dims = params["dimension_numbers"]
+        equation = (dims, params["precision"], params["out_sharding"])
+        spec = self._spec(eqn, view, side, dims, equation)
+        return qat_dot(other, view.value, self._companions(view), self.lam, spec=spec)
+
+    def ragged_product(
+        self, context: Context, eqn: Any, view: ParamView, x: Any, sizes: Any
     ) -> Any:
-        """`qat_matmul` on the canonical matrices."""
-        y = qat_matmul(
-            geometry.activation_matrix(x),
-            geometry.weight_matrix(geometry.view.value),
-            scale_kind=rule.scale_kind,
-            group_size=rule.group_size,
-            scale_dtype=rule.scale_dtype,
-            lam=self.lam,
-            precision=eqn.params["precision"],
+        """`qat_ragged_dot`: each row with the scale of its own expert."""
+        equation = (eqn.params["precision"],)
+        spec = self._spec(eqn, view, 1, (((1,), (1,)), ((), ())), equation)
+        return qat_ragged_dot(x, view.value, sizes, self._companions(view), self.lam, spec=spec)
+
+    def gather(self, context: Context, eqn: Any, view: ParamView, indices: Sequence[Any]) -> Any:
+        """Rows of the quantized table, where a rule takes the lookup."""
+        rule = self.plan.lookups.get(view.name)
+        if rule is None:
+            return super().gather(context, eqn, view, indices)
+        whole = self.settle(view)
+        how = Arithmetic(rule.to)
+        table = read_input(view.value)
+        scale = whole.companion("scale")
+        if scale is None:
+            matrix = canonical_matrix(view, self.plan.roles(view))
+            by_group = _kind_scale(lax.stop_gradient(read_input(matrix)), rule)
+            scale = broadcast_scale(by_group, "group", rule.group_size)
+        quantized = weight_codes(table, scale, how, self.lam) * scale
+        rows = view.apply_casts(write_output(quantized, view.value.dtype))
+        return bind(eqn, [rows, *indices])[0]
+
+
+def _kind_scale(matrix: Any, rule: Rule | Spec) -> Any:
+    kind = rule.to if isinstance(rule, Rule) else rule.how.kind
+    return kind_scale(matrix, kind, rule.scale_kind, rule.group_size, rule.scale_dtype)
+
+
+def _scale(view: ParamView, roles: Any, rule: Rule | Spec) -> Any:
+    """The scale of a view's canonical matrix, one axis per axis of `view.shape`."""
+    matrix = read_input(lax.stop_gradient(canonical_matrix(view, roles)))
+    return source_scale(_kind_scale(matrix, rule), view, roles, rule.scale_kind)
+
+
+# Jitted so that a decoder's hundreds of linears are traced once per shape, not once each.
+@functools.partial(jax.jit, static_argnames=("spec",))
+def qat_dot(x: Any, w: Any, companions: dict[str, Any], lam: Any, *, spec: Spec) -> Any:
+    """``dot_general`` of the quantized operands, in the equation's own axis order and dtype.
+
+    Args:
+      x, w: the operands, any float dtype.
+      companions: ``scale``, a `source_scale` of the whole parameter (absent: `w` is the
+        whole), and ``mask``, in the same axes as it.
+      lam: traced λ in [0, 1], or None for exactly 1.
+    """
+    geometry = spec.geometry
+    x, w = read_input(x), read_input(w)
+    if spec.scale_kind == "group":
+        return write_output(_grouped_dot(x, w, companions, lam, spec), spec.out_dtype)
+    view = replace(geometry.view, value=w)
+    wide, mask = _arranged(view, companions, spec)
+    v, a = activation_codes(x, _peak(x, spec), spec.how, lam)
+    p = weight_codes(w, wide, spec.how, lam, mask)
+    dims, precision, out_sharding = spec.equation
+
+    def product(v: Any, p: Any, dtype: Any) -> Any:
+        operands = (v, p) if geometry.side else (p, v)
+        return lax.dot_general(
+            *operands, dims, precision, preferred_element_type=dtype, out_sharding=out_sharding
         )
-        return write_output(geometry.result(y, x.shape), eqn.outvars[0].aval.dtype)
+
+    acc = exact_product(product, v, p, _inputs(spec), spec.how, lam)
+    tokens = len(geometry.free_x(x.ndim))
+    wide = geometry.weight_output(wide, tokens)
+    y = qat_output(acc, wide, geometry.token_output(a), spec.how)
+    return write_output(y, spec.out_dtype)
 
 
-def views_of(program: Program, leaves: Sequence[Any], rules: Sequence[Rule]) -> list[Any]:
-    """Parameter leaves, those that a rule may quantize wrapped as views."""
+def _arranged(view: ParamView, companions: dict[str, Any], spec: Spec) -> tuple[Any, Any]:
+    """Scale and mask (or None) in the view's arrangement."""
+    scale, mask = companions.get("scale"), companions.get("mask")
+    if scale is None:
+        scale = _scale(view, spec.layout, spec)
+    return arranged_scale(scale, view), None if mask is None else arranged_scale(mask, view)
+
+
+def _inputs(spec: Spec) -> int:
+    shape = spec.geometry.view.shape
+    inputs = 1
+    for axis in spec.geometry.roles.inner:
+        inputs *= shape[axis]
+    return inputs
+
+
+def _peak(x: Any, spec: Spec) -> Any:
+    """The activations' statistic, 1 along contracted axes; of the whole token if it is split."""
+    found = _token_statistic(spec.geometry.inner_last(x), spec)
+    contracted = spec.geometry.contract_x
+    return found.reshape([1 if i in contracted else n for i, n in enumerate(x.shape)])
+
+
+def _token_statistic(x: Any, spec: Spec) -> Any:
+    """Over the last axis of `x`, and over what other devices have of it."""
+    activation = spec.how.activation
+    return over_shards(statistic(lax.stop_gradient(x), activation), activation, spec.shards)
+
+
+def _matrices(v: Any, p: Any, precision: Any, dtype: Any) -> Any:
+    """[*stack, tokens, in] by [*stack, out, in] to [*stack, tokens, out]."""
+    stack = tuple(range(v.ndim - 2))
+    dims = (((v.ndim - 1,), (p.ndim - 1,)), (stack, stack))
+    return lax.dot_general(v, p, dims, precision, preferred_element_type=dtype)
+
+
+def _grouped_dot(x: Any, w: Any, companions: dict[str, Any], lam: Any, spec: Spec) -> Any:
+    """The canonical matrices, one product per group of inputs."""
+    geometry, size = spec.geometry, spec.group_size
+    matrix = canonical_matrix(replace(geometry.view, value=w), spec.layout)
+    scale = _kind_scale(lax.stop_gradient(matrix), spec)
+    tokens = geometry.activation_matrix(x)
+    peak = _token_statistic(tokens, spec)
+    v, a = activation_codes(tokens, peak, spec.how, lam)
+    mask = companions.get("mask")
+    if mask is not None:
+        view = replace(geometry.view, value=arranged_scale(mask, geometry.view))
+        mask = canonical_matrix(view, spec.layout)
+    p = weight_codes(matrix, broadcast_scale(scale, "group", size), spec.how, lam, mask)
+    product = functools.partial(_dtype_last, spec.equation[1])
+    acc = jnp.stack(
+        [
+            exact_product(
+                product, v[..., at : at + size], p[..., at : at + size], size, spec.how, lam
+            )
+            for at in range(0, v.shape[-1], size)
+        ]
+    )
+    y = scale_output(acc, scale, a, scale_kind="group", activation=spec.how.activation)
+    return geometry.result(y, x.shape)
+
+
+def _dtype_last(precision: Any, v: Any, p: Any, dtype: Any) -> Any:
+    return _matrices(v, p, precision, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("spec",))
+def qat_ragged_dot(
+    x: Any, w: Any, sizes: Any, companions: dict[str, Any], lam: Any, *, spec: Spec
+) -> Any:
+    """``ragged_dot`` of the quantized operands, [tokens, out] in the equation's dtype.
+
+    Args:
+      x: [tokens, in], tokens of one expert together.
+      w: [experts, in, out].
+      sizes: int [experts], tokens of each; rows beyond their sum give 0.
+    """
+    x, w = read_input(x), read_input(w)
+    view = replace(spec.geometry.view, value=w)
+    ends = jnp.cumsum(sizes)
+    expert = jnp.searchsorted(ends, jnp.arange(x.shape[0]), side="right")
+    known = jnp.minimum(expert, w.shape[0] - 1)
+    peak = statistic(lax.stop_gradient(x), spec.how.activation)
+    v, a = activation_codes(x, peak, spec.how, lam)
+
+    def product(v: Any, p: Any, dtype: Any) -> Any:
+        return lax.ragged_dot(v, p, sizes, precision=spec.equation[0], preferred_element_type=dtype)
+
+    if spec.scale_kind == "group":
+        matrix = jnp.swapaxes(w, 1, 2)
+        by_group = _kind_scale(lax.stop_gradient(matrix), spec)
+        p = weight_codes(w, jnp.swapaxes(broadcast_scale(by_group, "group", spec.group_size), 1, 2),
+                         spec.how, lam)  # fmt: skip
+        parts = range(0, x.shape[1], spec.group_size)
+        acc = jnp.stack(
+            [
+                exact_product(
+                    product,
+                    v[:, at : at + spec.group_size],
+                    p[:, at : at + spec.group_size],
+                    spec.group_size,
+                    spec.how,
+                    lam,
+                )
+                for at in parts
+            ]
+        )
+        rows = by_group[known]
+        y = scale_output(
+            acc[:, :, None], rows, a[..., None], scale_kind="group", activation=spec.how.activation
+        )[:, 0]
+    else:
+        wide, mask = _arranged(view, companions, spec)
+        p = weight_codes(w, wide, spec.how, lam, mask)
+        acc = exact_product(product, v, p, x.shape[1], spec.how, lam)
+        y = qat_output(acc, jnp.broadcast_to(wide, (w.shape[0], *wide.shape[1:]))[known, 0], a,
+                       spec.how)  # fmt: skip
+    return write_output(jnp.where((expert < w.shape[0])[:, None], y, 0), spec.out_dtype)
+
+
+def views_of(program: Program, plan: Plan, leaves: Sequence[Any]) -> list[Any]:
+    """Parameter leaves, those that the plan quantizes wrapped as views."""
     return [
-        ParamView.of(name, leaf.shape, value=leaf) if tracked(name, rules) else leaf
+        ParamView.of(name, leaf.shape, value=leaf)
+        if name in plan.dots or name in plan.lookups
+        else leaf
         for name, leaf in zip(program.param_names, leaves, strict=True)
     ]
 
 
 def quantize_linears(
-    program: Program, rules: Sequence[Rule], *, traced_lambda: bool = False
+    program: Program,
+    rules: Sequence[Rule],
+    *,
+    traced_lambda: bool = False,
+    forward: str = "float32",
 ) -> Program:
-    """As `program`, with the matched dots quantized.
+    """As `program`, with the matched products quantized.
+
+    Args:
+      forward: ``float32`` or ``int8``: what multiplies the codes where λ is exactly 1.
 
     Raises:
-      UsageError: a rule matched nothing (``quant.rule_unused``), or a matched
-        parameter has a use that cannot be followed (``transform.unfollowable``).
+      UsageError: as `plan.make_plan`.
     """
+    plan = make_plan(program, rules)
     count = len(program.param_names)
-    uses: list[Use] = []
 
     def run(args: Sequence[Any]) -> list[Any]:
         lam = args[-1] if traced_lambda else None
         inputs = args[count:-1] if traced_lambda else args[count:]
-        mode = QatMode(rules, uses, lam)
-        values = views_of(program, args[:count], rules)
+        values = views_of(program, plan, args[:count])
+        mode = QatMode(plan, lam, forward)
         return interpret(mode, FOLLOW, program.jaxpr, [*values, *inputs])
 
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.jaxpr.in_avals]
     if traced_lambda:
         avals.append(jax.ShapeDtypeStruct((), jnp.float32))
     jaxpr = jax.make_jaxpr(run)(avals)
-    check_rules_used(rules, uses, program.param_names)
     if not traced_lambda:
         return program.derived(NAME, jaxpr)
     inputs_tree = jax.tree_util.tree_structure(
         (*program.inputs_tree.unflatten([0] * program.inputs_tree.num_leaves), 0)
     )
     return program.derived(NAME, jaxpr, inputs_tree=inputs_tree)
-
-
-def collect_uses(program: Program, rules: Sequence[Rule]) -> list[Use]:
-    """Every use of every parameter that a rule may quantize, in program order.
-
-    Raises as `quantize_linears` does.
-    """
-    uses: list[Use] = []
-
-    def run(args: Sequence[Any]) -> list[Any]:
-        count = len(program.param_names)
-        values = views_of(program, args[:count], rules)
-        return interpret(QatMode(rules, uses), FOLLOW, program.jaxpr, [*values, *args[count:]])
-
-    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.jaxpr.in_avals]
-    jax.eval_shape(run, avals)
-    check_rules_used(rules, uses, program.param_names)
-    return uses

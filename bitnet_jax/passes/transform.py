@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.core.errors import UsageError, did_you_mean
-from bitnet_jax.ir.program import trace
-from bitnet_jax.passes.pack_weights import pack_weights
+from bitnet_jax.ir.program import is_array, trace
+from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
-from bitnet_jax.passes.quantize_linears import quantize_linears
+from bitnet_jax.quant.qat import FORWARDS
 from bitnet_jax.quant.rules import Rule
+from bitnet_jax.quant.tensor import is_quant
 
 
 def ternarize(
@@ -27,6 +28,7 @@ def ternarize(
     mode: str = "qat",
     *,
     implementation: str | None = None,
+    forward: str = "float32",
 ) -> Callable[..., Any]:
     """Turns ``fn(params, *args)`` into its ternary form; differentiable, jittable.
 
@@ -35,10 +37,13 @@ def ternarize(
       rules: which parameters become ternary where they are contracted.
       mode: ``qat`` gives ``qat(params, *args, lam=1.0)`` on the float parameters,
         straight-through; ``packed`` gives ``run(packed, *args)`` on what `pack` made.
-      implementation: of `ternary_matmul` in ``packed`` mode (None: the best that runs).
+      implementation: of the products in ``packed`` mode (None: the best that runs).
+      forward: in ``qat`` mode, what multiplies the codes where λ is exactly 1: ``float32``,
+        or ``int8``, faster where the device has int8 products. The bits are the same.
 
     Returns:
-      A function with `fn`'s result. At λ = 1 both modes give the same values, exactly
+      A function with `fn`'s result; keyword arguments that are no arrays (``train=True``)
+      are left as they are. At λ = 1 both modes give the same values, exactly
       so in every quantized product. A packed run has reverse-mode gradients with
       respect to its inputs and float leaves; no forward mode.
 
@@ -51,21 +56,60 @@ def ternarize(
         raise UsageError(
             "transform.mode", f"mode {mode!r} is unknown", did_you_mean(str(mode), modes)
         )
-    rules = tuple(rules)
-    return modes[mode](fn, rules, implementation)
+    if forward not in FORWARDS:
+        raise UsageError(
+            "transform.forward",
+            f"forward {forward!r} is unknown",
+            did_you_mean(str(forward), FORWARDS),
+        )
+    return modes[mode](fn, tuple(rules), implementation, forward)
 
 
 def _qat(
-    fn: Callable[..., Any], rules: tuple[Rule, ...], implementation: str | None
+    fn: Callable[..., Any], rules: tuple[Rule, ...], implementation: str | None, forward: str
 ) -> Callable[..., Any]:
     @functools.wraps(fn)
-    def qat(params: Any, *args: Any, lam: Any = 1.0) -> Any:
-        program = trace(fn, params, *args)
+    def qat(params: Any, *args: Any, lam: Any = 1.0, **kwargs: Any) -> Any:
+        _refuse_packed(params)
+        call, inputs = _positional(fn, args, kwargs)
+        program = trace(call, params, *inputs)
         static_one = isinstance(lam, int | float) and lam == 1
-        quantized = quantize_linears(program, rules, traced_lambda=not static_one)
-        return quantized(params, *args) if static_one else quantized(params, *args, _scalar(lam))
+        steps = pipelines.qat(rules, traced_lambda=not static_one, forward=forward)
+        quantized = pipelines.run_pipeline(program, steps)
+        extra = () if static_one else (_scalar(lam),)
+        return quantized(params, *inputs, *extra)
 
     return qat
+
+
+def _positional(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """`fn` with its keyword arguments made positional: arrays are inputs, the rest settings."""
+    if not kwargs:
+        return fn, args
+    settings: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        leaves = jax.tree_util.tree_leaves(value)
+        traced = bool(leaves) and all(is_array(x) and not isinstance(x, bool) for x in leaves)
+        (arrays if traced else settings)[name] = value
+
+    def call(params: Any, *inputs: Any) -> Any:
+        *given, named = inputs
+        return fn(params, *given, **named, **settings)
+
+    return functools.wraps(fn)(call), (*args, arrays)
+
+
+def _refuse_packed(params: Any) -> None:
+    leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
+    if isinstance(params, Packed) or any(is_quant(leaf) for leaf in leaves):
+        raise UsageError(
+            "transform.packed_already",
+            "mode 'qat' trains float parameters, and these are packed",
+            "run them with ternarize(fn, rules, mode='packed')",
+        )
 
 
 def _scalar(lam: Any) -> Any:
@@ -78,17 +122,19 @@ def _scalar(lam: Any) -> Any:
 
 
 def _packed(
-    fn: Callable[..., Any], rules: tuple[Rule, ...], implementation: str | None
+    fn: Callable[..., Any], rules: tuple[Rule, ...], implementation: str | None, forward: str
 ) -> Callable[..., Any]:
     @functools.wraps(fn)
-    def run(packed: Packed, *args: Any) -> Any:
+    def run(packed: Packed, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(packed, Packed):
             raise UsageError(
                 "transform.not_packed",
                 f"mode 'packed' runs on what `pack` returns, not on a {type(packed).__name__}",
                 "packed = pack(fn, params, rules, *example_args)",
             )
-        program = trace(fn, packed.float_avals(), *args)
-        return pack_weights(program, packed, implementation=implementation)(packed, *args)
+        call, inputs = _positional(fn, args, kwargs)
+        program = trace(call, packed.float_avals(), *inputs)
+        steps = pipelines.packed(packed, implementation=implementation)
+        return pipelines.run_pipeline(program, steps)(packed, *inputs)
 
     return run

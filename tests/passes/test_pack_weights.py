@@ -89,11 +89,22 @@ def test_packed_parameters_of_another_function_are_refused():
         ternarize(lambda p, x: x, RULES, mode="packed")(params, x)
 
 
-def test_two_layouts_of_one_weight_are_refused():
-    params, x = {"w": normal(8, 8)}, normal(5, 8, seed=1)
+def test_two_layouts_of_one_weight_share_a_scale_and_disagree_with_rows():
+    params, x = {"w": normal(40, 32)}, normal(5, 40, seed=1)
+
+    def tied(p, x):
+        return (x @ p["w"]) @ p["w"].T
+
+    packed = pack(tied, params, RULES, x)
+    assert list(packed.leaves) == ["w", "w@dot2"]
+    one, other = packed.quants()["w"]
+    np.testing.assert_array_equal(one.scale, other.scale)
+    np.testing.assert_array_equal(one.trits(), other.trits().T)
+    got = ternarize(tied, RULES, mode="packed")(packed, x)
+    np.testing.assert_array_equal(got, ternarize(tied, RULES)(params, x))
     with pytest.raises(UsageError) as caught:
-        pack(lambda p, x: (x @ p["w"]) @ p["w"].T @ p["w"].T, params, RULES, x)
-    assert caught.value.code == "transform.two_layouts"
+        pack(tied, params, [Rule("w", scale="row")], x)
+    assert caught.value.code == "quant.scale_contracted"
     assert "test_pack_weights.py" in caught.value.message
 
 

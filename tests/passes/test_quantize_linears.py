@@ -7,6 +7,7 @@ import pytest
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.program import trace
+from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.quantize_linears import quantize_linears
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.quant.rules import Rule
@@ -308,22 +309,6 @@ def test_a_mask_on_the_weight_is_refused_with_the_source_line():
     np.testing.assert_array_equal(got, linear(masked(params, x), params["w2"]))
 
 
-@pytest.mark.parametrize(
-    "fn",
-    [
-        lambda p, x: jnp.einsum("bi,boi->bo", x, p["w"][jnp.array([0, 1, 2, 1, 0])]),
-        lambda p, x: x @ jnp.take(p["w"], jnp.argmax(x[0, :3]), axis=0).T,
-        lambda p, x: x @ p["w"][jnp.argmax(x[0, :3])].T,
-        lambda p, x: jax.lax.cond(x[0, 0] > 0, lambda w: x @ w[0].T, lambda w: x @ w[1].T, p["w"]),
-    ],
-)
-def test_a_matrix_chosen_by_an_index_is_refused_however_it_is_spelled(fn):
-    params, x = {"w": normal(3, 8, 12), "w2": normal(4, 8)}, normal(5, 12)
-    with pytest.raises(UsageError, match="`w` cannot be ternarized") as caught:
-        ternarize(lambda p, x: fn(p, x) @ p["w2"].T, RULES)(params, x)
-    assert caught.value.code == "transform.unfollowable"
-
-
 def test_biases_of_any_rank_are_left_alone_and_deltas_are_not():
     def attention(p, x):
         heads = jnp.einsum("bi,ihd->bhd", x, p["w"]) + p["b"]
@@ -339,22 +324,28 @@ def test_biases_of_any_rank_are_left_alone_and_deltas_are_not():
         return x @ (p["w"] + p["a"] @ p["b"])
 
     lora = {"w": normal(12, 8), "a": normal(12, 2), "b": normal(2, 8)}
-    with pytest.raises(UsageError, match="`w` cannot be ternarized: it reaches `add`"):
+    with pytest.raises(UsageError, match="`w` cannot be quantized: it reaches `add`"):
         ternarize(adapter, RULES)(lora, x)
 
 
-def test_a_weight_of_one_row_is_not_passed_over():
-    def fn(p, x):
-        return jax.lax.cond(x[0, 0] > 0, lambda w: x @ w.T, lambda w: -x @ w.T, p["w"])
+@pytest.mark.parametrize("kind", ["ternary", "int8", "int6", "int4"])
+@pytest.mark.parametrize("scale", ["tensor", "row", "group-16"])
+def test_a_tied_table_of_any_kind_is_looked_up_and_multiplied_by_the_same_numbers(kind, scale):
+    params, tokens = {"embed": normal(24, 32)}, jnp.array([[1, 3, 23]])
+    rules = [Rule("embed", use="*", to=kind, scale=scale)]
 
-    with pytest.raises(UsageError, match="`w` cannot be ternarized: it reaches `cond`"):
-        ternarize(fn, RULES)({"w": normal(1, 12)}, normal(5, 12))
+    def tied(p, tokens):
+        return p["embed"][tokens] @ p["embed"].T
 
-
-def test_a_lookup_asked_to_be_ternary_is_refused():
-    params, tokens = {"embed": normal(16, 12)}, jnp.array([1, 3, 5])
-    with pytest.raises(UsageError, match="asks to ternarize the lookup of `embed`"):
-        ternarize(lambda p, t: p["embed"][t], [Rule("embed", use="*")])(params, tokens)
+    got = ternarize(tied, rules)(params, tokens)
+    packed = pack(tied, params, rules, tokens)
+    assert list(packed.leaves) == ["embed"]  # nothing float is kept
+    np.testing.assert_array_equal(ternarize(tied, rules, mode="packed")(packed, tokens), got)
+    (quant,) = packed.quants()["embed"]
+    np.testing.assert_array_equal(
+        ternarize(lambda p, t: p["embed"][t], rules)(params, tokens),
+        quant.dequantize()[tokens],
+    )
 
 
 @pytest.mark.parametrize("lam", [3, -0.5, np.float32(3), float("nan")])

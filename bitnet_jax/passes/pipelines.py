@@ -1,0 +1,96 @@
+"""Which passes run when, with the reason for each place: the only file that says so.
+
+A pipeline is a list of steps; `run_pipeline` runs it. `ternarize` runs these two. Knows
+what no pass does, only in which order they may do it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from bitnet_jax.core.errors import InternalError
+from bitnet_jax.ir.program import Program
+from bitnet_jax.ir.stages import dump_passes
+from bitnet_jax.ir.verify import verify
+from bitnet_jax.passes import pack_weights, quantize_linears
+from bitnet_jax.passes.packed import Packed
+from bitnet_jax.quant.rules import Rule
+
+
+class Pass(NamedTuple):
+    """One pass at its place.
+
+    Attributes:
+      name: what the pass calls itself in `Program.passes`.
+      run: Program to Program.
+      reason: why it stands here: what it needs from those before, and leaves to those after.
+    """
+
+    name: str
+    run: Callable[[Program], Program]
+    reason: str
+
+
+def qat(
+    rules: Sequence[Rule], *, traced_lambda: bool = False, forward: str = "float32"
+) -> list[Pass]:
+    """What `ternarize` runs in mode ``qat``."""
+    return [
+        Pass(
+            quantize_linears.NAME,
+            lambda program: quantize_linears.quantize_linears(
+                program, rules, traced_lambda=traced_lambda, forward=forward
+            ),
+            "last: it follows each parameter to its products, and what follows a product that "
+            "is quantized already would follow the arithmetic of quantization",
+        ),
+    ]
+
+
+def packed(params: Packed, *, implementation: str | None = None) -> list[Pass]:
+    """What `ternarize` runs in mode ``packed``."""
+    return [
+        Pass(
+            pack_weights.NAME,
+            lambda program: pack_weights.pack_weights(
+                program, params, implementation=implementation
+            ),
+            "last: after it the parameters are codes, which no pass on floats can follow",
+        ),
+    ]
+
+
+def run_pipeline(
+    program: Program,
+    steps: Iterable[Pass],
+    *,
+    dump: str | os.PathLike | None = None,
+    check: bool = False,
+) -> Program:
+    """Runs the steps in order; returns what the last one left.
+
+    Args:
+      dump: a new folder for what each step left; see `ir.stages.dump_passes`.
+      check: verify after each step. The environment's ``BITNET_VERIFY_PASSES`` asks for
+        the same wherever programs are made.
+
+    Raises:
+      InternalError: a step left a program that does not hold (``program.invalid``), or
+        that does not say it went through that step (``pipeline.step``).
+    """
+    with contextlib.nullcontext() if dump is None else dump_passes(dump):
+        for step in steps:
+            before, program = program, step.run(program)
+            if program.passes != (*before.passes, step.name):
+                raise InternalError(
+                    "pipeline.step",
+                    f"step `{step.name}` after {list(before.passes)} left a program that says it "
+                    f"went through {list(program.passes)}",
+                    "a pass ends with `program.derived(NAME, jaxpr)`",
+                )
+            if check:
+                verify(program)
+    return program

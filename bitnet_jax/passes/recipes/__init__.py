@@ -1,0 +1,1 @@
+"""The steps of recipes, one per file; `passes/recipe.py` applies them."""
