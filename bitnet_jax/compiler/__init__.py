@@ -1,1 +1,1 @@
-"""Pipelines of passes, compilation for a Target, and the receipt."""
+"""Compilation for a Target, and the receipt."""

@@ -95,8 +95,19 @@ def compile_function(
     """
     started = time.perf_counter()
     jitted = jax.jit(fn, donate_argnums=tuple(index + 1 for index in donate))
+    compiled = compile_ahead(jitted, params, *args)
+    seconds = time.perf_counter() - started
+    return Executable(compiled, _receipt(compiled, params, implementation, seconds))
+
+
+def compile_ahead(jitted: Any, *args: Any) -> Any:
+    """Compiles a jitted function for arguments of these shapes, without running it.
+
+    Raises:
+      Unavailable: memory does not suffice.
+    """
     try:
-        compiled = jitted.lower(params, *args).compile()
+        return jitted.lower(*args).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -105,8 +116,6 @@ def compile_function(
             f"compiling needs more memory than there is: {str(error).splitlines()[0]}",
             "use a smaller batch or length",
         ) from error
-    seconds = time.perf_counter() - started
-    return Executable(compiled, _receipt(compiled, params, implementation, seconds))
 
 
 def hlo_sha256(text: str) -> str:

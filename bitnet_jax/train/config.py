@@ -9,19 +9,29 @@ from __future__ import annotations
 import dataclasses
 import io
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import ConfigError, did_you_mean
 from bitnet_jax.core.paths import os_failure
-from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.ir.spec import Extra, ModelSpec, Scalar
+from bitnet_jax.models.families import family_of
+
+# Settings that are one of a few words.
+CHOICES = {"forward": ("float32", "int8"), "optimizer.name": ("muon", "adamw")}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a model made from scratch (BitNet b1.58 2B4T's architecture)."""
+    """A model made from scratch: its family, sizes, and what else the family asks for.
 
+    What a family leaves no choice in (`Family.values` with one value) is the family's, as
+    long as the recipe does not say otherwise.
+    """
+
+    family: str = "bitnet"
     vocab_size: int = 2048
     hidden_size: int = 256
     intermediate_size: int = 768
@@ -31,17 +41,27 @@ class ModelConfig:
     head_dim: int = 64
     max_positions: int = 2048
     rope_theta: float = 10000.0
+    extra: Mapping[str, Scalar] = Extra()
 
     def spec(self, bos_token_id: int, eos_token_ids: tuple[int, ...]) -> ModelSpec:
-        """Returns the valid `ModelSpec`, with the tokenizer's special ids."""
-        sizes = dataclasses.asdict(self)
-        return ModelSpec(
-            family="bitnet",
+        """Returns the valid `ModelSpec`, with the tokenizer's special ids.
+
+        Raises:
+          BadData: the family is unknown (``model.unknown_family``), or refuses a value
+            (``config.value``).
+        """
+        family = family_of(self.family)
+        fields = {name: value for name, value in vars(self).items() if name != "family"}
+        for field_ in dataclasses.fields(self):
+            only = family.values.get(field_.name, ())
+            if len(only) == 1 and fields.get(field_.name) == field_.default:
+                fields[field_.name] = only[0]
+        return family.spec(
             bos_token_id=bos_token_id,
             eos_token_ids=eos_token_ids,
             pad_token_id=eos_token_ids[0] if eos_token_ids else None,
-            **sizes,
-        ).validate()
+            **fields,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,8 @@ class TrainConfig:
       batch, length: windows per step, and tokens per window.
       warmup_steps: over which the learning rate rises from 0.
       lambda_steps: over which λ rises from 0 to 1; 0: ternary from the first step.
+      forward: how the products of the forward are computed at λ = 1: ``float32`` or
+        ``int8``. Both are exact, so the loss is the same in every bit.
       eval_windows: held-out windows of `length` that the loss is measured on.
       eval_every, checkpoint_every: in steps; 0: only at the end.
       keep_checkpoints: older ones are deleted.
@@ -114,6 +136,7 @@ class TrainConfig:
     seed: int = 0
     warmup_steps: int = 20
     lambda_steps: int = 0
+    forward: str = "float32"
     eval_windows: int = 128
     eval_every: int = 0
     checkpoint_every: int = 0
@@ -134,11 +157,10 @@ class TrainConfig:
         for name in ("seed", "warmup_steps", "lambda_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise _bad(f"`{name}` is {getattr(self, name)}; it must not be negative")
-        if self.optimizer.name not in ("muon", "adamw"):
-            raise _bad(
-                f"`optimizer.name` is {self.optimizer.name!r}",
-                did_you_mean(self.optimizer.name, ("muon", "adamw")),
-            )
+        chosen = {"forward": self.forward, "optimizer.name": self.optimizer.name}
+        for name, value in chosen.items():
+            if value not in CHOICES[name]:
+                raise _bad(f"`{name}` is {value!r}", did_you_mean(value, CHOICES[name]))
         if self.steps is not None and self.lambda_steps > self.steps:
             raise _bad(
                 f"`lambda_steps` is {self.lambda_steps} of {self.steps} steps: λ would not "
@@ -204,7 +226,7 @@ def _bad(message: str, hint: str | None = None) -> ConfigError:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
@@ -244,6 +266,12 @@ def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise _bad(f"`{where}`: `{path}` must be a list")
         return tuple(_convert(options[0], item, name, where, path) for item in value)
+    if typing.get_origin(wanted) is Mapping:
+        if not isinstance(value, dict) or not all(
+            isinstance(v, options[1]) for v in value.values()
+        ):
+            raise _bad(f"`{where}`: `{path}` must be a mapping of names to single values")
+        return Extra({str(key): item for key, item in value.items()})
     # A bool is an int to Python, and never a number in a recipe.
     kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
     accepted = kinds[wanted]

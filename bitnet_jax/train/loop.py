@@ -32,10 +32,11 @@ from bitnet_jax.train.data import (
     unigram_cross_entropy,
     unigram_entropy,
 )
+from bitnet_jax.train.programs import LABELS, Programs, compile_programs, needed
 from bitnet_jax.train.schedule import Plan, controls
-from bitnet_jax.train.step import ModelFn, TrainState, init_state, make_evaluate, make_train_step
+from bitnet_jax.train.step import ModelFn, TrainState, init_state
 
-# Steps timed before the number of steps is fixed; the very first compiles.
+# Steps timed before the number of steps is fixed; the very first touches cold memory.
 MEASURED_STEPS = 6
 # Share of the minutes kept for the last evaluation and for steps slower than measured.
 RESERVE = 0.04
@@ -148,10 +149,8 @@ class _Run:
         vocab = int(max(data.train.max(), targets.max())) + 1
         self.unigram_loss = unigram_cross_entropy(data.train, targets, vocab)
         self.state = init_state(params, config.optimizer)
-        self.step_fn = make_train_step(
-            model_fn, config.optimizer, traced_lambda=config.lambda_steps > 0
-        )
-        self.evaluate_fn = make_evaluate(model_fn)
+        self.model_fn = model_fn
+        self.programs = Programs({})
         self.step = 0
         self.data_state = DataState(config.seed)
         # None until the number of steps is known: given, restored, or measured.
@@ -208,6 +207,7 @@ class _Run:
 
     # ------------------------------------------------------------------- loop
     def go(self, stop: threading.Event) -> TrainResult:
+        self._compile()
         if self.planned is None:
             self._measure(stop)
         with self._task("training", self.plan.total - self.step, "step") as update:
@@ -220,9 +220,31 @@ class _Run:
         self.save()
         return self._result(heldout)
 
+    def _compile(self) -> None:
+        """Compiles all that this run will call: no step or evaluation waits for it later."""
+        # A plan made from the clock may be made anew; a restored or a given one stays.
+        settled = self.planned is not None and (self.config.minutes is None or self.resumed)
+        total = self.plan.total if settled else None
+        self.programs = compile_programs(
+            self.model_fn,
+            self.config,
+            self.state,
+            len(self.heldout),
+            needed(self.config.lambda_steps, self.step, total),
+            self._compiling,
+        )
+
+    @contextlib.contextmanager
+    def _compiling(self, name: str) -> Iterator[None]:
+        begun = self.clock()
+        with self._task(f"compiling {LABELS[name]}", 1, "program") as update:
+            yield
+            update(1)
+        self.log(step=self.step, compiled=name, seconds=self.clock() - begun)
+
     def _measure(self, stop: threading.Event) -> None:
         """Takes the first steps (they count), then fixes how many the minutes allow."""
-        with self._task("compiling", MEASURED_STEPS, "step") as update:
+        with self._task("timing the first steps", MEASURED_STEPS, "step") as update:
             for _ in range(MEASURED_STEPS):
                 self._one_step(update)
                 # The first step tells nothing of the others; with two the plan can be made
@@ -234,7 +256,7 @@ class _Run:
 
     def _affordable(self) -> int:
         """The number of steps at which the budget will be used up."""
-        # The first step compiles; of the others, the median of the latest.
+        # Less the first, the median of the latest.
         step_time = statistics.median(self.times[1:][-25:])
         left = self.config.minutes * 60 * (1 - RESERVE) - (self.clock() - self.started)
         return self.step + max(int(left / step_time), 0)
@@ -255,7 +277,7 @@ class _Run:
         batch, data_state = self.windows.next_batch(self.data_state, self.config.batch)
         told = controls(self.config, self.planned, self.step)
         begun = self.clock()
-        state, metrics = self.step_fn(self.state, batch, _scalars(told))
+        state, metrics = self.programs.step(self.state, batch, told)
         loss = float(metrics["loss"])
         self.times.append(self.clock() - begun)
         self.state, self.data_state, self.step = state, data_state, self.step + 1
@@ -286,7 +308,7 @@ class _Run:
             self.save()
 
     def _evaluate(self) -> float:
-        loss = self.evaluate_fn(self.state.params, self.heldout, self.config.batch)
+        loss = self.programs.evaluate(self.state.params, self.heldout, self.config.batch)
         self.log(step=self.step, heldout_loss=loss, unigram_entropy=self.unigram_entropy)
         return loss
 
@@ -334,11 +356,6 @@ def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> s
     theirs, ours = theirs or {}, ours or {}
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     return ", ".join(f"{name} {theirs.get(name)} there, {ours.get(name)} here" for name in names)
-
-
-def _scalars(told: Any) -> Any:
-    # Strongly typed, so that the step is compiled once.
-    return type(told)(*(np.float32(value) for value in told))
 
 
 def _drop_after(metrics: Path, step: int) -> None:

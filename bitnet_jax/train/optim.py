@@ -25,8 +25,12 @@ ROUNDS = 3
 
 
 def group_of(name: str, shape: tuple[int, ...]) -> str:
-    """Returns ``embedding``, ``matrix`` or ``vector``; a stack of matrices is a matrix."""
-    if name.split(".")[-1] in ("embed_tokens", "lm_head"):
+    """Returns ``embedding``, ``matrix`` or ``vector``; a stack of matrices is a matrix.
+
+    The embeddings are what stands below a part that begins with ``embed_``, or is
+    ``lm_head``: families name theirs so.
+    """
+    if any(part == "lm_head" or part.startswith("embed_") for part in name.split(".")):
         return "embedding"
     return "matrix" if len(shape) >= 2 else "vector"
 

@@ -58,8 +58,8 @@ def make_train_step(
     """Returns the jitted step; it consumes (donates) the state it is given.
 
     Args:
-      traced_lambda: λ changes from step to step; else it is exactly 1 and the model
-        function is told so at trace time.
+      traced_lambda: λ is an argument; else it is exactly 1 and the model function is
+        told so at trace time, so that nothing is blended.
     """
     optimizer = make_optimizer(config)
     rates = learning_rates(config)
@@ -83,22 +83,26 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_evaluate(model_fn: ModelFn) -> Callable[[Any, np.ndarray, int], float]:
-    """Returns ``evaluate(params, windows, batch) -> loss`` in nats per token at λ = 1."""
+def make_window_losses(model_fn: ModelFn) -> Callable[[Any, Any], Any]:
+    """Returns the jitted ``(params, windows) -> loss of each window``, at λ = 1."""
 
     @jax.jit
     def window_losses(params: Any, windows: Any) -> Any:
         logits = model_fn(params, windows[:, :-1], 1.0)
         return jax.vmap(cross_entropy)(logits[:, None], windows[:, None, 1:])
 
-    def evaluate(params: Any, windows: np.ndarray, batch: int) -> float:
-        batch = min(batch, len(windows))
-        losses = np.zeros(len(windows))
-        for start in range(0, len(windows), batch):
-            # The last part reaches back so that every call has one shape: no recompilation.
-            start = min(start, len(windows) - batch)
-            part = windows[start : start + batch]
-            losses[start : start + batch] = np.asarray(window_losses(params, part))
-        return float(losses.mean())
+    return window_losses
 
-    return evaluate
+
+def mean_loss(
+    window_losses: Callable[[Any, Any], Any], params: Any, windows: np.ndarray, batch: int
+) -> float:
+    """Mean of `window_losses` over int32 `windows` [n, length + 1], nats per token."""
+    batch = min(batch, len(windows))
+    losses = np.zeros(len(windows))
+    for start in range(0, len(windows), batch):
+        # The last part reaches back so that every call has one shape: no recompilation.
+        start = min(start, len(windows) - batch)
+        part = windows[start : start + batch]
+        losses[start : start + batch] = np.asarray(window_losses(params, part))
+    return float(losses.mean())

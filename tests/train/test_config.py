@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import ConfigError, NoInput
+from bitnet_jax.core.errors import BadData, ConfigError, NoInput
+from bitnet_jax.models import families
 from bitnet_jax.train.config import TrainConfig, dump_config, load_config, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -56,6 +58,7 @@ MISTAKES = {
     "two budgets": ("steps: 2\nminutes: 1\n", "steps.*minutes"),
     "a negative rate of windows": ("steps: 2\nbatch: 0\n", "batch"),
     "an unknown optimizer": ("steps: 2\noptimizer: {name: moun}\n", "moun"),
+    "an unknown forward": ("steps: 2\nforward: int4\n", "forward.*int4"),
     "stages that do not end": ("steps: 2\nstages: [{until: 0.5}]\n", "stages"),
     "stages that go back": ("steps: 2\nstages: [{until: 1.0}, {until: 0.5}]\n", "stages"),
 }
@@ -72,6 +75,41 @@ def test_the_nearest_name_is_the_hint():
     with pytest.raises(ConfigError) as caught:
         parse_config("steps: 1\noptimizer:\n  learning_rat: 1\n", "r.yaml")
     assert "learning_rate" in caught.value.hint
+
+
+def test_a_recipe_names_the_family_and_what_it_adds(monkeypatch):
+    family = replace(
+        families.FAMILIES["bitnet"],
+        name="mine",
+        huggingface=None,
+        extra={"wide": True, "slope": 8.0, "kind": "a"},
+        values={"activation": ("silu",), "rope_theta": (5.0,)},
+        shapes={},
+    )
+    monkeypatch.setattr(families, "_files", {"here": (family,)})
+    text = "steps: 1\nmodel:\n  family: mine\n  extra: {slope: 2, kind: b}\n"
+    config = parse_config(text)
+    assert parse_config(dump_config(config)) == config
+    spec = config.model.spec(1, (2,))
+    assert (spec.family, spec.activation, spec.rope_theta) == ("mine", "silu", 5.0)
+    assert dict(spec.extra) == {"wide": True, "slope": 2.0, "kind": "b"}
+    # What the recipe does not leave to the family is not changed behind its back.
+    for line, words in (
+        ("rope_theta: 7.0", "rope_theta is 7.0; known: 5.0"),
+        ("extra: {wdie: true}", "has the unknown wdie"),
+        ("family: nobodys", "`nobodys` is not known"),
+    ):
+        wrong = parse_config(
+            f"steps: 1\nmodel: {{family: mine, {line}}}\n".replace("family: mine, family", "family")
+        )
+        with pytest.raises(BadData, match=words):
+            wrong.model.spec(1, (2,))
+
+
+@pytest.mark.parametrize("value", ["3", "[1]", "{a: [1]}", "{a: {b: 1}}", "{a: null}"])
+def test_extra_is_a_mapping_of_single_values(value):
+    with pytest.raises(ConfigError, match=r"r.yaml:3.*`model.extra` must be a mapping of names"):
+        parse_config(f"steps: 1\nmodel:\n  extra: {value}\n", "r.yaml")
 
 
 def test_a_missing_file(tmp_path):

@@ -60,14 +60,16 @@ def test_the_given_parameters_are_left_alone(model_fn, params, data, config):
     assert same(before, params)
 
 
-def test_resume_is_bit_equal(model_fn, params, data, config, tmp_path):
+# λ is 1 from step 20 on, and another compiled step runs: before, at and after the switch.
+@pytest.mark.parametrize("at,saved", [(17, [10, 17]), (20, [10, 20]), (23, [20, 23])])
+def test_resume_is_bit_equal(model_fn, params, data, config, tmp_path, at, saved):
     config = replace(config, lambda_steps=20, checkpoint_every=10)
     whole = train(model_fn, params, data, config)
-    stop = StopAt(17)
+    stop = StopAt(at)
     with pytest.raises(Resumable):
         train(model_fn, params, data, config, run_dir=tmp_path, progress=stop, stop=stop.event)
-    assert list_steps(tmp_path / "checkpoints") == [10, 17]
-    assert read_host(tmp_path).step == 17
+    assert list_steps(tmp_path / "checkpoints") == saved
+    assert read_host(tmp_path).step == at
     zeros = {name: jnp.zeros_like(value) for name, value in params.items()}
     rest = train(model_fn, zeros, data, config, run_dir=tmp_path, resume_from=tmp_path)
     assert same(whole.state.params, rest.state.params)
@@ -233,12 +235,13 @@ class StopAt:
         self.left, self.act = step, act or self.event.set
 
     def task(self, label, total, unit):
-        assert label and total > 0 and unit == "step"
+        assert label and total > 0 and unit in ("step", "program")
+        self.steps = unit == "step"
         return self
 
     def update(self, n=1, **fields):
-        assert n == 1 and {"loss", "tokens_per_second"} <= fields.keys()
-        self.left -= 1
+        assert n == 1 and (not self.steps or {"loss", "tokens_per_second"} <= fields.keys())
+        self.left -= self.steps
         if self.left == 0:
             self.act()
 

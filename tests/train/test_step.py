@@ -9,7 +9,13 @@ import pytest
 
 from bitnet_jax.train.config import OptimizerConfig
 from bitnet_jax.train.schedule import Controls
-from bitnet_jax.train.step import cross_entropy, init_state, make_evaluate, make_train_step
+from bitnet_jax.train.step import (
+    cross_entropy,
+    init_state,
+    make_train_step,
+    make_window_losses,
+    mean_loss,
+)
 
 
 def controls(rate=1.0, decay=0.0, lam=1.0):
@@ -28,8 +34,8 @@ def test_cross_entropy_picks_the_target():
 
 def test_evaluate_is_the_mean_whatever_the_batch(model_fn, params, data):
     windows = np.stack([data.heldout[i * 16 : i * 16 + 17] for i in range(10)])
-    evaluate = make_evaluate(model_fn)
-    losses = [evaluate(params, windows, batch) for batch in (1, 4, 10, 64)]
+    window_losses = make_window_losses(model_fn)
+    losses = [mean_loss(window_losses, params, windows, batch) for batch in (1, 4, 10, 64)]
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
 
 
