@@ -14,8 +14,28 @@ if TYPE_CHECKING:
     from bitnet_jax.analysis.inspect import inspect as inspect
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
+    from bitnet_jax.ir.spec import ModelSpec as ModelSpec
+    from bitnet_jax.ir.stages import dump_passes as dump_passes
+    from bitnet_jax.models.cache import KVCache as KVCache
+    from bitnet_jax.models.families import load_plugin as load_plugin
+    from bitnet_jax.models.family import Family as Family
+    from bitnet_jax.models.huggingface import ConfigKey as ConfigKey
+    from bitnet_jax.models.huggingface import HuggingFace as HuggingFace
+    from bitnet_jax.models.parameter import Parameter as Parameter
+    from bitnet_jax.passes.explain import Explanation as Explanation
+    from bitnet_jax.passes.explain import explain as explain
     from bitnet_jax.passes.pack import pack as pack
     from bitnet_jax.passes.packed import Packed as Packed
+    from bitnet_jax.passes.plan import KeptFloatWarning as KeptFloatWarning
+    from bitnet_jax.passes.recipe import transform as transform
+    from bitnet_jax.passes.recipes.hadamard import Hadamard as Hadamard
+    from bitnet_jax.passes.recipes.keep_n_of_m import KeepNofM as KeepNofM
+    from bitnet_jax.passes.recipes.learned_scale import LearnedScale as LearnedScale
+    from bitnet_jax.passes.recipes.quantized_activations import (
+        QuantizedActivations as QuantizedActivations,
+    )
+    from bitnet_jax.passes.recipes.sub_norm import SubNorm as SubNorm
+    from bitnet_jax.passes.tap import tap as tap
     from bitnet_jax.passes.transform import ternarize as ternarize
     from bitnet_jax.quant.digest import Digest as Digest
     from bitnet_jax.quant.rules import Rule as Rule
@@ -37,51 +57,87 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 HOMES: dict[str, str] = {
     "Checkpoint": "formats.checkpoint",
+    "ConfigKey": "models.huggingface",
     "Digest": "quant.digest",
+    "Explanation": "passes.explain",
+    "Family": "models.family",
     "Generation": "runtime.model",
+    "Hadamard": "passes.recipes.hadamard",
+    "HuggingFace": "models.huggingface",
+    "KVCache": "models.cache",
+    "KeepNofM": "passes.recipes.keep_n_of_m",
+    "KeptFloatWarning": "passes.plan",
+    "LearnedScale": "passes.recipes.learned_scale",
     "Model": "runtime.model",
+    "ModelSpec": "ir.spec",
     "Packed": "passes.packed",
+    "Parameter": "models.parameter",
     "QuantTensor": "quant.tensor",
+    "QuantizedActivations": "passes.recipes.quantized_activations",
     "Rule": "quant.rules",
+    "SubNorm": "passes.recipes.sub_norm",
     "build_kernels": "workflows.kernels",
     "convert": "workflows.convert",
     "create": "workflows.create",
     "digest": "workflows.digest",
+    "dump_passes": "ir.stages",
     "environment": "workflows.environment",
+    "explain": "passes.explain",
     "inspect": "analysis.inspect",
     "list_architectures": "workflows.create",
     "load": "runtime.model",
+    "load_plugin": "models.families",
     "open_checkpoint": "formats.open",
     "pack": "passes.pack",
     "quickstart": "workflows.quickstart",
+    "tap": "passes.tap",
     "ternarize": "passes.transform",
     "train_qat": "workflows.train",
     "train_start": "workflows.train",
+    "transform": "passes.recipe",
     "validate": "workflows.validate",
 }
 
 __all__ = (
     "Checkpoint",
+    "ConfigKey",
     "Digest",
+    "Explanation",
+    "Family",
     "Generation",
+    "Hadamard",
+    "HuggingFace",
+    "KVCache",
+    "KeepNofM",
+    "KeptFloatWarning",
+    "LearnedScale",
     "Model",
+    "ModelSpec",
     "Packed",
+    "Parameter",
     "QuantTensor",
+    "QuantizedActivations",
     "Rule",
+    "SubNorm",
     "build_kernels",
     "convert",
     "create",
     "digest",
+    "dump_passes",
     "environment",
+    "explain",
     "inspect",
     "list_architectures",
     "load",
+    "load_plugin",
     "open_checkpoint",
     "pack",
     "quickstart",
+    "tap",
     "ternarize",
     "train_qat",
     "train_start",
+    "transform",
     "validate",
 )
 

@@ -32,6 +32,8 @@ LIBRARY_ENV: dict[str, str] = {
     "are built",
     "BITNET_NO_COMPILE": "1: never call a C++ compiler; 0 (default): build the CPU kernels at "
     "first use",
+    "BITNET_VERIFY_PASSES": "1: check every program after each pass, and name the pass that broke "
+    "it; 0 (default): trust them",
 }
 
 TRUTH = {"1": True, "true": True, "yes": True, "on": True}
@@ -39,6 +41,9 @@ TRUTH |= {"0": False, "false": False, "no": False, "off": False}
 
 # Which file a settings file is chosen by cannot stand in one.
 NOT_IN_FILES = frozenset({"settings"})
+# The workspace is found by itself, also in a folder that a stranger's model came in: no file may
+# be run because it stands there. A file that was named by --settings may say it.
+NOT_IN_WORKSPACE = frozenset({"plugin"})
 
 
 class Setting(NamedTuple):
@@ -74,7 +79,7 @@ def resolve(
         layers.append(_file(cwd / chosen, parser, command))
     workspace = find_workspace(cwd)
     if workspace is not None:
-        layers.append(_file(workspace, parser, command))
+        layers.append(_file(workspace, parser, command, NOT_IN_WORKSPACE))
 
     settings = {}
     for name, field in parser.fields.items():
@@ -151,7 +156,9 @@ def find_workspace(cwd: Path) -> Path | None:
     return None
 
 
-def _file(path: Path, parser: Parser, command: registry.Command) -> Source:
+def _file(
+    path: Path, parser: Parser, command: registry.Command, refused: frozenset[str] = frozenset()
+) -> Source:
     """Returns what a settings file says for `command`.
 
     `name = value` holds for every command that has the option, under `[group]` for those of
@@ -168,6 +175,13 @@ def _file(path: Path, parser: Parser, command: registry.Command) -> Source:
             name = key.replace("-", "_")
             if name not in names - NOT_IN_FILES:
                 raise _unknown(key, {n.replace("_", "-") for n in names}, place, path, text)
+            if name in refused:
+                raise ConfigError(
+                    "settings.workspace_code",
+                    f"{path}:{_line(text, key, place)}: `{key}` would run a file because of the "
+                    "folder that you are in",
+                    f"pass --{key}, set {ENV_PREFIX}{name.upper()}, or name a file: --settings",
+                )
             if _covers(place, registry.words(command)) and name in parser.fields:
                 values[name] = value
                 origins[name] = f"{path}:{_line(text, key, place)}"

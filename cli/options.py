@@ -154,6 +154,15 @@ def resume_option():
     )
 
 
+def dump_passes_option():
+    """Read by `session`: a command that compiles a model only declares it."""
+    return option(
+        metavar="DIR",
+        help="write each program that is compiled, as traced and after each pass, into this new "
+        "folder",
+    )
+
+
 def seed_option(default: Optional[int] = 0, shown_default: Optional[str] = None):
     return option(
         "-s",
@@ -167,7 +176,24 @@ def seed_option(default: Optional[int] = 0, shown_default: Optional[str] = None)
 
 
 @dataclass
-class SamplingArgs:
+class PluginArgs:
+    """Base class of every command that opens, makes, trains or runs a model.
+
+    The files are run before the command is (`session`): never one that a model names.
+    """
+
+    plugin: list[str] = option(
+        default_factory=list,
+        type=str,
+        repeat=True,
+        metavar="FILE",
+        help="run this Python file first: it adds a family of models (docs/write-a-family.md); "
+        "may be repeated",
+    )
+
+
+@dataclass
+class SamplingArgs(PluginArgs):
     """How the next token is drawn; base class of generate and chat."""
 
     max_tokens: int = option(
@@ -214,3 +240,4 @@ class SamplingArgs:
         metavar="TEXT",
         help="stop before this text; may be repeated",
     )
+    dump_passes: Optional[str] = dump_passes_option()

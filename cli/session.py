@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,7 +97,9 @@ class Session:
             try:
                 # A library that prints must not spoil the record: stdout is ours.
                 with contextlib.redirect_stdout(cast(Any, self.streams.stderr)):
-                    result = module.run(cls(**values), context)
+                    load_plugins(values.get("plugin", ()))
+                    with dumping(values.get("dump_passes")):
+                        result = module.run(cls(**values), context)
             finally:
                 context.progress.close()
         result.data = plain(result.data)  # what has no JSON form is met here, and told as a bug
@@ -163,6 +165,24 @@ class Session:
 
 
 _GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
+
+
+def load_plugins(files: Sequence[str]) -> None:
+    """Runs the Python files that the person named, before the command that they are for."""
+    if files:
+        from bitnet_jax import api
+
+        for file in files:
+            api.load_plugin(file)
+
+
+def dumping(folder: str | None) -> contextlib.AbstractContextManager[None]:
+    """Writes every program that a command makes, where --dump-passes asks for it."""
+    if folder is None:
+        return contextlib.nullcontext()
+    from bitnet_jax import api
+
+    return api.dump_passes(folder)
 
 
 def settle_loudness(shared: dict[str, Any], settings: Mapping[str, config.Setting]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.models.families import family_of
 
 SEEN = "2026-11"
 Verdict = tuple[str, str]
@@ -19,7 +20,18 @@ def _ours(checkpoint: Checkpoint) -> Verdict:
     return "exactly", "this package"
 
 
+def _unknown_there(checkpoint: Checkpoint, engine: str) -> Verdict | None:
+    """The verdict on a family that only its plugin knows."""
+    huggingface = family_of(checkpoint.spec.family).huggingface
+    if huggingface is not None and huggingface.in_transformers:
+        return None
+    return "refused", f"{engine} has no architecture for the family `{checkpoint.spec.family}`"
+
+
 def _transformers(checkpoint: Checkpoint) -> Verdict:
+    unknown = _unknown_there(checkpoint, "transformers")
+    if unknown is not None:
+        return unknown
     if checkpoint.source.format != "huggingface":
         return "refused", "another file format: `bitnet model convert … --format huggingface`"
     if checkpoint.source.encoding == "autobitlinear":
@@ -29,6 +41,9 @@ def _transformers(checkpoint: Checkpoint) -> Verdict:
 
 def _gguf_only(engine: str) -> Callable[[Checkpoint], Verdict]:
     def judge(checkpoint: Checkpoint) -> Verdict:
+        unknown = _unknown_there(checkpoint, engine)
+        if unknown is not None:
+            return unknown
         reason = "it reads GGUF files only"
         if checkpoint.spec.activation == "relu2":
             reason += f"; from one, {engine} would run SiLU where the model has squared ReLU"
@@ -42,6 +57,9 @@ def _onnx(checkpoint: Checkpoint) -> Verdict:
 
 
 def _mlx(checkpoint: Checkpoint) -> Verdict:
+    unknown = _unknown_there(checkpoint, "mlx-lm")
+    if unknown is not None:
+        return unknown
     if checkpoint.source.format != "huggingface":
         return "refused", "another file format: `bitnet model convert … --format huggingface`"
     if checkpoint.source.encoding != "packed":

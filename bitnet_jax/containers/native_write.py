@@ -24,13 +24,13 @@ from bitnet_jax.containers.native import (
     checksum,
     header_checksum,
 )
-from bitnet_jax.containers.native_table import Row
+from bitnet_jax.containers.native_table import KINDS, LAYOUTS, Row
 from bitnet_jax.containers.safetensors_write import (
     Planned,
     SafetensorsWriter,
     encode_header,
 )
-from bitnet_jax.core.errors import InternalError
+from bitnet_jax.core.errors import CannotCreate, InternalError
 
 _DIGEST = "0" * 64
 
@@ -111,7 +111,18 @@ class NativeWriter:
         }
 
     def add_ternary(self, name: str, row: Row, codes: np.ndarray, scale: np.ndarray) -> None:
-        """Appends one ternary tensor; `row.scales` is filled in here."""
+        """Appends one ternary tensor; `row.scales` is filled in here.
+
+        Raises:
+          CannotCreate: version 1 of the format holds no such kind (``bitnet.kind``).
+        """
+        if row.kind not in KINDS or row.layout not in LAYOUTS:
+            raise CannotCreate(
+                "bitnet.kind",
+                f"tensor `{name}` is {row.kind} in layout {row.layout}; a .bitnet file of version "
+                f"{VERSION} holds {', '.join(KINDS)} in {', '.join(LAYOUTS)}",
+                "keep it float, or make it ternary, by a rule",
+            )
         fields = {**vars(row), "scales": (self._count, scale.size)}
         self._rows[name] = Row(**fields)
         self._scales.append(np.ascontiguousarray(scale, "<f4").reshape(-1))

@@ -15,6 +15,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import BadData
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.names import expected
 from bitnet_jax.quant.digest import Digest, DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
@@ -133,7 +134,21 @@ def checkpoint_of(
     source: Source,
     latent: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Builds a checkpoint from parameters in memory (arrays and `QuantTensor`s)."""
+    """Builds a checkpoint from parameters in memory (arrays and `QuantTensor`s).
+
+    Raises:
+      BadData: they are not those that the spec asks for (``checkpoint.names``): one that is
+        packed for its products and used otherwise too has two forms, and files hold one.
+    """
+    wanted = expected(spec)
+    odd = sorted(params.keys() ^ wanted.keys())
+    if odd:
+        raise BadData(
+            "checkpoint.names",
+            f"the model's parameters and the table of its family `{spec.family}` differ in "
+            + ", ".join(f"`{name}`" for name in odd[:5]),
+            "a file holds one form of each: let a rule keep what is also used unpacked (`@dot`)",
+        )
     entries: dict[str, TensorEntry] = {}
     for name, value in params.items():
         ternary = isinstance(value, QuantTensor)

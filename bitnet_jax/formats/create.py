@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -23,7 +23,8 @@ from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.formats.huggingface_write import Spelling, write_huggingface
 from bitnet_jax.formats.save import Saved, check_kind, save_checkpoint
-from bitnet_jax.formats.shapes import shape
+from bitnet_jax.formats.shapes import SMALLEST, shape
+from bitnet_jax.models.families import family_of
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.quant.ternary import from_trits
@@ -36,6 +37,13 @@ DEFECTS: dict[str, str] = {
 }
 _FIRST_SUB_NORM = "layers.0.self_attn.attn_sub_norm"
 _INVERTED = "layers.0.mlp.down_proj"
+# Where each defect is planted: what stands in the names of the parameters that it alters.
+_PLACES = {
+    "zero_mlp": "layers.0.mlp.",
+    "inverted_scale": _INVERTED,
+    "missing_subnorm": _FIRST_SUB_NORM,
+    "f16_subnorm": "sub_norm",
+}
 _ROWS_AT_ONCE = 4096
 # Share of trits that are 0 in the released model's family, in 256ths: 31 %.
 _ZEROS = 79
@@ -65,6 +73,13 @@ def create(
         )  # fmt: skip
     spec = shape(name, layers, vocab_size)
     entries = {item.name: _entry(item, seed, defect) for item in expected(spec).values()}
+    planted = _PLACES.get(defect or "")
+    if planted is not None and not any(planted in entry for entry in entries):
+        raise UsageError(
+            "create.defect_family",
+            f"defect `{defect}` is planted in `{planted}`, and family `{spec.family}` has none",
+            "plant it in a model of family `bitnet`",
+        )
     if defect == "missing_subnorm":
         del entries[_FIRST_SUB_NORM]
     detail = {
@@ -72,7 +87,8 @@ def create(
         "linear_class": "autobitlinear", "quantization_mode": "offline",
     }  # fmt: skip
     source = Source(Path(name), "created", "packed", detail)
-    return Checkpoint(spec, entries, make_tokenizer(spec), source)
+    tokenizer = make_tokenizer(spec) if spec.vocab_size >= SMALLEST else None
+    return Checkpoint(spec, entries, tokenizer, source)
 
 
 def save_created(
@@ -107,14 +123,13 @@ def save_created(
 
 def _real_keys(checkpoint: Checkpoint) -> dict[str, object]:
     """What the released config.json says beside the spec."""
-    return {
-        "auto_map": {
-            "AutoConfig": "configuration_bitnet.BitNetConfig",
-            "AutoModelForCausalLM": "modeling_bitnet.BitNetForCausalLM",
-        },
-        "eos_token_id": checkpoint.spec.eos_token_ids[0],
-        "torch_dtype": "bfloat16",
-    }
+    huggingface = family_of(checkpoint.spec.family).huggingface
+    keys: dict[str, object] = {"torch_dtype": "bfloat16"}
+    if huggingface is not None and huggingface.auto_map:
+        keys["auto_map"] = dict(huggingface.auto_map)
+    if checkpoint.spec.eos_token_ids:
+        keys["eos_token_id"] = checkpoint.spec.eos_token_ids[0]
+    return keys
 
 
 # --------------------------------------------------------------------------- tensors
@@ -128,7 +143,7 @@ def _rng(seed: int, name: str) -> np.random.Generator:
 def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
     name, size = item.name, item.shape
     if item.ternary:
-        matrix = _Matrix(name, size, seed, defect)
+        matrix = _Matrix(name, item.file_shape, seed, defect, item.transposed)
         return TensorEntry(name, size, "bfloat16", True, matrix.read, matrix.latent)
     make = _kind_of(name)
     half = defect == "f16_subnorm" and "sub_norm" in name
@@ -143,12 +158,17 @@ def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """One ternary matrix: trits first, and masters that round to exactly those trits."""
+    """One ternary matrix: trits first, and masters that round to exactly those trits.
+
+    Attributes:
+      shape: [out, in]; the parameter itself is [in, out] where it is `transposed`.
+    """
 
     name: str
     shape: tuple[int, ...]
     seed: int
     defect: str | None
+    transposed: bool
 
     def _trits(self) -> np.ndarray:
         if self.defect == "zero_mlp" and self.name.startswith("layers.0.mlp."):
@@ -164,7 +184,10 @@ class _Matrix:
         return np.array(scale, np.float32)
 
     def read(self) -> QuantTensor:
-        return from_trits(self._trits(), self._scale(), scale_dtype="bfloat16", dtype="bfloat16")
+        tensor = from_trits(self._trits(), self._scale(), scale_dtype="bfloat16", dtype="bfloat16")
+        if not self.transposed:
+            return tensor
+        return replace(tensor, shape=self.shape[::-1], out_axes=(1,), in_axes=(0,))
 
     def latent(self) -> np.ndarray:
         """Master weights, bfloat16, whose absmean is the scale to about a percent.
@@ -178,7 +201,8 @@ class _Matrix:
                         trits * (np.float32(0.6) + noise * np.float32(1.5)))  # fmt: skip
         if not trits.any():
             size[:] = 0
-        return (size * self._scale()).astype(ml_dtypes.bfloat16)
+        master = (size * self._scale()).astype(ml_dtypes.bfloat16)
+        return master.T if self.transposed else master
 
 
 Maker = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -196,6 +220,10 @@ def _norm(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(0.5, 1.5, size).astype(np.float32)
 
 
+def _bias(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(-0.05, 0.05, size).astype(np.float32)
+
+
 def _sub_norm(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     """Small values, one in fifty so small (1e-32) that float16 turns it into zero."""
     weights = rng.uniform(0.01, 0.05, size).astype(np.float32)
@@ -206,6 +234,7 @@ def _sub_norm(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
 
 # The first word that stands in the name decides.
 _MAKERS: tuple[tuple[str, Maker], ...] = (
+    ("bias", _bias),
     ("sub_norm", _sub_norm),
     ("norm", _norm),
     ("", _embedding),

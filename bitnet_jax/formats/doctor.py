@@ -204,7 +204,7 @@ def _check_floats(name: str, entry: TensorEntry, value: np.ndarray) -> Iterator[
             "weights.not_finite", ERROR, name, f"{bad} of {value.size} values are NaN or infinite",
             "a cast overflowed or the training diverged: convert from the original dtype",
         )  # fmt: skip
-    if not value.any():
+    if not value.any() and not name.endswith("bias"):  # the bias of a fresh model is zero
         yield Finding(
             "weights.all_zero", ERROR, name, f"all {value.size} values are zero",
             "the upload is broken: get another revision",

@@ -1,17 +1,16 @@
 """Reading `transformers` checkpoints: a directory, a shard set, or one safetensors file.
 
-Every form of `BitNetForCausalLM`: the float master (quantized as the reference
-does at load), packed `autobitlinear` (multiply by weight_scale) and packed
-`bitlinear` (divide), floats that are already ternary, and plain floats. Which one
-it is stands in the config and the header, and is never guessed from values where
-they say. Code in a checkpoint is never run.
+Every form that `BitNetForCausalLM` comes in, for every family that has names there: the
+float master (quantized as the reference does at load), packed `autobitlinear` (multiply by
+weight_scale) and packed `bitlinear` (divide), floats that are already ternary, and plain
+floats. Which one it is stands in the config and the header, and is never guessed from values
+where they say. Code in a checkpoint is never run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bitnet_jax.containers.dtypes import FLOATS
 from bitnet_jax.containers.errors import TensorError
@@ -31,11 +30,12 @@ from bitnet_jax.formats.huggingface_weights import (
     float_names,
     looks_ternary,
     read_dequantized,
+    read_float,
     read_latent,
     read_master,
     read_packed,
 )
-from bitnet_jax.models.names import Expected, expected
+from bitnet_jax.models.names import Expected, expected, tied_away
 
 CONFIG = "config.json"
 
@@ -99,12 +99,13 @@ def _check_names(
     """The tensors must be those the spec asks for, no more and no less."""
     theirs = {item.huggingface: item for item in wanted.values()}
     scales = {name + SCALE_SUFFIX for name, item in theirs.items() if item.ternary}
+    tied = tied_away(config.spec)
     extra = []
     for name in stored.tensors:
         if name in theirs or name in scales or IGNORED.fullmatch(name):
             continue
-        if name == "lm_head.weight" and config.spec.tie_embeddings:
-            warnings.append(f"`{path}`: lm_head.weight is there though it is tied; ignored")
+        if name in tied:
+            warnings.append(f"`{path}`: {name} is there though it is tied; ignored")
             continue
         extra.append(name)
     missing = [name for name in theirs if name not in stored.tensors]
@@ -156,7 +157,9 @@ def _missing_hint(name: str, config: Config) -> str:
 def _check_shape(path: Path, item: Expected, info: TensorInfo) -> None:
     name = item.huggingface
     packed = item.ternary and info.dtype == "U8"
-    shape = (packed_rows(item.shape[0]), *item.shape[1:]) if packed else item.shape
+    shape = item.file_shape
+    if packed:
+        shape = (packed_rows(shape[0]), *shape[1:])
     if info.shape != shape:
         hint = "is this the right config for these weights?"
         if item.name in ("embed_tokens", "lm_head") and info.shape[1:] == shape[1:]:
@@ -207,11 +210,10 @@ def _entry(
     quantization = config.quantization
     is_float = not item.ternary or encoding == "float" or quantization.excludes(_module(item))
 
-    def read_float() -> Any:
-        return stored.read(item.huggingface)
-
     if is_float and info.dtype != "U8":
-        return TensorEntry(item.name, item.shape, float_names(info.dtype), False, read_float)
+        return TensorEntry(
+            item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored)
+        )
     divides = quantization.linear_class == "bitlinear"
     exact: ExactScale | None = stored.exact.get(item.name)
     if info.dtype == "U8":

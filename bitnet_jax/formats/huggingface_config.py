@@ -1,8 +1,9 @@
 """`config.json` of a `transformers` model: to a `ModelSpec` and back.
 
-Reads the spelling of transformers 4 (`rope_theta`, `torch_dtype`) and of 5
-(`rope_parameters`, `dtype`), writes the latter. Code that a config names
-(`auto_map`) is never imported. Knows no tensor.
+What every config shares stands here: token ids, `quantization_config`, the dtype in the
+spelling of transformers 4 (`torch_dtype`) and of 5 (`dtype`, which is written). The rest is
+its family's (`Family.huggingface`). Code that a config names (`auto_map`) is never
+imported. Knows no tensor.
 """
 
 from __future__ import annotations
@@ -12,26 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_huggingface, family_of
+from bitnet_jax.models.family import Family
+from bitnet_jax.models.huggingface import HuggingFace
 
-# architectures[0] -> family
-ARCHITECTURES: dict[str, str] = {"BitNetForCausalLM": "bitnet"}
-MODEL_TYPES: dict[str, str] = {"bitnet": "bitnet"}
 LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 MODES = ("offline", "online")
-
-# config.json key -> spec field, for the numbers that are spelled one way only.
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-}
-# What transformers assumes of a key that is absent, unlike our own defaults.
-_DEFAULT_POSITIONS = 2048
-_DEFAULT_THETA = 500000.0
 
 
 @dataclass(frozen=True)
@@ -82,27 +71,11 @@ def parse(raw: Any, generation: Mapping[str, Any], where: str) -> Config:
         warnings.append(
             f"{where}: auto_map names code in the checkpoint; it is ignored, and never imported"
         )
-    sizes: dict[str, Any] = {
-        "family": _family(raw, where),
-        **{field: _required(raw, key, where) for key, field in _SIZES.items()},
-        **_heads(raw, where),
-        **_tokens(raw, generation, where, warnings),
-    }
-    spec = ModelSpec(
-        **sizes,
-        max_positions=raw.get("max_position_embeddings", _DEFAULT_POSITIONS),
-        rope_theta=_rope_theta(raw, where),
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
-        activation=raw.get("hidden_act", "relu2"),
-        sub_norms=True,
-        tie_embeddings=_boolean(raw, "tie_word_embeddings", where),
-    )
-    if _boolean(raw, "attention_bias", where) or _boolean(raw, "mlp_bias", where):
-        raise BadData(
-            "config.unsupported", f"{where}: this model has biases, which no BitNet has here", None
-        )
+    family = _family(raw, where)
+    fields = _fields(family, raw, where)
+    tokens = _tokens(raw, generation, fields.get("vocab_size"), where, warnings)
     try:
-        spec.validate()
+        spec = family.spec(**(tokens | fields))
     except BadData as error:
         raise BadData("config.value", f"{where}: {error.message}", error.hint) from error
     dtype = raw.get("dtype", raw.get("torch_dtype"))
@@ -110,81 +83,49 @@ def parse(raw: Any, generation: Mapping[str, Any], where: str) -> Config:
     return Config(spec, _quantization(raw, where), dtype, tuple(warnings))
 
 
-def _family(raw: Mapping[str, Any], where: str) -> str:
+def _family(raw: Mapping[str, Any], where: str) -> Family:
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if isinstance(name, str) and name in ARCHITECTURES:
-        return ARCHITECTURES[name]
-    if name is None and raw.get("model_type") in tuple(MODEL_TYPES):
-        return MODEL_TYPES[raw["model_type"]]
+    family, problems = by_huggingface(name, raw.get("model_type"))
+    if family is not None:
+        return family
     found = f"architecture {name!r}" if name else f"model_type {raw.get('model_type')!r}"
+    known = [f.huggingface.architecture for f in FAMILIES.values() if f.huggingface is not None]
     raise BadData(
         "model.unknown_architecture",
         f"{where}: {found} is not known",
-        "known: " + ", ".join(sorted(ARCHITECTURES)),
+        " ".join(["known: " + ", ".join(sorted(known)) + ".", ELSEWHERE, *problems]),
     )
 
 
-def _required(raw: Mapping[str, Any], key: str, where: str) -> int:
-    value = raw.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        found = "is missing" if key not in raw else f"is {value!r}"
+def _fields(family: Family, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    assert family.huggingface is not None
+    try:
+        return dict(family.huggingface.read(raw, where))
+    except BitnetError:
+        raise
+    # A plugin's function, given whatever a stranger's config holds.
+    except Exception as error:
         raise BadData(
             "config.value",
-            f"{where}: {key} {found}; it must be a positive whole number",
+            f"{where}: family `{family.name}` cannot read it: {type(error).__name__}: {error}",
             "is this the right config for these weights?",
-        )
-    return value
-
-
-def _boolean(raw: Mapping[str, Any], key: str, where: str) -> bool:
-    value = raw.get(key, False)
-    if not isinstance(value, bool):
-        raise BadData("config.value", f"{where}: {key} is {value!r}, neither true nor false")
-    return value
-
-
-def _heads(raw: Mapping[str, Any], where: str) -> dict[str, int]:
-    hidden, heads = raw["hidden_size"], raw["num_attention_heads"]
-    kv_heads = raw.get("num_key_value_heads")
-    head_dim = raw.get("head_dim")
-    if head_dim is None and hidden % heads:
-        raise BadData(
-            "config.value",
-            f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}",
-            "is this the right config for these weights?",
-        )
-    return {
-        "num_kv_heads": heads if kv_heads is None else kv_heads,
-        "head_dim": hidden // heads if head_dim is None else head_dim,
-    }
-
-
-def _rope_theta(raw: Mapping[str, Any], where: str) -> float:
-    """The base, from `rope_parameters` (5.x) or `rope_theta` and `rope_scaling` (4.x)."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise BadData("config.value", f"{where}: rope parameters {rope!r} are no JSON object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise BadData(
-            "config.unsupported",
-            f"{where}: rope_type {kind!r} is not supported",
-            "only the default rotary embedding is; no released BitNet uses another",
-        )
-    return rope.get("rope_theta", raw.get("rope_theta", _DEFAULT_THETA))
+        ) from error
 
 
 def _tokens(
-    raw: Mapping[str, Any], generation: Mapping[str, Any], where: str, warnings: list[str]
+    raw: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    vocab: Any,
+    where: str,
+    warnings: list[str],
 ) -> dict[str, Any]:
     """Token ids; those that end a generation are `generation_config.json`'s, where it has any."""
     eos = generation.get("eos_token_id")
     eos = raw.get("eos_token_id") if eos is None else eos
     eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
     pad = raw.get("pad_token_id")
-    vocab = raw["vocab_size"]
-    if isinstance(pad, int) and not 0 <= pad < vocab:
+    if isinstance(pad, int) and isinstance(vocab, int) and not 0 <= pad < vocab:
         # Padding is never fed to the model here, and -1 is a common way to say "none".
         warnings.append(f"{where}: pad_token_id {pad} is outside the vocabulary; ignored")
         pad = None
@@ -253,39 +194,20 @@ def spell(
     old_spelling: bool = False,
 ) -> dict[str, Any]:
     """Writes a config, as transformers 5 does, or as 4 did (`old_spelling`)."""
-    architecture = next(name for name, family in ARCHITECTURES.items() if family == spec.family)
+    config_of = _huggingface(spec)
     eos = list(spec.eos_token_ids)
     config: dict[str, Any] = {
-        "architectures": [architecture],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
+        "architectures": [config_of.architecture],
         "bos_token_id": spec.bos_token_id,
         "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
-        "hidden_act": spec.activation,
-        "hidden_size": spec.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": spec.intermediate_size,
-        "max_position_embeddings": spec.max_positions,
-        "model_type": spec.family,
-        "num_attention_heads": spec.num_heads,
-        "num_hidden_layers": spec.num_layers,
-        "num_key_value_heads": spec.num_kv_heads,
+        "model_type": config_of.model_type,
         "pad_token_id": spec.pad_token_id,
-        "rms_norm_eps": spec.rms_norm_eps,
-        "tie_word_embeddings": spec.tie_embeddings,
         "use_cache": True,
-        "vocab_size": spec.vocab_size,
+        **config_of.write(spec, old_spelling),
     }
-    if spec.head_dim * spec.num_heads != spec.hidden_size:
-        config["head_dim"] = spec.head_dim
     if old_spelling:
-        # What equals transformers 4's own default is not written there.
-        unsaid = ("attention_bias", "attention_dropout")
-        config = {k: v for k, v in config.items() if v is not None and k not in unsaid}
-        config |= {"rope_theta": spec.rope_theta, "torch_dtype": dtype}
-    else:
-        rope = {"rope_theta": spec.rope_theta, "rope_type": "default"}
-        config |= {"dtype": dtype, "rope_parameters": rope}
+        config = {k: v for k, v in config.items() if v is not None}
+    config["torch_dtype" if old_spelling else "dtype"] = dtype
     if quantization.present:
         config["quantization_config"] = {
             "linear_class": quantization.linear_class,
@@ -295,3 +217,38 @@ def spell(
         if quantization.excluded:
             config["quantization_config"]["modules_to_not_convert"] = list(quantization.excluded)
     return dict(sorted(config.items()))
+
+
+def _huggingface(spec: ModelSpec) -> HuggingFace:
+    config_of = family_of(spec.family).huggingface
+    if config_of is None:
+        raise CannotCreate(
+            "huggingface.family",
+            f"family `{spec.family}` has no names for a transformers checkpoint",
+            "keep it as --format bitnet",
+        )
+    return config_of
+
+
+def check_spelling(spec: ModelSpec) -> None:
+    """Raises `CannotCreate` unless a config can say what `spec` is.
+
+    A field that its config has no key for would be read back as the family's default, and
+    the model would be another one.
+    """
+    config_of = _huggingface(spec)
+    family = family_of(spec.family)
+    tokens = ("bos_token_id", "eos_token_ids", "pad_token_id")
+    fields = _fields(family, config_of.write(spec, False), f"the config of `{spec.family}`")
+    again = family.spec(**({name: getattr(spec, name) for name in tokens} | fields))
+    ours, theirs = spec.to_json(), again.to_json()
+    lost = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if lost:
+        raise CannotCreate(
+            "huggingface.config",
+            f"a config of family `{spec.family}` cannot say "
+            + ", ".join(f"{name} {ours.get(name)}" for name in lost)
+            + "; it would be read back as "
+            + ", ".join(str(theirs.get(name)) for name in lost),
+            "keep it as --format bitnet",
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bitnet_jax.core.errors import CannotCreate, UsageError, did_you_mean
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.models.names import expected
 
 ENCODINGS = ("master", "packed", "autobitlinear", "bitlinear", "latent", "float")
 
@@ -44,16 +45,18 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> tuple[str, lis
         return "latent", []
     if asked == "master":
         return "master", []
-    uneven = [name for name, entry in ternary.items() if entry.shape[0] % 4]
+    wanted = expected(checkpoint.spec)
+    rows = {name: wanted[name].file_shape[0] for name in ternary}
+    uneven = [name for name, count in rows.items() if count % 4]
     if uneven and asked in (None, "packed"):
         return "master", [
-            f"`{uneven[0]}` has {ternary[uneven[0]].shape[0]} rows, no multiple of 4, which "
+            f"`{uneven[0]}` has {rows[uneven[0]]} rows, no multiple of 4, which "
             "transformers cannot load packed: written as master"
         ]
     if uneven:
         raise CannotCreate(
             "huggingface.rows",
-            f"`{uneven[0]}` has {ternary[uneven[0]].shape[0]} rows, no multiple of 4: transformers "
+            f"`{uneven[0]}` has {rows[uneven[0]]} rows, no multiple of 4: transformers "
             "cannot load it packed",
             "use --encoding master",
         )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -152,8 +153,28 @@ def read_packed(
     if exact is not None:
         _check_exact_packed(item, stored, divides, exact, where)
         scale, scale_dtype = exact.value, exact.scale_dtype
-    trits = unpack(stored.read(item.huggingface), item.shape[0], item.name, where)
-    return from_trits(trits, np.array(scale, np.float32), scale_dtype=scale_dtype, dtype=dtype)
+    trits = unpack(stored.read(item.huggingface), item.file_shape[0], item.name, where)
+    return _tensor(item, trits, scale, scale_dtype, dtype)
+
+
+def _tensor(
+    item: Expected, trits: np.ndarray, scale: Any, scale_dtype: str, dtype: str
+) -> QuantTensor:
+    """The parameter whose trits a checkpoint holds as [out, in]."""
+    tensor = from_trits(trits, np.array(scale, np.float32), scale_dtype=scale_dtype, dtype=dtype)
+    if not item.transposed:
+        return tensor
+    return replace(tensor, shape=item.shape, out_axes=(1,), in_axes=(0,))
+
+
+def turned(item: Expected, value: np.ndarray) -> np.ndarray:
+    """A float parameter as a checkpoint holds it, from ours, or the other way round."""
+    return np.ascontiguousarray(value.T) if item.transposed else value
+
+
+def read_float(item: Expected, stored: Stored) -> np.ndarray:
+    """A parameter that is not ternary."""
+    return turned(item, stored.read(item.huggingface))
 
 
 def _check_exact_packed(
@@ -202,19 +223,14 @@ def read_master(
         if weights.any() and abs(float(scale) - float(exact.value)) > limit:
             raise _mismatch(item, float(exact.value), float(scale), where)
         scale, scale_dtype, dtype = exact.value, exact.scale_dtype, exact.dtype
-    return from_trits(
-        trits_of(weights, np.asarray(scale)),
-        np.array(scale, np.float32),
-        scale_dtype=scale_dtype,
-        dtype=dtype,
-    )
+    return _tensor(item, trits_of(weights, np.asarray(scale)), scale, scale_dtype, dtype)
 
 
 def read_latent(item: Expected, stored: Stored, where: str) -> np.ndarray:
     """The float weights of a master as they are: what training goes on from."""
     weights = stored.read(item.huggingface)
     _check_finite(item, weights, where)
-    return weights
+    return turned(item, weights)
 
 
 def read_dequantized(
@@ -228,7 +244,7 @@ def read_dequantized(
     c = size.max(initial=0)
     bad = np.flatnonzero((size != 0) & (size != c))
     if bad.size:
-        row, column = divmod(int(bad[0]), item.shape[1])
+        row, column = divmod(int(bad[0]), weights.shape[1])
         raise TensorError(
             "tensor.not_ternary",
             f"{where}, tensor `{item.name}`: {bad.size} values are none of -{c}, 0 and {c}; the "
@@ -242,18 +258,19 @@ def read_dequantized(
         outer, outer_dtype = _weight_scale(item, stored, divides, where)
         scale, scale_dtype = (outer, outer_dtype) if c in (0, 1) else (scale * outer, "float32")
     check_scales(item.name, np.array(scale), where)
-    return from_trits(
+    return _tensor(
+        item,
         np.sign(weights.astype(np.float32)).astype(np.int8),
-        np.array(scale, np.float32),
-        scale_dtype="float32" if scale_dtype == "float64" else scale_dtype,
-        dtype=str(weights.dtype),
+        scale,
+        "float32" if scale_dtype == "float64" else scale_dtype,
+        str(weights.dtype),
     )
 
 
 def _check_finite(item: Expected, weights: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(weights.astype(np.float32)))
     if bad.size:
-        row, column = divmod(int(bad[0]), item.shape[1])
+        row, column = divmod(int(bad[0]), weights.shape[1])
         raise TensorError(
             "tensor.not_finite",
             f"{where}, tensor `{item.name}`: {bad.size} weights are NaN or infinite; the first at "

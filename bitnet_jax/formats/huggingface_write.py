@@ -27,7 +27,7 @@ from bitnet_jax.containers.safetensors_write import (
 from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.huggingface_config import Quantization, spell
+from bitnet_jax.formats.huggingface_config import Quantization, check_spelling, spell
 from bitnet_jax.formats.huggingface_encoding import choose_encoding
 from bitnet_jax.formats.huggingface_packing import pack, packed_rows
 from bitnet_jax.formats.huggingface_weights import (
@@ -35,9 +35,10 @@ from bitnet_jax.formats.huggingface_weights import (
     SCALE_SUFFIX,
     ExactScale,
     exact_metadata,
+    turned,
 )
 from bitnet_jax.models.names import Expected, expected
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.quant.ternary import EPSILON
 
 MAX_SHARD_BYTES = 5 << 30
@@ -87,6 +88,12 @@ class _Matrices:
         entry = self._checkpoint.entries[item.name]
         tensor = entry.read()
         assert isinstance(tensor, QuantTensor)
+        if tensor.kind != TERNARY:
+            raise CannotCreate(
+                "huggingface.kind",
+                f"`{item.name}` is {tensor.kind}; this format holds ternary matrices and floats",
+                "keep it float, or make it ternary, by a rule",
+            )
         if tensor.scale_kind != "tensor" or tensor.stack_axes:
             raise CannotCreate(
                 "huggingface.scale_kind",
@@ -98,7 +105,7 @@ class _Matrices:
         self.exact[item.name] = ExactScale(scale, tensor.scale_dtype, tensor.dtype)
         if self._encoding == "latent":
             assert entry.latent is not None
-            return entry.latent()
+            return turned(item, entry.latent())
         trits = np.asarray(tensor.trits())
         if self._encoding == "master":
             return _master(item.name, trits, scale)
@@ -132,10 +139,10 @@ def _planned(
     """Every tensor to write, with its rank: floats first, codes next, scales last."""
     for item in wanted.values():
         entry = checkpoint.entries[item.name]
-        name, shape = item.huggingface, item.shape
+        name, shape = item.huggingface, item.file_shape
         if not entry.ternary:
             dtype = numpy_dtype(entry.dtype)
-            yield -dtype.itemsize, (Planned(name, NAMES[dtype], shape), _float_reader(entry.read))
+            yield -dtype.itemsize, (Planned(name, NAMES[dtype], shape), _reader(item, entry.read))
             continue
         stored = {"master": "F32", "latent": NAMES[numpy_dtype(entry.dtype)]}.get(encoding, "U8")
         packed = stored == "U8"
@@ -147,8 +154,8 @@ def _planned(
             yield 1, (plan, partial(matrices.scale, item))
 
 
-def _float_reader(read: Callable[[], object]) -> Callable[[], np.ndarray]:
-    return lambda: np.asarray(read())
+def _reader(item: Expected, read: Callable[[], object]) -> Callable[[], np.ndarray]:
+    return lambda: turned(item, np.asarray(read()))
 
 
 def _shards(pieces: list[tuple[int, Piece]], limit: int) -> list[list[tuple[int, Piece]]]:
@@ -224,6 +231,7 @@ def write_huggingface(
       CannotCreate: the encoding cannot hold the model (codes ``huggingface.*``).
     """
     encoding, warnings = choose_encoding(checkpoint, encoding)
+    check_spelling(checkpoint.spec)
     written = Written(encoding, warnings=warnings)
     matrices = _Matrices(checkpoint, encoding)
     wanted = expected(checkpoint.spec)

@@ -17,6 +17,7 @@ from pathlib import Path
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
 from bitnet_jax.formats.huggingface_files import few
 from bitnet_jax.formats.huggingface_write import write_huggingface
@@ -83,6 +84,7 @@ def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
 
 
 def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
+    check_spelling(checkpoint.spec)
     choose_encoding(checkpoint, encoding)
 
 

@@ -18,8 +18,7 @@ import numpy as np
 from bitnet_jax.compiler.compile import Executable, Receipt, compile_function
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.cache import KVCache
-from bitnet_jax.models.families import family_of
+from bitnet_jax.models.families import family_for
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
@@ -60,7 +59,8 @@ class Engine:
     _compiled: dict[tuple[Any, ...], Executable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        family = family_of(self.spec.family)
+        family = family_for(self.spec)
+        self._family = family
         self._rules = family.rules
         self._step = _checked(self._transformed(family.step(self.spec)))
         self._forward = self._transformed(family.forward(self.spec))
@@ -84,7 +84,8 @@ class Engine:
         """
         tokens = self.check_tokens(tokens)
         batch, length = tokens.shape
-        padded = _bucket(length, SMALLEST_CACHE // 16)
+        # Never over the context: there are no positions to learn beyond it.
+        padded = min(_bucket(length, SMALLEST_CACHE // 16), self.spec.max_positions)
         ids = np.zeros((batch, padded), np.int32)
         ids[:, :length] = tokens
         run = self._executable(("forward", batch, padded), self._forward, ids)
@@ -157,9 +158,9 @@ class Engine:
             timing.decode_tokens += 1
             yield token
 
-    def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, KVCache]:
+    def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, Any]:
         """Runs a prompt of one row; returns the last logits [1, vocab] and the cache."""
-        cache = KVCache.empty(self.spec, 1, capacity)
+        cache = self._family.cache(self.spec, 1, capacity)
         logits = None
         for start, length in self._pieces(len(ids), capacity):
             piece = ids[start : start + length]
@@ -208,7 +209,7 @@ class Engine:
 
     def _step_executable(self, kind: str, batch: int, length: int, capacity: int) -> Executable:
         int32 = jnp.int32
-        cache = jax.eval_shape(lambda: KVCache.empty(self.spec, batch, capacity))
+        cache = jax.eval_shape(lambda: self._family.cache(self.spec, batch, capacity))
         args = (
             jax.ShapeDtypeStruct((batch, length), int32),
             cache,

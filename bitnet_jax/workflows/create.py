@@ -11,8 +11,7 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.save import FORMATS, format_of
-from bitnet_jax.formats.shapes import SHAPES
-from bitnet_jax.models.families import FAMILIES
+from bitnet_jax.models.families import every_family
 
 
 def create(
@@ -64,9 +63,22 @@ def create(
 
 
 def list_architectures() -> dict[str, Any]:
-    """The families, named shapes, formats and plantable defects of this version."""
+    """The families, named shapes, formats and plantable defects that there are.
+
+    Those of plugins, too: files that were loaded, packages that are installed. What is wrong
+    with one stands in `warnings`.
+    """
+    listed, problems = every_family()
     return {
-        "families": sorted(FAMILIES),
+        "families": [
+            {
+                "family": row.family.name,
+                "source": row.source,
+                "architecture": row.family.huggingface and row.family.huggingface.architecture,
+                "extra": sorted(row.family.extra),
+            }
+            for row in sorted(listed, key=lambda row: row.family.name)
+        ],
         "shapes": [
             {
                 "shape": name,
@@ -78,8 +90,10 @@ def list_architectures() -> dict[str, Any]:
                 "kv_heads": spec.num_kv_heads,
                 "vocab_size": spec.vocab_size,
             }
-            for name, spec in SHAPES.items()
+            for row in listed
+            for name, spec in row.family.shapes.items()
         ],
         "formats": {name: list(row.encodings) for name, row in FORMATS.items()},
         "defects": dict(DEFECTS),
+        "warnings": problems,
     }

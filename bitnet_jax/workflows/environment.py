@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitnet_jax.models.families import every_family
 from bitnet_jax.ops.native import library
 from bitnet_jax.ops.select import select
 from bitnet_jax.targets import detect
@@ -22,6 +23,7 @@ def environment() -> dict[str, Any]:
     ]
     if not status.available:
         missing.append({"name": "native CPU kernels", "mend": status.hint or str(status.reason)})
+    listed, problems = every_family()
     return {
         "versions": versions,
         "machine": detect.machine(),
@@ -35,5 +37,7 @@ def environment() -> dict[str, Any]:
             "reason": status.reason,
         },
         "ternary_matmul": {"implementation": choice.implementation, "reason": choice.reason},
+        "families": {row.family.name: row.source for row in listed},
         "missing": missing,
+        "warnings": problems,
     }

@@ -18,8 +18,8 @@ import numpy as np
 from bitnet_jax.core.errors import CheckFailed
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.families import family_of
-from bitnet_jax.models.names import expected
+from bitnet_jax.models.families import family_for, family_of
+from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.quant.digest import Digest, digest
 from bitnet_jax.quant.rules import match
@@ -91,12 +91,20 @@ def live_digest(params: Mapping[str, Any], spec: ModelSpec) -> Digest:
             continue
         rule = rules[index]
         trits, scale = ternarize_weights(
-            np.asarray(params[name]), rule.scale_kind, rule.group_size, rule.scale_dtype
+            _matrix(row, np.asarray(params[name])),
+            rule.scale_kind,
+            rule.group_size,
+            rule.scale_dtype,
         )
         tensors[name] = from_trits(
             trits, scale, scale_kind=rule.scale_kind, group_size=rule.group_size
         )
     return digest(tensors)
+
+
+def _matrix(row: Expected, value: np.ndarray) -> np.ndarray:
+    """The parameter as digests have it, [out, in]."""
+    return np.ascontiguousarray(value.T) if row.transposed else value
 
 
 def prove(
@@ -114,7 +122,7 @@ def prove(
       model: loaded from `file`; its buffers are digested as they are.
       tokens: int [batch, length] on which the logits are compared.
     """
-    family = family_of(spec.family)
+    family = family_for(spec)
     training_forward = jax.jit(ternarize(family.forward(spec), family.rules, "qat"))
     reference = np.asarray(training_forward(dict(params), np.asarray(tokens, np.int32)))
     return ParityReceipt(

@@ -26,7 +26,7 @@ from bitnet_jax.formats.checkpoint import (
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.families import family_of
+from bitnet_jax.models.families import FAMILIES, family_for, fresh_params
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
@@ -92,7 +92,12 @@ def train_qat(
 
 
 def prepare_scratch(recipe: TrainConfig) -> Prepared:
-    """Corpus, tokenizer trained on it, and fresh parameters."""
+    """Corpus, tokenizer trained on it, and fresh parameters.
+
+    Raises:
+      BadData: the family is unknown, or refuses the recipe's model; before anything is read.
+    """
+    family_for(recipe.model.spec(0, ()))  # the ids are the tokenizer's, and not known yet
     corpus = read_corpus(recipe.data)
     tokenizer = train_tokenizer(
         (document.text for document in corpus.train),
@@ -106,8 +111,8 @@ def prepare_scratch(recipe: TrainConfig) -> Prepared:
             for part in (corpus.train, corpus.heldout)
         )
     )
-    params = family_of(spec.family).init(spec, recipe.seed)
     _check_fits(recipe, spec)
+    params = fresh_params(spec, recipe.seed)
     return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus)
 
 
@@ -169,8 +174,8 @@ def fit(
     progress: Any = None,
 ) -> TrainResult:
     """Runs the loop with the transform as the model function."""
-    family = family_of(prepared.spec.family)
-    qat = ternarize(family.forward(prepared.spec), family.rules, "qat")
+    family = family_for(prepared.spec)
+    qat = ternarize(family.forward(prepared.spec), family.rules, "qat", forward=recipe.forward)
 
     def model_fn(params: Any, tokens: Any, lam: Any) -> Any:
         return qat(params, tokens, lam=lam)
@@ -191,7 +196,7 @@ def fit(
 
 def packed_checkpoint(params: Any, prepared: Prepared) -> Checkpoint:
     """The trained parameters, packed by the very function that the training forward used."""
-    family = family_of(prepared.spec.family)
+    family = family_for(prepared.spec)
     example = np.zeros((1, 2), np.int32)
     packed = pack(family.forward(prepared.spec), dict(params), family.rules, example)
     return checkpoint_of(
@@ -210,6 +215,9 @@ def _run(
     resume_from: str | os.PathLike | None,
     progress: Any,
 ) -> dict[str, Any]:
+    if prepared.spec.family not in FAMILIES:
+        # What a plugin's rules make of its function is met here, not when the training is over.
+        packed_checkpoint(prepared.params, prepared)
     run_dir = _run_folder(output, resume_from)
     with atomic_file(run_dir / "config.yaml") as stream:
         stream.write(dump_config(recipe).encode())

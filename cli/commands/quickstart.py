@@ -8,7 +8,7 @@ from typing import Optional
 
 from ..context import Context
 from ..fields import number, option
-from ..options import force_option, output_option, seed_option
+from ..options import dump_passes_option, force_option, output_option, seed_option
 from ..result import CommandResult, Pairs, Section, Text, printable, show
 
 EXAMPLES = (
@@ -35,6 +35,7 @@ class QuickstartArgs:
     )
     seed: int = seed_option()
     force: bool = force_option("replace the folder if it exists")
+    dump_passes: Optional[str] = dump_passes_option()
 
 
 def run(args: QuickstartArgs, ctx: Context) -> CommandResult:

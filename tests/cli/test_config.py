@@ -52,6 +52,23 @@ def test_the_workspace_is_found_from_a_folder_below(tmp_path):
     assert settings(below)["seed"].value == 9
 
 
+@pytest.mark.parametrize("text", ["plugin = 'f.py'\n", "[serve]\nplugin = ['f.py']\n"])
+def test_code_runs_when_it_is_named_and_never_because_of_the_folder(tmp_path, text):
+    (tmp_path / "s.toml").write_text(text)
+    named = settings(tmp_path, ["--settings", "s.toml"])["plugin"]
+    assert named.value == ["f.py"]
+    assert settings(tmp_path, env={"BITNET_PLUGIN": "g.py"})["plugin"].value == ["g.py"]
+    typed = ["--plugin", "a.py", "--plugin", "b.py"]
+    assert settings(tmp_path, typed)["plugin"].value == ["a.py", "b.py"]
+    # A stranger's folder may hold a bitnet.toml beside its model.
+    (tmp_path / "bitnet.toml").write_text(text)
+    for command in (GENERATE, registry.find("serve", "chat")):
+        with pytest.raises(ConfigError, match=r"bitnet.toml:\d: `plugin` would run") as caught:
+            settings(tmp_path, typed, command=command)
+        assert caught.value.code == "settings.workspace_code"
+        assert "--plugin" in caught.value.hint and "BITNET_PLUGIN" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("name", "text", "code", "message"),
     [

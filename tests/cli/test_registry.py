@@ -76,6 +76,15 @@ def test_a_model_is_always_m_model_and_positional(command):
             assert ("--input" in spellings(field)) == (command.group in ("model", "quant"))
 
 
+@pytest.mark.parametrize("command", BUILT)
+def test_whatever_opens_makes_trains_or_runs_a_model_takes_plugins(command):
+    _, cls = registry.load(command)
+    names = {field.name for field in dataclasses.fields(cls)}
+    # quickstart makes one model, of our own family; `dev` is about the machine.
+    wants = command.group in ("model", "quant", "bench", "serve", "train")
+    assert ("plugin" in names) == wants
+
+
 def test_commands_print_nothing_and_reach_the_library_only_inside_run():
     root = Path(bitnet_cli.__file__).parent / "commands"
     for path in root.rglob("*.py"):

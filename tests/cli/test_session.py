@@ -11,6 +11,7 @@ import pytest
 from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.failure import Terminated
 from bitnet_cli.fields import option, whole
+from bitnet_cli.options import PluginArgs
 from bitnet_cli.result import CommandResult, Table, Text
 from bitnet_cli.session import program
 from bitnet_jax.core import errors
@@ -351,3 +352,29 @@ def test_the_log_is_as_loud_as_asked(bitnet, fake_command, tmp_path):
     entries = [json.loads(line) for line in (tmp_path / "run.log").read_text().splitlines()]
     assert [entry["message"] for entry in entries][:2] == ["steady", "loud"]
     assert bitnet("dev", "fake", "--log-file", "no/where.log").rc == 66
+
+
+@dataclass
+class PluggedArgs(PluginArgs):
+    name: Optional[str] = option(positional=True, help="a name")
+
+
+def test_plugins_are_loaded_in_order_before_the_command_runs(bitnet, fake_command, fake_api):
+    order = []
+    fake_api(load_plugin=lambda file: order.append(file))
+    fake_command(lambda args, ctx: order.append("run") or CommandResult(), PluggedArgs)
+    assert bitnet("dev", "fake", "--plugin", "b.py", "--plugin=a.py").rc == 0
+    assert order == ["b.py", "a.py", "run"]
+    assert bitnet("dev", "fake").rc == 0 and order[3:] == ["run"]
+
+
+def test_a_plugin_that_fails_keeps_the_command_from_running(bitnet, fake_command, fake_api):
+    def refuse(file):
+        print("printed by the plugin")
+        raise errors.BadData("plugin.failed", f"`{file}`, line 3: it broke")
+
+    fake_api(load_plugin=refuse)
+    fake_command(lambda args, ctx: pytest.fail("ran"), PluggedArgs)
+    done = bitnet("dev", "fake", "--plugin", "f.py", "--json")
+    assert done.rc == 65 and done.envelope["errors"][0]["code"] == "plugin.failed"
+    assert "printed by the plugin" in done.err

@@ -13,7 +13,7 @@ from bitnet_jax.containers.native import checksum, header_checksum, open_native
 from bitnet_jax.containers.native_table import Row
 from bitnet_jax.containers.native_write import NativeWriter
 from bitnet_jax.containers.safetensors import open_safetensors
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, CannotCreate
 
 SHAPE = (17, 18)  # two blocks each way, both with padding
 
@@ -102,6 +102,14 @@ def test_a_stacked_tensor_with_group_scales(tmp_path):
     file = open_native(save(tmp_path, stream.getvalue()))
     np.testing.assert_array_equal(file.read_scale("w"), scale)
     assert file.read_codes("w").shape == (2, 1, 2, 64)
+
+
+@pytest.mark.parametrize("change", [{"kind": "int8"}, {"layout": "i8.rows"}], ids=str)
+def test_a_kind_or_layout_that_version_1_lacks_is_not_written(change):
+    writer = NativeWriter(io.BytesIO(), {}, {"w": (SHAPE, "float32")}, {}, {}, {}, "test")
+    with pytest.raises(CannotCreate, match="tensor `w` is") as caught:
+        writer.add_ternary("w", row(**change), np.zeros(SHAPE, np.int8), np.ones(17, "<f4"))
+    assert caught.value.code == "bitnet.kind"
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):

@@ -13,7 +13,8 @@ from bitnet_jax.containers.safetensors import open_safetensors
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.formats.shapes import SHAPES, shape
+from bitnet_jax.formats.shapes import shape
+from bitnet_jax.models.bitnet import SHAPES
 
 
 def test_headers_and_config_of_the_released_model(tmp_path):

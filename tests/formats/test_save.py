@@ -18,6 +18,7 @@ from bitnet_jax.formats.huggingface_weights import EXACT_KEY
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.quant.ternary import from_trits, ternarize
 from tests.formats.checkpoints import AUTO, BIT, ONLINE, TINY, config, tensors, write
 
@@ -79,6 +80,21 @@ def test_row_and_group_scales_keep_in_bitnet_and_are_refused_elsewhere(scale_kin
     assert caught.value.code == "huggingface.scale_kind"
     assert not (tmp_path / "m.hf").exists()
     assert sorted(os.listdir(tmp_path)) == ["m.bitnet"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int6", "int4"])
+def test_other_kinds_of_weights_are_refused_by_name_and_nothing_is_left(kind, tmp_path):
+    model = awkward()
+    name, entry = next((name, entry) for name, entry in model.entries.items() if entry.ternary)
+    codes = np.ones(entry.shape, np.int8)
+    tensor = from_codes(codes, np.float32(0.5), kind=kind, dtype="bfloat16")
+    model = replace(model, entries={**model.entries, name: replace(entry, read=lambda: tensor)})
+    model.digest()  # of the others
+    for path, code in (("m.bitnet", "bitnet.kind"), ("m.hf", "huggingface.kind")):
+        with pytest.raises(errors.CannotCreate, match=f"`{name}` is {kind}") as caught:
+            save_checkpoint(model, tmp_path / path)
+        assert caught.value.code == code
+    assert not os.listdir(tmp_path)
 
 
 def test_packed_is_what_the_source_was(tmp_path):

@@ -66,6 +66,6 @@ def test_rows_of_a_batch_keep_their_own_positions():
 
 
 def test_an_unknown_family_lists_the_known():
-    with pytest.raises(BadData, match="`bitnt` is unknown") as caught:
+    with pytest.raises(BadData, match="`bitnt` is not known") as caught:
         family_of("bitnt")
     assert "bitnet" in caught.value.hint

@@ -6,7 +6,15 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import check_suffix, force_option, format_option, model_option, output_option
+from ...options import (
+    PluginArgs,
+    check_suffix,
+    dump_passes_option,
+    force_option,
+    format_option,
+    model_option,
+    output_option,
+)
 from ...result import CommandResult, Pairs, table_of
 
 EXAMPLES = (
@@ -20,7 +28,7 @@ being opened again; they must be equal, or the scales that changed are listed.""
 
 
 @dataclass
-class ConvertArgs:
+class ConvertArgs(PluginArgs):
     """Options of `bitnet model convert`."""
 
     model: str = model_option("-i", "--input")
@@ -43,6 +51,7 @@ class ConvertArgs:
         help="go on past this finding of the checks, and record it; may be repeated",
     )
     force: bool = force_option()
+    dump_passes: Optional[str] = dump_passes_option()
 
 
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:

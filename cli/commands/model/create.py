@@ -6,7 +6,14 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option, whole
-from ...options import check_suffix, force_option, format_option, output_option, seed_option
+from ...options import (
+    PluginArgs,
+    check_suffix,
+    force_option,
+    format_option,
+    output_option,
+    seed_option,
+)
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -20,7 +27,7 @@ list-architectures` lists the shapes."""
 
 
 @dataclass
-class CreateArgs:
+class CreateArgs(PluginArgs):
     """Options of `bitnet model create`."""
 
     shape: str = option(positional=True, needed=True, help="which model to be shaped like")

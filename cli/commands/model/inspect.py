@@ -6,7 +6,7 @@ from typing import Any
 
 from ...context import Context
 from ...fields import option
-from ...options import force_option, model_option
+from ...options import PluginArgs, force_option, model_option
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
 EXAMPLES = (
@@ -24,7 +24,7 @@ TABLES = ("layers", "runs_in")
 
 
 @dataclass
-class InspectArgs:
+class InspectArgs(PluginArgs):
     """Options of `bitnet model inspect`."""
 
     model: str = model_option("-i", "--input")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...context import Context
+from ...options import PluginArgs
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -12,11 +13,11 @@ EXAMPLES = (
 
 
 @dataclass
-class ListArchitecturesArgs:
-    """`bitnet model list-architectures` takes only the options of every command."""
+class ListArchitecturesArgs(PluginArgs):
+    """Options of `bitnet model list-architectures`."""
 
 
 def run(args: ListArchitecturesArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    return CommandResult.of(api.list_architectures())
+    return CommandResult.of(api.list_architectures(), rows="shapes")

@@ -6,7 +6,7 @@ from bitnet_jax.core.errors import CheckFailed
 
 from ...context import Context
 from ...fields import option
-from ...options import force_option, model_option
+from ...options import PluginArgs, force_option, model_option
 from ...result import CommandResult, Text, table_of
 
 EXAMPLES = (
@@ -22,7 +22,7 @@ COLUMNS = ("severity", "code", "tensor", "message", "fix")
 
 
 @dataclass
-class ValidateArgs:
+class ValidateArgs(PluginArgs):
     """Options of `bitnet model validate`."""
 
     model: str = model_option("-i", "--input")

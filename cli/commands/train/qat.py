@@ -6,7 +6,7 @@ from typing import Literal, Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import model_option, output_option, resume_option
+from ...options import PluginArgs, dump_passes_option, model_option, output_option, resume_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -19,7 +19,7 @@ Writes OUTPUT-DIR/model.bitnet. docs/training.md describes recipes; configs/qat.
 
 
 @dataclass
-class TrainQatArgs:
+class TrainQatArgs(PluginArgs):
     """Options of `bitnet train qat`."""
 
     model: str = model_option("--model-path")
@@ -29,6 +29,7 @@ class TrainQatArgs:
     )
     precision: Literal["1.58"] = option(default="1.58", help="bits per weight to train towards")
     resume_from: Optional[str] = resume_option()
+    dump_passes: Optional[str] = dump_passes_option()
 
 
 def run(args: TrainQatArgs, ctx: Context) -> CommandResult:

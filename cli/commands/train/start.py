@@ -6,7 +6,7 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import output_option, resume_option
+from ...options import PluginArgs, dump_passes_option, output_option, resume_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -20,7 +20,7 @@ SIGTERM). docs/training.md describes recipes; configs/training.yaml is one."""
 
 
 @dataclass
-class TrainStartArgs:
+class TrainStartArgs(PluginArgs):
     """Options of `bitnet train start`."""
 
     config: str = option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
@@ -28,6 +28,7 @@ class TrainStartArgs:
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
     resume_from: Optional[str] = resume_option()
+    dump_passes: Optional[str] = dump_passes_option()
 
 
 def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
