@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 
 _HERE = str(Path(__file__).resolve().parents[1])
 _JAX = str(Path(jax.__file__).resolve().parent)
@@ -85,6 +86,25 @@ def bind_params(eqn: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return found if isinstance(found, tuple) else ((), found)
 
 
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many its carry."""
+    params = eqn.params
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry = params["ft_in"].unpack()[:2]  # jax 0.11
+    return len(consts), len(carry)
+
+
+def holds_matrices(eqn: Any) -> bool:
+    """True if a body of `eqn` closes over an array of two or more axes."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            closed = getattr(item, "consts", ()) if hasattr(item, "eqns") else ()
+            if any(getattr(const, "ndim", 0) > 1 for const in closed):
+                return True
+    return any(holds_matrices(inner) for body in bodies(eqn) for inner in body.eqns)
+
+
 def is_unspecified(sharding: Any) -> bool:
     """True for the value that stands for "no sharding was asked for"; it has no public name."""
     return sharding is None or type(sharding).__name__ == "UnspecifiedValue"
@@ -93,7 +113,9 @@ def is_unspecified(sharding: Any) -> bool:
 def jvp_rule(eqn: Any) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
     """The rule of a `custom_jvp_call`: flat primals and tangents to the same of the results."""
     (_, jvp) = _subfuns(eqn)
-    return lambda primals, tangents: list(jvp.call_wrapped(*primals, *tangents))
+    return lambda primals, tangents: [
+        _instantiated(out) for out in jvp.call_wrapped(*primals, *tangents)
+    ]
 
 
 @dataclass(frozen=True)
@@ -120,6 +142,8 @@ class VjpRules:
         """A cotangent, or None for zero, for each operand."""
         arrays = [_instantiated(cotangent) for cotangent in cotangents]
         out = self._backward.call_wrapped(*saved, *arrays)
+        if len(out) == 2 and isinstance(out[0], list):  # jax 0.11: with what it logged
+            out = out[0]
         return [None if type(c).__name__ in ("Zero", "SymbolicZero") else c for c in out]
 
 
@@ -137,7 +161,8 @@ def _subfuns(eqn: Any) -> tuple[Any, ...]:
 
 def _instantiated(cotangent: Any) -> Any:
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return jax.numpy.zeros(cotangent.shape, cotangent.dtype)
+        whole = np if cotangent.dtype == jax.dtypes.float0 else jax.numpy
+        return whole.zeros(cotangent.shape, cotangent.dtype)
     return cotangent
 
 

@@ -173,7 +173,7 @@ def _is_forwarded(jaxpr: jec.Jaxpr, source: int, result: int) -> bool:
 
 
 def _scan_parts(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry = jax_compat.scan_counts(eqn)
     return (
         list(values[:consts]),
         list(values[consts : consts + carry]),
@@ -183,7 +183,7 @@ def _scan_parts(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], 
 
 def _scan_passed(eqn: Any, values: Sequence[Any]) -> dict[int, Any]:
     _, carry, _ = _scan_parts(eqn, values)
-    return _carried_views(eqn.params["jaxpr"].jaxpr, eqn.params["num_consts"], carry)
+    return _carried_views(eqn.params["jaxpr"].jaxpr, jax_compat.scan_counts(eqn)[0], carry)
 
 
 def _identity(array: Any, axis: int) -> Any:
@@ -238,7 +238,7 @@ def _stack_first(view: ParamView, element: ParamView) -> list[Any]:
 
 def _scan(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     params = eqn.params
-    num_carry = params["num_carry"]
+    _, num_carry = jax_compat.scan_counts(eqn)
     closed = params["jaxpr"]
     consts, carry, stacks = _scan_parts(eqn, values)
     constant = _scan_passed(eqn, values)
@@ -434,6 +434,14 @@ def _custom_vjp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     operands, enter = _later(context, eqn, values)
     skip = len(operands) - len(flatten(values)[0])
     user = jax_compat.vjp_rules(eqn)
+    for view in (value for value in values if isinstance(value, ParamView)):
+        if any(note.learns for note in view.notes) and view.value is not None:
+            raise UsageError(
+                "transform.learned_in_rule",
+                f"`{view.name}` learns a scale, and the function with a backward rule of its own"
+                f"{context.at(eqn)} gives that no gradient",
+                "leave the weight out of `LearnedScale`, or out of the function with the rule",
+            )
 
     @jax.custom_vjp
     def call(*arrays: Any) -> list[Any]:
@@ -461,10 +469,11 @@ def _custom_vjp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             if not isinstance(value, ParamView):
                 out.append(cotangent)
                 continue
-            if cotangent is not None:
+            if cotangent is not None and value.value is not None:
                 for dtype in reversed([value.value.dtype, *value.casts[:-1]]):
                     cotangent = cotangent.astype(dtype)
-            out += [cotangent, *([None] * (len(value.leaves()) - 1))]
+            count = len(value.leaves())
+            out += [None] * count if value.value is None else [cotangent, *[None] * (count - 1)]
         return tuple(out)
 
     call.defvjp(forward, backward, symbolic_zeros=True)

@@ -251,10 +251,11 @@ def _dot_general(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]
     views = [v for v in values if isinstance(v, ParamView)]
     if len(views) == 2:
         # A table that the function closes over may be what a weight is multiplied by.
-        tables = [view for view in views if view.constant]
-        values = [context.mode.keep(context, eqn, v) if v in tables[:1] else v for v in values]
+        tables = [index for index, view in enumerate(views) if view.constant]
         if not tables:
             return context.bind(eqn, context.plain(eqn, values))
+        values = list(values)
+        values[tables[0]] = context.mode.keep(context, eqn, views[tables[0]])
     lhs, rhs = values
     side = int(isinstance(rhs, ParamView))
     view, other = (rhs, lhs) if side else (lhs, rhs)

@@ -206,7 +206,8 @@ def _run(
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         reached = any(isinstance(value, ParamView | Tangent) for value in values)
-        if reached or (context.watched and holds(eqn, context.watched)):
+        closes_over = context.abstract and not reached and jax_compat.holds_matrices(eqn)
+        if reached or closes_over or (context.watched and holds(eqn, context.watched)):
             with _place(context, eqn):
                 out = _follow(context, eqn, values)
         elif context.abstract:

@@ -41,7 +41,12 @@ def row_indices(eqn: Any, view: ParamView, indices: Sequence[Any]) -> Rows | Non
 def is_row_lookup(eqn: Any, view: ParamView) -> bool:
     """True if `eqn` reads whole rows of a 2-D parameter that no view has rearranged."""
     shape = view.shape
-    unmoved = len(shape) == 2 and view.axes == identity_axes(shape) and not any(view.windows)
+    unmoved = (
+        len(shape) == 2
+        and not view.stacked
+        and view.axes == identity_axes(shape)
+        and not any(view.windows)
+    )
     sizes = tuple(eqn.params["slice_sizes"])
     if not unmoved or sizes != (1, shape[1]):
         return False
@@ -49,5 +54,6 @@ def is_row_lookup(eqn: Any, view: ParamView) -> bool:
         return True
     numbers = eqn.params["dimension_numbers"]
     rank = len(eqn.outvars[0].aval.shape)
-    last = numbers.offset_dims == (rank - 1,) and numbers.collapsed_slice_dims == (0,)
+    # The row's axes come last; one of size 1 may stand before it, as vmap of an index gives.
+    last = numbers.offset_dims == tuple(range(rank - len(numbers.offset_dims), rank))
     return last and not numbers.operand_batching_dims and 0 in numbers.start_index_map

@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jax import lax
+
 from bitnet_jax.ir.interpreter import Context, bind
 from bitnet_jax.ir.views import ParamView
+from bitnet_jax.passes.geometry import arranged_scale
 
 
 class FloatMode:
     """Base of the modes: every use is left as it is."""
 
     def plain(self, context: Context, eqn: Any, view: ParamView) -> Any:
-        """The float array behind a view whose use is left as it is."""
-        return view.array()
+        """The float array behind a view whose use is left as it is, masked if it is masked."""
+        floats, mask = view.array(), view.companion("mask")
+        if floats is None or mask is None:
+            return floats
+        kept = arranged_scale(mask, view).astype(floats.dtype)
+        return floats - lax.stop_gradient(floats * (1 - kept))
 
     def quantizes(self, view: ParamView) -> bool:
         """True if products with this parameter are quantized."""

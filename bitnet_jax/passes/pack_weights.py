@@ -23,7 +23,7 @@ from bitnet_jax.ir.program import Program, named_leaves
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.ops.integer_matmul import integer_matmul
 from bitnet_jax.ops.quantized_lookup import quantized_lookup
-from bitnet_jax.passes.geometry import DotGeometry, contraction, dot_geometry
+from bitnet_jax.passes.geometry import contraction, dot_geometry
 from bitnet_jax.passes.lookup import row_indices
 from bitnet_jax.passes.modes import FloatMode
 from bitnet_jax.passes.packed import Packed, abstract
@@ -57,7 +57,7 @@ class PackedMode(FloatMode):
 
     def plain(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """The float leaf of a split parameter; a packed one is never dequantized."""
-        floats = view.array()
+        floats = super().plain(context, eqn, view)
         if floats is None:
             raise UsageError(
                 "transform.packed_use",
@@ -79,20 +79,13 @@ class PackedMode(FloatMode):
         assert geometry is not None
         x = other if str(other.dtype) in NATIVE_DTYPES else read_input(other)
         tokens = geometry.activation_matrix(x)
-        y = self._multiply(view, geometry, quant, tokens)
+        y = self._multiply(view, quant, tokens)
         return write_output(geometry.result(y, x.shape), eqn.outvars[0].aval.dtype)
 
-    def _multiply(
-        self, view: ParamView, geometry: DotGeometry, quant: QuantTensor, tokens: Any
-    ) -> Any:
+    def _multiply(self, view: ParamView, quant: QuantTensor, tokens: Any) -> Any:
         """[*stack, tokens, in] to float32 [*stack, tokens, out], of what the slices left."""
-        shards = tuple(name for axis in geometry.roles.inner for name in view.shards[axis])
         activation = activation_of(view.notes)
-        # Inputs that a slice left out are no part of the token.
-        cut = any(view.windows[axis] is not None for axis in quant.in_axes)
-        peak = None
-        if shards or cut:
-            peak = over_shards(statistic(read_input(tokens), activation), activation, shards)
+        peak = _peak(view, quant, tokens, activation)
         y = integer_matmul(
             _widened(view, quant, tokens),
             quant,
@@ -110,6 +103,8 @@ class PackedMode(FloatMode):
         quant = _layout_for(context, eqn, view, 1, (((1,), (1,)), ((0,), (0,))))
         x = x if str(x.dtype) in NATIVE_DTYPES else read_input(x)
         activation = activation_of(view.notes)
+        peak = _peak(view, quant, x, activation)
+        x = _widened(view, quant, x)
         expert = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(x.shape[0]), side="right")
         one = replace(
             quant,
@@ -125,7 +120,8 @@ class PackedMode(FloatMode):
                 x,
                 replace(one, codes=codes, scale=scale),
                 activation=activation,
-                implementation=self._form(quant, activation, None),
+                peak=peak,
+                implementation=self._form(quant, activation, peak),
                 out_dtype=jnp.float32,
             )
             return jnp.where((expert == number)[:, None], y, total), None
@@ -133,7 +129,7 @@ class PackedMode(FloatMode):
         numbers = jnp.arange(quant.codes.shape[0])
         start = jnp.zeros((x.shape[0], one.shape[0]), jnp.float32)
         y, _ = lax.scan(step, start, (numbers, quant.codes, quant.scale))
-        return write_output(y, eqn.outvars[0].aval.dtype)
+        return write_output(_cut_outputs(view, quant, y), eqn.outvars[0].aval.dtype)
 
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Sequence[Any]) -> Any:
         """Rows of the packed table; of the float leaf where the lookup stayed float."""
@@ -161,6 +157,18 @@ def _layout_for(context: Context, eqn: Any, view: ParamView, side: int, dims: An
         f"{None if found is None else found.inner}{context.at(eqn)}",
         "pack it with the function it will run in: `pack(fn, params, rules, *args)`",
     )
+
+
+def _peak(view: ParamView, quant: QuantTensor, tokens: Any, activation: Activation) -> Any:
+    """The tokens' statistic where the op cannot see whole tokens, or sees more; else None.
+
+    Other devices have a part of them, or the inputs that a slice left out are no part.
+    """
+    shards = tuple(name for axis in quant.in_axes for name in view.shards[axis])
+    cut = any(view.windows[axis] is not None for axis in quant.in_axes)
+    if not shards and not cut:
+        return None
+    return over_shards(statistic(read_input(tokens), activation), activation, shards)
 
 
 def _start(view: ParamView, axis: int) -> Any:

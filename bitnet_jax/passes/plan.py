@@ -35,11 +35,13 @@ class Planned:
       layouts: the distinct roles of the parameter's axes over its uses, in program order;
         the scale is computed in the first. More than one only with scale ``tensor``.
       use: the first use that a rule took.
+      whole: every use contracts all inputs, on one device.
     """
 
     rule: Rule
     layouts: tuple[Roles, ...]
     use: Use
+    whole: bool
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -149,6 +151,13 @@ def _agree(name: str, shape: Sequence[int], rules: Sequence[Rule], uses: list[Us
             f"{rule.scale}{first.where}",
             "say the same in both",
         )
+    if learned is not None and learned.stack != stack:
+        raise UsageError(
+            "recipe.scale",
+            f"`{name}` learns a scale for each element of its axes {learned.stack}, and is "
+            f"quantized with one for each of {stack}{first.where}",
+            "say the same `stack` in the rule and in `LearnedScale`",
+        )
     if rule.group_size and inputs % rule.group_size:
         raise UsageError(
             "quant.group_size",
@@ -156,7 +165,7 @@ def _agree(name: str, shape: Sequence[int], rules: Sequence[Rule], uses: list[Us
             f"{first.where}",
             "choose a group size that divides it, or scale `row` or `tensor`",
         )
-    return Planned(rule, tuple(layouts), first)
+    return Planned(rule, tuple(layouts), first, all(use.whole for use in uses))
 
 
 def _contracted(name: str, use: Use, axes: Sequence[int], why: str, first: Use) -> UsageError:
@@ -206,6 +215,7 @@ _SAID = {
     "dot": "is multiplied{where}, and another rule took that",
     "gather": "is only looked up{where}: use='gather' (or '*') takes a lookup",
     "bias": "is added{where}, never multiplied: a bias stays float",
+    "gain": "is a gain{where}, not contracted: it stays float",
     "convolution": "is a convolution's{where}, and convolutions stay float",
     "other": "reaches `{primitive}`{where} and no dot",
 }
@@ -213,7 +223,7 @@ _SAID = {
 
 def _reasons(program: Program, uses: Sequence[Use]) -> dict[str, str]:
     """Why each parameter may not have been taken by a rule that names it."""
-    out = dict.fromkeys(program.param_names, "is never used by the function")
+    out = dict.fromkeys(program.param_names, "is not used by the function")
     read = {var for eqn in program.jaxpr.eqns for var in eqn.invars if not hasattr(var, "val")}
     read |= {var for var in program.jaxpr.jaxpr.outvars if not hasattr(var, "val")}
     for name, var, aval in zip(

@@ -130,10 +130,11 @@ class QatMode(FloatMode):
 
     def _companions(self, view: ParamView) -> dict[str, Any]:
         """What goes into the product beside the operands, by name."""
-        found = dict(view.companions)
+        rule = self.plan.rule(view.name)
+        assert rule is not None
+        found = {name: array for name, array in view.companions if name in ("scale", "mask")}
         if find(view.notes, LearnedScale) is not None:
-            dtype = self.plan.dots[view.name].rule.scale_dtype
-            found["scale"] = learned_scale(found["scale"], dtype)
+            found["scale"] = learned_scale(found["scale"], rule.scale_dtype)
         return found
 
     def product(self, context: Context, eqn: Any, view: ParamView, side: int, other: Any) -> Any:
@@ -142,7 +143,13 @@ class QatMode(FloatMode):
         dims = params["dimension_numbers"]
         equation = (dims, params["precision"], params["out_sharding"])
         spec = self._spec(eqn, view, side, dims, equation)
-        return qat_dot(other, view.value, self._companions(view), self.lam, spec=spec)
+        return qat_dot(
+            other,
+            view.value,
+            self._companions(view),
+            self.lam,
+            spec=spec,
+        )
 
     def ragged_product(
         self, context: Context, eqn: Any, view: ParamView, x: Any, sizes: Any
@@ -150,23 +157,29 @@ class QatMode(FloatMode):
         """`qat_ragged_dot`: each row with the scale of its own expert."""
         equation = (eqn.params["precision"],)
         spec = self._spec(eqn, view, 1, (((1,), (1,)), ((), ())), equation)
-        return qat_ragged_dot(x, view.value, sizes, self._companions(view), self.lam, spec=spec)
+        return qat_ragged_dot(
+            x,
+            view.value,
+            sizes,
+            self._companions(view),
+            self.lam,
+            spec=spec,
+        )
 
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Sequence[Any]) -> Any:
         """Rows of the quantized table, where a rule takes the lookup."""
         rule = self.plan.lookups.get(view.name)
         if rule is None:
             return super().gather(context, eqn, view, indices)
-        whole = self.settle(view)
-        how = Arithmetic(rule.to)
-        table = read_input(view.value)
-        scale = whole.companion("scale")
+        found = self._companions(self.settle(view))
+        how = Arithmetic(rule.to, learned=find(view.notes, LearnedScale) is not None)
+        scale = found.get("scale")
         if scale is None:
             matrix = canonical_matrix(view, self.plan.roles(view))
             by_group = _kind_scale(lax.stop_gradient(read_input(matrix)), rule)
             scale = broadcast_scale(by_group, "group", rule.group_size)
-        quantized = weight_codes(table, scale, how, self.lam) * scale
-        rows = view.apply_casts(write_output(quantized, view.value.dtype))
+        codes = weight_codes(read_input(view.value), scale, how, self.lam, found.get("mask"))
+        rows = view.apply_casts(write_output(codes * scale, view.value.dtype))
         return bind(eqn, [rows, *indices])[0]
 
 
@@ -294,44 +307,37 @@ def qat_ragged_dot(
     """
     x, w = read_input(x), read_input(w)
     view = replace(spec.geometry.view, value=w)
-    ends = jnp.cumsum(sizes)
-    expert = jnp.searchsorted(ends, jnp.arange(x.shape[0]), side="right")
+    expert = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(x.shape[0]), side="right")
     known = jnp.minimum(expert, w.shape[0] - 1)
-    peak = statistic(lax.stop_gradient(x), spec.how.activation)
-    v, a = activation_codes(x, peak, spec.how, lam)
+    v, a = activation_codes(x, _token_statistic(x, spec), spec.how, lam)
 
-    def product(v: Any, p: Any, dtype: Any) -> Any:
+    def product(v: Any, p: Any, dtype: Any, sizes: Any) -> Any:
         return lax.ragged_dot(v, p, sizes, precision=spec.equation[0], preferred_element_type=dtype)
 
+    def sums(v: Any, p: Any) -> Any:
+        return exact_product(product, v, p, v.shape[1], spec.how, lam, (sizes,))
+
+    mask = companions.get("mask")
+    mask = None if mask is None else arranged_scale(mask, view)
     if spec.scale_kind == "group":
-        matrix = jnp.swapaxes(w, 1, 2)
-        by_group = _kind_scale(lax.stop_gradient(matrix), spec)
-        p = weight_codes(w, jnp.swapaxes(broadcast_scale(by_group, "group", spec.group_size), 1, 2),
-                         spec.how, lam)  # fmt: skip
-        parts = range(0, x.shape[1], spec.group_size)
-        acc = jnp.stack(
-            [
-                exact_product(
-                    product,
-                    v[:, at : at + spec.group_size],
-                    p[:, at : at + spec.group_size],
-                    spec.group_size,
-                    spec.how,
-                    lam,
-                )
-                for at in parts
-            ]
-        )
-        rows = by_group[known]
+        size = spec.group_size
+        scale = _kind_scale(lax.stop_gradient(canonical_matrix(view, spec.layout)), spec)
+        wide = jnp.swapaxes(broadcast_scale(scale, "group", size), 1, 2)
+        p = weight_codes(w, wide, spec.how, lam, mask)
+        starts = range(0, x.shape[1], size)
+        acc = jnp.stack([sums(v[:, at : at + size], p[:, at : at + size]) for at in starts])
         y = scale_output(
-            acc[:, :, None], rows, a[..., None], scale_kind="group", activation=spec.how.activation
+            acc[:, :, None],
+            scale[known],
+            a[..., None],
+            scale_kind="group",
+            activation=spec.how.activation,
         )[:, 0]
     else:
-        wide, mask = _arranged(view, companions, spec)
+        wide, _ = _arranged(view, companions, spec)
         p = weight_codes(w, wide, spec.how, lam, mask)
-        acc = exact_product(product, v, p, x.shape[1], spec.how, lam)
-        y = qat_output(acc, jnp.broadcast_to(wide, (w.shape[0], *wide.shape[1:]))[known, 0], a,
-                       spec.how)  # fmt: skip
+        rows = jnp.broadcast_to(wide, (w.shape[0], *wide.shape[1:]))[known, 0]
+        y = qat_output(sums(v, p), rows, a, spec.how)
     return write_output(jnp.where((expert < w.shape[0])[:, None], y, 0), spec.out_dtype)
 
 

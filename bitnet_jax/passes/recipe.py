@@ -37,6 +37,9 @@ class Step(Protocol):
     def rule(self) -> Rule:
         """The weights that the step is for, and the kind of scale that it works with."""
 
+    def check(self, name: str, plan: Plan) -> None:
+        """Refuses a weight whose uses the step cannot serve."""
+
     def added(self, name: str, value: Any, planned: Planned) -> dict[str, Any]:
         """Parameters to add for the weight `name`, by the suffix of their names."""
 
@@ -64,6 +67,9 @@ class BaseStep:
     def rule(self) -> Rule:
         """As a ternary rule with one scale per matrix."""
         return Rule(self.path)
+
+    def check(self, name: str, plan: Plan) -> None:
+        """Serves every product."""
 
     def added(self, name: str, value: Any, planned: Planned) -> dict[str, Any]:
         """Nothing."""
@@ -142,7 +148,7 @@ def transform(
     for step in recipe:
         plan = make_plan(program, [step.rule])
         values, new = _grown(step, plan, values)
-        program = apply_step(program, step, new)
+        program = apply_step(program, step, new, values)
         done.append((step, new))
 
     @functools.wraps(fn)
@@ -163,6 +169,7 @@ def _grown(
     out = dict(values)
     new: set[str] = set()
     for name, planned in plan.dots.items():
+        step.check(name, plan)
         for suffix, value in step.added(name, values[name], planned).items():
             if f"{name}.{suffix}" in out:
                 raise UsageError(
@@ -176,26 +183,38 @@ def _grown(
     return out, frozenset(new)
 
 
+def check_whole(name: str, plan: Plan, step: str, *, alone: bool) -> None:
+    """Refuses a weight of which a product sees a part, or (`alone`) that is used otherwise too."""
+    planned = plan.dots[name]
+    why = ""
+    if not planned.whole:
+        why = "a product sees only a slice or a shard of its inputs"
+    elif alone and len(planned.layouts) > 1:
+        why = "it is multiplied over several of its axes"
+    elif alone and (plan.needs_float(name) or any(
+        use.name == name and use.kind != "dot" for use in plan.uses
+    )):  # fmt: skip
+        why = "it is not only multiplied"
+    if why:
+        raise UsageError(
+            "recipe.part",
+            f"{step} cannot be applied to `{name}`: {why}{planned.use.where}",
+            "leave the weight out of the recipe, or pass it as parameters of their own",
+        )
+
+
 def apply_step(
-    program: Program, step: Step, new: frozenset[str], params: Mapping[str, Any] | None = None
+    program: Program, step: Step, new: frozenset[str], params: Mapping[str, Any]
 ) -> Program:
     """Pass: `program` with a step's new parameters, notes and activations.
 
     Args:
       new: names of the parameters that the step adds.
-      params: where their shapes are read; None: as the step first made them.
+      params: where their shapes are read.
     """
     plan = make_plan(program, [step.rule])
     avals: dict[str, Any] = dict(zip(program.param_names, program.param_avals, strict=True))
-    if params is None:
-        for name, planned in plan.dots.items():
-            value = jnp.zeros(avals[name].shape, avals[name].dtype)
-            for suffix, array in step.added(name, value, planned).items():
-                avals[f"{name}.{suffix}"] = jax.ShapeDtypeStruct(array.shape, array.dtype)
-    else:
-        avals |= {
-            name: jax.ShapeDtypeStruct(params[name].shape, params[name].dtype) for name in new
-        }
+    avals |= {n: jax.ShapeDtypeStruct(params[n].shape, params[n].dtype) for n in new}
 
     def run(leaves: Mapping[str, Any], inputs: Sequence[Any]) -> list[Any]:
         values = []

@@ -18,7 +18,7 @@ from bitnet_jax.ir.program import is_array, trace
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.qat import FORWARDS
-from bitnet_jax.quant.rules import Rule
+from bitnet_jax.quant.rules import Rule, match
 from bitnet_jax.quant.tensor import is_quant
 
 
@@ -34,7 +34,8 @@ def ternarize(
 
     Args:
       fn: any JAX function whose first argument is a pytree of float arrays.
-      rules: which parameters become ternary where they are contracted.
+      rules: which parameters are quantized where they are used. In ``packed`` mode they
+        must be those that `pack` was given; empty, the packed parameters alone say it.
       mode: ``qat`` gives ``qat(params, *args, lam=1.0)`` on the float parameters,
         straight-through; ``packed`` gives ``run(packed, *args)`` on what `pack` made.
       implementation: of the products in ``packed`` mode (None: the best that runs).
@@ -61,6 +62,12 @@ def ternarize(
             "transform.forward",
             f"forward {forward!r} is unknown",
             did_you_mean(str(forward), FORWARDS),
+        )
+    unread = {"qat": ("implementation", implementation), "packed": ("forward", forward)}
+    name, value = unread[mode]
+    if value not in (None, FORWARDS[0]):
+        raise UsageError(
+            "transform.option", f"mode {mode!r} takes no {name}, and was given {value!r}"
         )
     return modes[mode](fn, tuple(rules), implementation, forward)
 
@@ -102,6 +109,26 @@ def _positional(
     return functools.wraps(fn)(call), (*args, arrays)
 
 
+def _check_packed_rules(packed: Packed, rules: Sequence[Rule]) -> None:
+    """What is packed was packed under these rules; rules left empty are not read."""
+    for name, quants in packed.quants().items() if rules else ():
+        quant = quants[0]
+        found = [
+            index for use in ("dot", "gather") if (index := match(rules, name, use)) is not None
+        ]
+        if not any(
+            (rules[i].to, rules[i].scale_kind, rules[i].group_size)
+            == (quant.kind, quant.scale_kind, quant.group_size)
+            for i in found
+        ):
+            raise UsageError(
+                "transform.packed_rules",
+                f"`{name}` is packed as {quant.kind} with a scale per {quant.scale_kind}, and "
+                "no rule says so",
+                "give the rules that it was packed with, or none: rules=()",
+            )
+
+
 def _refuse_packed(params: Any) -> None:
     leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
     if isinstance(params, Packed) or any(is_quant(leaf) for leaf in leaves):
@@ -113,6 +140,10 @@ def _refuse_packed(params: Any) -> None:
 
 
 def _scalar(lam: Any) -> Any:
+    if np.ndim(lam):
+        raise UsageError(
+            "transform.lambda", f"lam has shape {list(np.shape(lam))}", "λ is one number"
+        )
     known = np.ndim(lam) == 0 and not isinstance(lam, jax.core.Tracer)
     if known and not 0 <= float(lam) <= 1:
         raise UsageError(
@@ -132,6 +163,7 @@ def _packed(
                 f"mode 'packed' runs on what `pack` returns, not on a {type(packed).__name__}",
                 "packed = pack(fn, params, rules, *example_args)",
             )
+        _check_packed_rules(packed, rules)
         call, inputs = _positional(fn, args, kwargs)
         program = trace(call, packed.float_avals(), *inputs)
         steps = pipelines.packed(packed, implementation=implementation)

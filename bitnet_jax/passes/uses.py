@@ -7,6 +7,7 @@ is `plan.py`'s to say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,13 +35,14 @@ class Use:
     """One use of a parameter, in the parameter's own axes.
 
     Attributes:
-      kind: ``dot``, ``gather``, ``convolution``, ``bias``, ``other``.
+      kind: ``dot``, ``gather``, ``convolution``, ``bias``, ``gain``, ``other``.
       rule: index of the rule that takes it, or None.
       stack: axes that certainly hold separate matrices here: batched over or chosen from.
       out, inner: axes kept and contracted (of a dot).
       primitive: the equation's.
       where: the user's source line, as `` at file:line``, or "".
       notes: what recipes ask of the weight here.
+      whole: all inputs are contracted here, by one device: no slice or shard of them.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Use:
     primitive: str = ""
     where: str = ""
     notes: tuple[Any, ...] = ()
+    whole: bool = True
 
 
 def rule_for(rules: Sequence[Rule], name: str, use: str) -> tuple[int | None, Rule | None]:
@@ -136,12 +139,21 @@ class CollectMode:
         def named(axes: Sequence[int]) -> tuple[int, ...]:
             return tuple(sorted(view.origin[axis] for axis in axes))
 
+        if rule.group_size and not _whole_groups(view, found.inner, rule.group_size):
+            self.refuse(
+                UsageError(
+                    "quant.group_size",
+                    f"a slice or a shard of `{view.name}` cuts its groups of {rule.group_size} "
+                    f"inputs (`{primitive}`{where})",
+                    "slice whole groups, of a fixed start and step 1, or scale `row` or `tensor`",
+                )
+            )
         stack = tuple(sorted({*view.stacked, *named(found.batch)}))
         out = tuple(axis for axis in named(found.kept) if axis not in stack)
         self.uses.append(
             Use(
                 view.name, "dot", index, stack, out, named(found.inner), primitive, where,
-                view.notes,
+                view.notes, not any(view.windows[a] or view.shards[a] for a in found.inner),
             )
         )  # fmt: skip
 
@@ -167,9 +179,8 @@ class CollectMode:
         index, rule = rule_for(self.rules, view.name, "gather")
         where = context.at(eqn)
         if rule is not None and not is_row_lookup(eqn, view):
-            raise unfollowable(
-                view, where, "only whole rows of a 2-D table are looked up quantized"
-            )
+            why = "only whole rows of a 2-D table are looked up quantized"
+            self.refuse(unfollowable(view, where, why))
         self.uses.append(Use(view.name, "gather", index, primitive=eqn.primitive.name, where=where))
         return eqn.outvars[0].aval
 
@@ -180,7 +191,8 @@ class CollectMode:
         if rule is not None and rule.is_exact:
             self.refuse(unfollowable(view, where, "it is a convolution's, and those stay float"))
         kind = "convolution" if rule is not None else "other"
-        self.uses.append(Use(view.name, kind, None, primitive=eqn.primitive.name, where=where))
+        kept = index if rule is None else None
+        self.uses.append(Use(view.name, kind, kept, primitive=eqn.primitive.name, where=where))
         return eqn.outvars[0].aval
 
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
@@ -196,7 +208,7 @@ class CollectMode:
 
     def keep(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """A use that is certainly no product."""
-        return self._leave(context, eqn, view, "bias")
+        return self._leave(context, eqn, view, KEPT.get(eqn.primitive.name, "other"))
 
     def latent(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Derivative rules are not followed here."""
@@ -239,6 +251,22 @@ class CollectMode:
         """Nothing is tapped."""
 
 
+def _whole_groups(view: ParamView, inner: Sequence[int], size: int) -> bool:
+    """True if what slices and shards left of the inputs is whole groups of the parameter's."""
+    for place, axis in enumerate(inner):
+        window = view.windows[axis]
+        if window is None and not view.shards[axis]:
+            continue
+        minor = math.prod(view.shape[a] for a in inner[place + 1 :])
+        start = 0 if window is None else window.start
+        step = 1 if window is None else window.step
+        if place or start is None or step != 1:
+            return False
+        if start * minor % size or view.shape[axis] * minor % size:
+            return False
+    return True
+
+
 def _reached(eqn: Any) -> str:
     if eqn is None:
         return "it is the function's result, which is no dot"
@@ -247,6 +275,8 @@ def _reached(eqn: Any) -> str:
     return f"it reaches `{eqn.primitive.name}`, which is no dot"
 
 
+# What a parameter is that meets something wider than itself, by the primitive.
+KEPT = {"add": "bias", "sub": "bias", "mul": "gain"}
 # What to do instead, by the primitive that a weight reached.
 _STACK = "stack the parameters outside the function: one of shape [layers, …]"
 _PENALTY = "a penalty on weights belongs outside, on the parameters: loss + decay * norm(params)"

@@ -27,10 +27,17 @@ class LearnedScale:
 
     Attributes:
       parameter: its name; shaped as a `QuantTensor`'s scale of `scale_kind`.
+      stack: axes of the weight whose elements have a scale each.
     """
 
     parameter: str
     scale_kind: str
+    stack: tuple[int, ...]
+
+    @property
+    def learns(self) -> bool:
+        """A gradient must reach its array."""
+        return True
 
     def companions(self, w: Any, arrays: Sequence[Any]) -> dict[str, Any]:
         """The scale, given beside the weight."""
@@ -51,6 +58,11 @@ class KeepNofM:
     order: tuple[int, ...]
     inner: int
 
+    @property
+    def learns(self) -> bool:
+        """Nothing of it is trained."""
+        return False
+
     def companions(self, w: Any, arrays: Sequence[Any]) -> dict[str, Any]:
         """The mask, computed from the weight."""
         return {"mask": self.mask(w)}
@@ -68,6 +80,11 @@ class Activations:
     """What this weight multiplies is rounded as `activation` says."""
 
     activation: Activation
+
+    @property
+    def learns(self) -> bool:
+        """Nothing of it is trained."""
+        return False
 
     def companions(self, w: Any, arrays: Sequence[Any]) -> dict[str, Any]:
         """None."""

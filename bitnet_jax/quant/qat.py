@@ -39,8 +39,8 @@ FORWARDS = ("float32", "int8")
 EXACT = 1 << 24
 LARGEST_SUM = 1 << 31
 
-# dot(v, p, dtype of the sums)
-Product = Callable[[Any, Any, Any], Any]
+# product(v, p, dtype of the sums, *others)
+Product = Callable[..., Any]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -55,9 +55,13 @@ def _round_jvp(low: int, high: int, primals: Any, tangents: Any) -> Any:
     return round_straight_through(u, low, high), du
 
 
-def blend(u: Any, low: int, high: int, lam: Any) -> Any:
-    """``λ·round(u) + (1-λ)·u``; `lam` None means exactly 1. λ carries no gradient."""
-    rounded = round_straight_through(u, low, high)
+def blend(u: Any, low: int, high: int, lam: Any, inside: Any = None) -> Any:
+    """``λ·round(u) + (1-λ)·u``; `lam` None means exactly 1. λ carries no gradient.
+
+    Args:
+      inside: what is rounded, where it is not `u` itself.
+    """
+    rounded = round_straight_through(u if inside is None else inside, low, high)
     if lam is None:
         return rounded
     lam = lax.stop_gradient(lam)
@@ -103,14 +107,21 @@ def weight_codes(w: Any, scale: Any, how: Arithmetic, lam: Any, mask: Any = None
     """
     high = KINDS[how.kind].high
     ratio = w * inverse_scale(scale)
-    if how.learned:
-        # Beyond the last code neither the weight nor the ratio's scale has a gradient (LSQ).
-        ratio = lax.clamp(-float(high), ratio, float(high))
-    p = blend(ratio, -high, high, lam)
+    # Beyond the last code neither the weight nor a learned scale has a gradient (LSQ).
+    inside = lax.clamp(-float(high), ratio, float(high)) if how.learned else ratio
+    p = blend(ratio, -high, high, lam, inside)
     return p if mask is None else p - lax.stop_gradient(p * (1 - mask.astype(p.dtype)))
 
 
-def exact_product(product: Product, v: Any, p: Any, inputs: int, how: Arithmetic, lam: Any) -> Any:
+def exact_product(
+    product: Product,
+    v: Any,
+    p: Any,
+    inputs: int,
+    how: Arithmetic,
+    lam: Any,
+    others: Sequence[Any] = (),
+) -> Any:
     """Float32 sums of ``v · p`` over `inputs` terms: exact where λ is 1.
 
     Raises:
@@ -127,23 +138,25 @@ def exact_product(product: Product, v: Any, p: Any, inputs: int, how: Arithmetic
         )
     fits = bound < EXACT
     if lam is not None or (fits and how.forward == "float32"):
-        return product(v, p, jnp.float32)
-    return _integer_product(product, v, p)
+        return product(v, p, jnp.float32, *others)
+    return _integer_product(product, v, p, others)
 
 
-def _integer_product(product: Product, v: Any, p: Any) -> Any:
+def _integer_product(product: Product, v: Any, p: Any, others: Sequence[Any]) -> Any:
     """The product of int8 codes in int32; derivatives are those of the float product."""
 
     @jax.custom_jvp
-    def run(v: Any, p: Any) -> Any:
-        return product(v.astype(jnp.int8), p.astype(jnp.int8), jnp.int32).astype(jnp.float32)
+    def run(v: Any, p: Any, *others: Any) -> Any:
+        acc = product(v.astype(jnp.int8), p.astype(jnp.int8), jnp.int32, *others)
+        return acc.astype(jnp.float32)
 
     @run.defjvp
     def rule(primals: Any, tangents: Any) -> Any:
-        (v, p), (dv, dp) = primals, tangents
-        return run(v, p), product(dv, p, jnp.float32) + product(v, dp, jnp.float32)
+        (v, p, *others), (dv, dp, *_) = primals, tangents
+        moved = product(dv, p, jnp.float32, *others) + product(v, dp, jnp.float32, *others)
+        return run(v, p, *others), moved
 
-    return run(v, p)
+    return run(v, p, *others)
 
 
 def qat_output(acc: Any, wide: Any, a: Any, how: Arithmetic) -> Any:

@@ -59,11 +59,12 @@ class Rule:
                 f"rule `{self.path}` has scale {self.scale!r}",
                 "known: tensor, row, group-N (N a multiple of 16)",
             )
-        if any(not isinstance(axis, int) or axis < 0 for axis in self.stack):
+        wrong = any(not isinstance(axis, int) or axis < 0 for axis in self.stack)
+        if wrong or len(set(self.stack)) < len(self.stack):
             raise UsageError(
                 "rule.stack",
                 f"rule `{self.path}` has stack {self.stack!r}",
-                "axes of the parameter, counted from 0: stack=(0,)",
+                "axes of the parameter, each once, counted from 0: stack=(0,)",
             )
         if self.group_size % 16:
             raise UsageError(

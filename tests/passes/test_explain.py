@@ -43,7 +43,7 @@ def test_each_parameter_with_uses_rule_and_bytes():
     assert rows["layers.w"].uses[0].startswith("dot test_explain.py:")
     assert [use.split()[0] for use in rows["embed"].uses] == ["gather", "dot"]
     assert rows["embed"].becomes == "int8 tensor + float"
-    assert rows["layers.norm"].uses[0].startswith("mul")
+    assert rows["layers.norm"].uses[0].startswith("gain")
     assert rows["conv"].uses[0].startswith("conv")
     assert rows["head_bias"].uses[0].startswith("bias")
     assert rows["unused"].uses == ()
@@ -66,7 +66,7 @@ def test_the_bytes_are_those_that_packing_gives():
     ("rule", "said"),
     [
         (bj.Rule("layers.v"), "quant.rule_unused"),
-        (bj.Rule("unused"), "is never used by the function"),
+        (bj.Rule("unused"), "is not used by the function"),
         (bj.Rule("steps"), "not floats"),
     ],
 )

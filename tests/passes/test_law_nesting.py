@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bitnet_jax as bj
+from bitnet_jax.core.errors import UsageError
 from tests.passes.handwritten import qeinsum
 from tests.passes.laws import CASES
 from tests.passes.laws.case import IN, OUT, normal, tokens
@@ -83,27 +84,23 @@ def test_gradient_per_example_and_jacobian():
 
 
 def inner_gradient(p, x):
-    """An energy and its gradient with respect to the inputs, inside the function."""
     return jax.grad(lambda x: (x @ p["w"]).sum())(x)
 
 
-def test_a_gradient_inside_the_function():
-    """The program holds two products with the weight, and each is a product like any other."""
-    params, x = {"w": jnp.asarray(normal(IN, OUT))}, jnp.asarray(tokens())
-    qat = bj.ternarize(inner_gradient, [bj.Rule("w")])
-    want = qeinsum("bo,io->bi", jnp.ones((4, OUT)), params["w"])
-    assert_same(jax.jit(qat)(params, x), want)
-
-
-def tangent_inside(p, x):
+def inner_tangent(p, x):
     return jax.jvp(lambda x: x @ p["w"], (x,), (2 * x[::-1],))
 
 
-def test_forward_mode_inside_the_function():
+@pytest.mark.parametrize("fn", [inner_gradient, inner_tangent])
+def test_a_product_with_a_cotangent_or_tangent_is_not_rounded_as_activations_are(fn):
     params, x = {"w": jnp.asarray(normal(IN, OUT))}, jnp.asarray(tokens())
-    got = jax.jit(bj.ternarize(tangent_inside, [bj.Rule("w")]))(params, x)
-    want = tuple(qeinsum("bi,io->bo", v, params["w"]) for v in (x, 2 * x[::-1]))
-    assert_same(got, want)
+    with pytest.raises(UsageError, match="`w`") as caught:
+        bj.ternarize(fn, [bj.Rule("w")])(params, x)
+    assert caught.value.code == "transform.derivative_inside"
+    assert "test_law_nesting.py" in caught.value.message
+    got = jax.grad(lambda x: bj.ternarize(lambda p, x: x @ p["w"], [bj.Rule("w")])(params, x).sum())
+    want = jax.grad(lambda x: qeinsum("bi,io->bo", x, params["w"]).sum())
+    assert_near(got(x), want(x), CASES["matmul"])  # what its hint says
 
 
 def test_a_loss_with_an_inner_gradient_step():

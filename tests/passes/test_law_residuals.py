@@ -68,8 +68,8 @@ def test_a_traced_lambda_keeps_no_more(capsys):
     assert sorted(set(blended) - set(scalars)) == sorted(set(saved(case.fn, case, capsys)))
 
 
-def test_scales_are_not_kept_under_a_policy_that_keeps_dots(capsys):
-    """A scale is one number, but its computation reads the weight: rows keep no vector either."""
+def test_the_product_itself_is_not_kept_where_its_gradient_does_not_need_it(capsys):
+    """The gradient of a product needs its operands alone; guards must not ask for more."""
     case = CASES["row scales"]
 
     def fn(p, x):

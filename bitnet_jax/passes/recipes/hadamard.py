@@ -17,13 +17,17 @@ import numpy as np
 
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry
-from bitnet_jax.passes.plan import Planned
-from bitnet_jax.passes.recipe import BaseStep
+from bitnet_jax.passes.plan import Plan, Planned
+from bitnet_jax.passes.recipe import BaseStep, check_whole
 
 
 @dataclass(frozen=True)
 class Hadamard(BaseStep):
     """Rotates weights once, in `transform`, and activations at each use."""
+
+    def check(self, name: str, plan: Plan) -> None:
+        """Its rotation belongs to one product, of all inputs."""
+        check_whole(name, plan, "a Hadamard rotation", alone=True)
 
     def initial(self, value: Any, planned: Planned) -> Any:
         """The weight rotated along its inputs."""

@@ -30,10 +30,12 @@ class LearnedScale(BaseStep):
     Attributes:
       scale: ``tensor`` or ``row``; the rule that ternarizes the weight says the same.
       to: the kind whose scale it starts from.
+      stack: as the rule's: axes that hold separate matrices.
     """
 
     scale: str = "tensor"
     to: str = "ternary"
+    stack: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale not in ("tensor", "row"):
@@ -44,7 +46,7 @@ class LearnedScale(BaseStep):
     @property
     def rule(self) -> Rule:
         """With the step's scale."""
-        return Rule(self.path, to=self.to, scale=self.scale)
+        return Rule(self.path, to=self.to, scale=self.scale, stack=self.stack)
 
     def added(self, name: str, value: Any, planned: Planned) -> dict[str, Any]:
         """The scale that the rule would compute, before it is rounded."""
@@ -54,5 +56,5 @@ class LearnedScale(BaseStep):
     def enter(self, view: ParamView, own: Mapping[str, Any], planned: Planned) -> Any:
         """The weight with its scale noted."""
         scale = source_scale(own["learned_scale"], view, planned.layouts[0], self.scale)
-        note = Note(f"{view.name}.learned_scale", self.scale)
+        note = Note(f"{view.name}.learned_scale", self.scale, planned.stack)
         return weight_note(view.value, scale.astype(jnp.float32), note=note)

@@ -17,8 +17,8 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.ops.rms_norm import rms_norm
 from bitnet_jax.passes.geometry import DotGeometry, arranged_scale
-from bitnet_jax.passes.plan import Planned
-from bitnet_jax.passes.recipe import BaseStep
+from bitnet_jax.passes.plan import Plan, Planned
+from bitnet_jax.passes.recipe import BaseStep, check_whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class SubNorm(BaseStep):
     """
 
     eps: float = 1e-5
+
+    def check(self, name: str, plan: Plan) -> None:
+        """A norm is over all inputs."""
+        check_whole(name, plan, "a sub-norm", alone=False)
 
     def added(self, name: str, value: Any, planned: Planned) -> dict[str, Any]:
         """A gain per input."""

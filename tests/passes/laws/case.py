@@ -28,13 +28,13 @@ class Case:
       twin: ``twin(q, params, *inputs, **kwargs)``: as `fn`, each quantized product written
         ``q(spec, x, w)`` (`handwritten.qeinsum`).
       axes: for each quantized parameter (stack, out, inner): its digest is checked.
-      gradient: ``all`` (parameters and float inputs), ``inputs`` (the parameters are closed
-        over by a custom rule), ``error`` (as the function itself, the quantized one cannot be
-        differentiated).
+      gradient: ``all`` (of parameters and float inputs), ``as the function`` (it has none: the
+        error is the function's own), or the code of the error that refuses it.
       packed: True, False (not run), or the code of the error that packed form gives.
       vmap: whether the row is mapped over its inputs and over its parameters.
       eager: whether it also runs without jit, one equation at a time.
       layers: products in a row; the error of a gradient grows with it.
+      rule_differs: under differentiation its forward rule gives another value.
       narrow: the function works in bfloat16 or float16.
       float_here: these inputs take the path that no quantized product is on.
     """
@@ -51,6 +51,7 @@ class Case:
     vmap: bool = True
     eager: bool = False
     layers: int = 1
+    rule_differs: bool = False
     narrow: bool = False
     float_here: bool = False
 

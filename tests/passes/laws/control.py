@@ -244,7 +244,7 @@ def loop(fn, twin, **options):
         twin,
         options.pop("params", {"w": normal(IN, IN)}),
         (tokens(), np.int32(3)),
-        gradient="error",
+        gradient="as the function",
         **options,
     )
 

@@ -224,17 +224,23 @@ CASES = {
     "custom_jvp that no weight enters": one(
         linear_in_activation, lambda q, p, x: activation(q(LINEAR, x, p["w"]))
     ),
-    "custom_jvp over a closure": one(closed_over_jvp, closed_over_jvp_twin, gradient="inputs"),
+    "custom_jvp over a closure": one(
+        closed_over_jvp, closed_over_jvp_twin, gradient="transform.rule_closure"
+    ),
     "custom_jvp, higher order": twice(clipped_linear),
     "custom_jvp in scan": stacked(*in_scan(clipped_linear)),
     "custom_jvp in remat": one(*gradient_checkpointed(clipped_linear)),
     "custom_vjp": one(*by_hand(own_backward)),
-    "custom_vjp whose forward rule is another function": one(*by_hand(product_is_residual)),
+    "custom_vjp whose forward rule is another function": one(
+        *by_hand(product_is_residual), rule_differs=True
+    ),
     "custom_vjp with a transposed residual": one(*by_hand(transposed_residual)),
     "custom_vjp with nondiff_argnums": one(*by_hand(nondiff_argnums)),
-    "custom_vjp over a closure": one(closed_over_vjp, closed_over_vjp_twin, gradient="inputs"),
+    "custom_vjp over a closure": one(
+        closed_over_vjp, closed_over_vjp_twin, gradient="transform.rule_closure"
+    ),
     "custom_vjp that no weight enters": one(*by_hand(only_values_have_a_rule)),
     "custom_vjp, higher order": twice(own_backward),
-    "custom_vjp in scan": stacked(*in_scan(product_is_residual)),
-    "custom_vjp in remat": one(*gradient_checkpointed(product_is_residual)),
+    "custom_vjp in scan": stacked(*in_scan(product_is_residual), rule_differs=True),
+    "custom_vjp in remat": one(*gradient_checkpointed(product_is_residual), rule_differs=True),
 }
