@@ -217,3 +217,18 @@ def is_dead(value: Any) -> bool:
     """True for a tracer of a trace that has ended: nothing can be computed from it."""
     trace = getattr(value, "_trace", None)
     return isinstance(value, jax.core.Tracer) and not getattr(trace, "is_valid", lambda: True)()
+
+
+def closing_rule(jaxpr: Any) -> Any:
+    """The first equation in `jaxpr` whose function has derivative rules and closes over values."""
+    for eqn in jaxpr.eqns:
+        if (
+            eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+            and eqn.params["num_consts"]
+        ):
+            return eqn
+        for body in bodies(eqn):
+            found = closing_rule(body)
+            if found is not None:
+                return found
+    return None

@@ -377,21 +377,23 @@ def _later(
     return [*carried, *leaves], enter
 
 
-def _trace_rule(context: Context, eqn: Any, rule: Callable[..., Any], *avals: Any) -> Any:
+def _trace_rule(eqn: Any, rule: Callable[..., Any], *avals: Any) -> Any:
     try:
         jaxpr = jax.make_jaxpr(rule)(*avals)
     except jax.errors.UnexpectedTracerError as error:
-        raise _closes_over(context, eqn) from error
+        raise rule_closure(eqn) from error
     if any(map(jax_compat.is_dead, jaxpr.consts)):
-        raise _closes_over(context, eqn)
+        raise rule_closure(eqn)
     return jaxpr
 
 
-def _closes_over(context: Context, eqn: Any) -> UsageError:
+def rule_closure(eqn: Any) -> UsageError:
+    """The refusal of a derivative rule that needs a value of a trace that has ended."""
+    line = None if eqn is None else jax_compat.source_line(eqn)
     return UsageError(
         "transform.rule_closure",
-        f"a derivative rule (`{eqn.primitive.name}`{context.at(eqn)}) closes over a value that "
-        "was traced with the function, and is run after it",
+        f"a derivative rule{f' of the function at {line}' if line else ''} closes over a value "
+        "that was traced with the function, and is run after it",
         "pass that value as an argument of the function with the rule; JAX refuses such a rule "
         "under grad of jit too",
     )
@@ -413,7 +415,7 @@ def _custom_jvp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         inner, args = enter(primals)
         _, changes = enter(tangents)
         avals = [_operand_aval(var) for var in eqn.invars]
-        jaxpr = _trace_rule(context, eqn, user_rule, avals, avals)
+        jaxpr = _trace_rule(eqn, user_rule, avals, avals)
         directions = [
             Tangent(a.apply_casts(d.value) if isinstance(a, ParamView) else d)
             for a, d in zip(args, changes, strict=True)
@@ -453,7 +455,7 @@ def _custom_vjp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         _, moving = enter([a.perturbed for a in arrays])
         perturbed = [m.value if isinstance(m, ParamView) else m for m in moving]
         avals = [_operand_aval(var) for var in eqn.invars]
-        jaxpr = _trace_rule(context, eqn, lambda *xs: user.forward(xs, perturbed), *avals)
+        jaxpr = _trace_rule(eqn, lambda *xs: user.forward(xs, perturbed), *avals)
         out = inner.shut(eqn, jaxpr, args)
         results, saved = user.split(out, args)
         # What the backward rule reads is what the user saved: the float weight.

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError, did_you_mean
+from bitnet_jax.ir.constructs import rule_closure
 from bitnet_jax.ir.program import is_array, trace
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
@@ -84,7 +86,10 @@ def _qat(
         steps = pipelines.qat(rules, traced_lambda=not static_one, forward=forward)
         quantized = pipelines.run_pipeline(program, steps)
         extra = () if static_one else (_scalar(lam),)
-        return quantized(params, *inputs, *extra)
+        try:
+            return quantized(params, *inputs, *extra)
+        except jax.errors.UnexpectedTracerError as error:
+            raise rule_closure(jax_compat.closing_rule(program.jaxpr.jaxpr)) from error
 
     return qat
 

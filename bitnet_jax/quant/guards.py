@@ -8,6 +8,7 @@ weights or activations.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,26 @@ def uncontracted(y: Any, finite: Any) -> Any:
     """
     if namespace(y) is np:
         return np.where(np.isfinite(finite), y, np.float32(np.nan))
+    return _clamped()(y, finite)
+
+
+@functools.cache
+def _clamped() -> Any:
+    """The clamp, with the identity as its derivative: nothing need be kept for one.
+
+    The clamp's own would keep `y`, and with it a product that a remat policy throws away.
+    """
+    import jax
     import jax.numpy as jnp
     from jax import lax
 
-    return jnp.where(jnp.isfinite(finite), lax.clamp(-_LARGEST, y, _LARGEST), jnp.float32(jnp.nan))
+    @jax.custom_jvp
+    def clamped(y: Any, finite: Any) -> Any:
+        inside = lax.clamp(-_LARGEST, y, _LARGEST)
+        return jnp.where(jnp.isfinite(finite), inside, jnp.float32(jnp.nan))
+
+    clamped.defjvp(lambda primals, tangents: (clamped(*primals), tangents[0]))
+    return clamped
 
 
 def round_scale(scale: Any, scale_dtype: str) -> Any:

@@ -71,14 +71,16 @@ def floats(tree):
     }
 
 
-def gradients(fn, params, *args):
-    """The gradients of the squares in what `fn` returns, by float parameter."""
+def value_and_gradients(fn, params, *args):
+    """What `fn` returns, and the gradients of the squares in it, by float parameter."""
 
     def loss(params):
-        found = [x for x in jax.tree.leaves(fn(params, *args)) if is_float(x)]
-        return sum((x.astype(jnp.float32) ** 2).sum() for x in found)
+        out = fn(params, *args)
+        found = [x.astype(jnp.float32) for x in jax.tree.leaves(out) if is_float(x)]
+        return sum((x**2).sum() for x in found), out
 
-    return floats(compiled(jax.grad(loss, allow_int=True))(params))
+    grads, out = compiled(jax.grad(loss, has_aux=True, allow_int=True))(params)
+    return out, floats(grads)
 
 
 def same_values(got, want):
@@ -89,14 +91,13 @@ def same_values(got, want):
         np.testing.assert_allclose(a, b, rtol=0, atol=ROUNDINGS * largest, err_msg=name)
 
 
-def holds(fn, params, rules, *args, ternary=None, twin=None, twin_params=None):
+def holds(fn, params, rules, *args, ternary=None, twin=None):
     """A model is packed as it is trained, and every ternary weight of it learns.
 
     Args:
       ternary: the names that must be packed, no fewer and no more.
       twin: the same model with its linears written by hand: it has the same value, and the
         same gradient of every float parameter.
-      twin_params: what the twin is called with, in `params`' order; absent: `params`.
 
     Returns:
       The names that were packed.
@@ -104,18 +105,14 @@ def holds(fn, params, rules, *args, ternary=None, twin=None, twin_params=None):
     packed = bj.pack(fn, params, rules, *args)
     names = sorted(packed.ternary())
     assert ternary is None or names == sorted(ternary)
-    qat = bj.ternarize(fn, rules)
-    # forward with forward: beside a derivative XLA rearranges what the user wrote
-    want = compiled(qat)(params, *args)
+    want, grads = value_and_gradients(bj.ternarize(fn, rules), params, *args)
     same_values(compiled(bj.ternarize(fn, rules, mode="packed"))(packed, *args), want)
-    grads = gradients(qat, params, *args)
     for name, grad in grads.items():
         assert np.isfinite(grad).all(), name
         assert name not in names or np.abs(grad).max() > 0, name
     if twin is not None:
-        theirs = params if twin_params is None else twin_params
-        same_values(compiled(twin)(theirs, *args), want)
-        by_twin = gradients(twin, theirs, *args)
+        value, by_twin = value_and_gradients(twin, params, *args)
+        same_values(value, want)
         largest = max(np.abs(grad).max() for grad in by_twin.values())
         for (name, a), b in zip(grads.items(), by_twin.values(), strict=True):
             # sums in another order: float32 rounding of terms as large as the largest gradient
