@@ -219,6 +219,17 @@ def is_dead(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer) and not getattr(trace, "is_valid", lambda: True)()
 
 
+def out_of_range(eqn: Any) -> tuple[str, float | None]:
+    """What a `gather` does with an index out of range: ``clip``, or ``fill`` and with what.
+
+    None fills with NaN.
+    """
+    fill = eqn.params.get("fill_value")
+    if "FILL" not in str(eqn.params.get("mode")):
+        return "clip", None
+    return "fill", None if fill is None or fill != fill else float(fill)
+
+
 def closing_rule(jaxpr: Any) -> Any:
     """The first equation in `jaxpr` whose function has derivative rules and closes over values."""
     for eqn in jaxpr.eqns:

@@ -262,6 +262,8 @@ def shard(view: ParamView, axis: int, names: tuple[str, ...], count: int) -> Par
     if first.stride * first.size != view.shape[source]:
         return None
     cut = replace(first, size=first.size // count)
+    if view.shape[source] == count and len(view.shape) > 2:
+        return None  # one element: nothing says any more that it is one of a stack
     quants = [_quant_shard(quant, source, count) for quant in view.quants]
     if any(quant is None for quant in quants):
         return None

@@ -506,7 +506,8 @@ def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamVie
                 "transform.shard",
                 f"`{view.name}` is split {count} ways over axis {axis} of {view.current_shape}, "
                 f"which gives no block of it that can be quantized{context.at(eqn)}",
-                "split it over an axis of the parameter itself, in whole blocks of 16",
+                "split an axis of the parameter itself, in whole blocks of 16, and leave each "
+                "device at least two elements of a stack",
             )
         inner = split
     return inner

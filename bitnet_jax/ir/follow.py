@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.ir import arrange
 from bitnet_jax.ir.constructs import CONSTRUCTS
 from bitnet_jax.ir.interpreter import Construct, Context, Rule, bind
@@ -236,11 +237,16 @@ def _pick(context: Context, eqn: Any, view: ParamView, indices: Any, axis: int) 
         next(left) if place in numbers.offset_dims else None
         for place in range(len(eqn.outvars[0].aval.shape))
     ]
-    # Out of range, a float lookup gives NaN in mode "fill": then the scale does, codes give 0.
-    mode = "fill" if "FILL" in str(eqn.params["mode"]) else "clip"
+    # Out of range, a float lookup is filled with NaN, or with 0: then the scale is.
+    mode, fill = jax_compat.out_of_range(eqn)
+    if fill not in (None, 0):
+        return None
 
     def take(array: Any, at: int) -> Any:
-        return jnp.take(array, indices[..., column].reshape(-1), axis=at, mode=mode)
+        chosen = indices[..., column].reshape(-1)
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            return jnp.take(array, chosen, axis=at, mode=mode, fill_value=fill)
+        return jnp.take(array, chosen, axis=at, mode=mode)
 
     value = _move(context, eqn, view, [indices])
     return arrange.pick(view, axis, take, places, batch, value)

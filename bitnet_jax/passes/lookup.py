@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.ir.views import ParamView, identity_axes
 
 
@@ -20,11 +21,13 @@ class Rows:
 
     Attributes:
       indices: int [...]; the result is [..., columns].
-      mode: ``clip`` or ``fill`` (with NaN), of an index out of range.
+      mode: ``clip`` or ``fill``, of an index out of range.
+      fill: what it is filled with; None is NaN.
     """
 
     indices: Any
     mode: str
+    fill: float | None = None
 
 
 def row_indices(eqn: Any, view: ParamView, indices: Sequence[Any]) -> Rows | None:
@@ -35,7 +38,7 @@ def row_indices(eqn: Any, view: ParamView, indices: Sequence[Any]) -> Rows | Non
         return Rows(jnp.asarray(indices[0]), "clip")
     (places,) = indices
     column = eqn.params["dimension_numbers"].start_index_map.index(0)
-    return Rows(places[..., column], "fill" if "FILL" in str(eqn.params["mode"]) else "clip")
+    return Rows(places[..., column], *jax_compat.out_of_range(eqn))
 
 
 def is_row_lookup(eqn: Any, view: ParamView) -> bool:

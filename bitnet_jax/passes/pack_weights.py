@@ -139,7 +139,9 @@ class PackedMode(FloatMode):
         if rows is None or not view.quants:
             return self.plain(context, eqn, view)  # raises
         # jnp has counted negative indices from the end before it gathers.
-        out = quantized_lookup(view.quants[0], rows.indices, mode=rows.mode, wrap_negative=False)
+        out = quantized_lookup(
+            view.quants[0], rows.indices, mode=rows.mode, fill_value=rows.fill, wrap_negative=False
+        )
         return view.apply_casts(out).reshape(eqn.outvars[0].aval.shape)
 
 

@@ -182,6 +182,14 @@ def _contracted(name: str, use: Use, axes: Sequence[int], why: str, first: Use) 
 def _check_lookup(name: str, rule: Rule, dot: Planned | None, uses: Sequence[Use]) -> None:
     """A table both looked up and multiplied has one quantization too."""
     if dot is None:
+        other = next((use for use in uses if use.name == name and use.kind != "gather"), None)
+        if other is not None:
+            raise UsageError(
+                "quant.lookup",
+                f"rule `{rule.path}` quantizes the lookup of `{name}`, which is also used as "
+                f"floats (`{other.primitive}`{other.where})",
+                "use='*' quantizes both alike; or keep both",
+            )
         return
     where = next(use.where for use in uses if use.name == name and use.kind == "gather")
     same = (rule.to, rule.scale, rule.scale_dtype) == (

@@ -159,5 +159,7 @@ def _check_used(patterns: Sequence[str], mode: TapMode) -> None:
             raise UsageError(
                 "tap.unused",
                 f"`{pattern}` names no activation",
-                "the closest are " + ", ".join(f"`{name}`" for name in close),
+                "the closest are " + ", ".join(f"`{name}`" for name in close)
+                if close
+                else "no parameter met a product: tap the float function, and ternarize the result",
             )

@@ -6,6 +6,7 @@ Stands on the passes; knows no file, model or device.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,12 @@ def ternarize(
         raise UsageError(
             "transform.mode", f"mode {mode!r} is unknown", did_you_mean(str(mode), modes)
         )
+    if mode == "qat" and "lam" in _keywords(fn):
+        raise UsageError(
+            "transform.lambda_name",
+            "the function has an argument named `lam`, which is λ's name here",
+            "rename it, or close over it: lambda params, x: fn(params, x, lam=2.0)",
+        )
     if forward not in FORWARDS:
         raise UsageError(
             "transform.forward",
@@ -92,6 +99,13 @@ def _qat(
             raise rule_closure(jax_compat.closing_rule(program.jaxpr.jaxpr)) from error
 
     return qat
+
+
+def _keywords(fn: Callable[..., Any]) -> Sequence[str]:
+    try:
+        return tuple(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):  # a callable of C has none to read
+        return ()
 
 
 def _positional(
