@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bitnet_jax.core.errors import BitnetError
 
@@ -100,5 +100,19 @@ def _streams(three: Three) -> Streams:
     return Streams(*three, os.environ)
 
 
+def entry() -> NoReturn:
+    """The process: runs its own command line and ends with the exit code."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # just after the command had ended
+        code = 130
+    import signal
+
+    # All is tidied up. A signal from here on just ends the process: Python's own handler would
+    # raise in whatever runs at exit (JAX clears its caches there) and print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

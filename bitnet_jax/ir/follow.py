@@ -1,7 +1,7 @@
 """The table that follows views: one row per primitive a parameter may pass through.
 
 Rows that move a view give a view; rows of uses ask the mode; constructs with bodies
-of their own stand in `constructs.py`. A primitive with no row ends the journey: the
+of their own stand in `constructs/`. A primitive with no row ends the journey: the
 mode's `other` decides.
 
 Knows nothing of quantization.
@@ -19,7 +19,7 @@ from jax import lax
 
 from bitnet_jax.core import jax_compat
 from bitnet_jax.ir import arrange
-from bitnet_jax.ir.constructs import CONSTRUCTS
+from bitnet_jax.ir.constructs.table import CONSTRUCTS
 from bitnet_jax.ir.interpreter import Construct, Context, Rule, bind
 from bitnet_jax.ir.views import Axes, ParamView
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError, did_you_mean
-from bitnet_jax.ir.constructs import rule_closure
+from bitnet_jax.ir.constructs.derivatives import rule_closure
 from bitnet_jax.ir.program import is_array, trace
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed

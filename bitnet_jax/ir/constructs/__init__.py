@@ -1,0 +1,1 @@
+"""Constructs with bodies of their own: a file per kind, `table.py` lists them."""
