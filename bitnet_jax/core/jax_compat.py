@@ -213,6 +213,36 @@ def _varying(aval: Any) -> frozenset[str]:
     return frozenset(getattr(aval, "vma", ()))
 
 
+def struct(aval: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of `aval`, with the sharding that its type has on an explicit mesh."""
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=explicit_sharding(aval))
+
+
+def explicit_sharding(aval: Any) -> Any:
+    """The sharding in the type of `aval`, or None where the mesh has no explicit axes."""
+    sharding = getattr(aval, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    return sharding if getattr(mesh, "explicit_axes", ()) else None
+
+
+def in_auto_axes(function: Callable[..., Any], out_sharding: Any) -> Callable[..., Any]:
+    """`function` with the explicit axes of the mesh left to the compiler; itself without any.
+
+    Explicit axes want an output sharding for each reshape and each contraction; `out_sharding`
+    (an `explicit_sharding`, or None) is what the results have.
+    """
+    if out_sharding is None:
+        return function
+    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
+
+
+def replicated(sharding: Any) -> Any:
+    """The sharding on the same mesh that splits nothing; None for None."""
+    if sharding is None:
+        return None
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+
 def is_dead(value: Any) -> bool:
     """True for a tracer of a trace that has ended: nothing can be computed from it."""
     trace = getattr(value, "_trace", None)

@@ -148,11 +148,14 @@ def _slice(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     sizes = eqn.outvars[0].aval.shape
     out: Any = view
     for axis, full in enumerate(view.current_shape):
-        if out is not None and (starts[axis], limits[axis], strides[axis]) != (0, full, 1):
-            out = _block(context, out, axis, starts[axis], sizes[axis], None, strides[axis])
+        cut = (starts[axis], limits[axis], strides[axis])
+        if out is not None and cut != (0, full, 1):
+            # One axis at a time: a window on what is left of a stack settles that first.
+            value = None if out.value is None else lax.slice_in_dim(out.value, *cut, axis)
+            out = _block(context, out, axis, cut[0], sizes[axis], value, cut[2])
     if out is None:
         return context.bind(eqn, context.plain(eqn, values))
-    return [replace(out, value=_move(context, eqn, view))]
+    return [out]
 
 
 def _split(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from bitnet_jax.passes.geometry import Roles
 from bitnet_jax.passes.plan import make_plan
 from bitnet_jax.passes.uses import Use, collect_uses
 from bitnet_jax.quant.layouts import LAYOUT_OF, layout_of
-from bitnet_jax.quant.rules import Rule
+from bitnet_jax.quant.rules import Rule, as_rules
 
 HEADINGS = ("parameter", "shape", "uses", "rule", "becomes", "bytes", "after")
 
@@ -106,7 +106,7 @@ def explain(
     Raises:
       UsageError: the function cannot be traced. Nothing else: what is refused is shown.
     """
-    found = explain_program(trace(fn, params, *example_args), rules)
+    found = explain_program(trace(fn, params, *example_args), as_rules(rules))
     (file or sys.stdout).write(f"{found}\n")
     return found
 

@@ -8,12 +8,15 @@ stacked or looked up. Stands beside the pass that runs the result
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.program import Program, named_leaves, trace
 from bitnet_jax.ir.views import ParamView
@@ -23,7 +26,7 @@ from bitnet_jax.passes.plan import make_plan
 from bitnet_jax.quant.kinds import kind_codes, kind_scale
 from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
 from bitnet_jax.quant.notes import KeepNofM, LearnedScale, find, learned_scale, n_of_m
-from bitnet_jax.quant.rules import Rule
+from bitnet_jax.quant.rules import Rule, as_rules
 from bitnet_jax.quant.tensor import QuantTensor, is_quant
 
 
@@ -39,7 +42,8 @@ def pack(fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_ar
     Raises:
       UsageError: a rule matched nothing, a use cannot be followed, or the parameters are
         packed already (``transform.packed_already``).
-      BadData: a weight holds NaN or infinity (``tensor.not_finite``).
+      BadData: a weight holds NaN or infinity (``tensor.not_finite``), or its scale
+        would be none (``tensor.scale_not_finite``).
     """
     leaves = jax.tree_util.tree_leaves(params, is_leaf=is_quant)
     if isinstance(params, Packed) or any(is_quant(leaf) for leaf in leaves):
@@ -48,7 +52,7 @@ def pack(fn: Callable[..., Any], params: Any, rules: Sequence[Rule], *example_ar
             "these parameters are packed already",
             "pack takes the float parameters; run packed ones with ternarize(…, mode='packed')",
         )
-    return pack_program(trace(fn, params, *example_args), params, rules)
+    return pack_program(trace(fn, params, *example_args), params, as_rules(rules))
 
 
 def pack_program(program: Program, params: Any, rules: Sequence[Rule]) -> Packed:
@@ -83,20 +87,38 @@ def _pack_one(
             "pack outside, and pass what it returns to the jitted function",
         )
     value = jnp.asarray(value)
+    sharding = value.sharding if jax_compat.explicit_sharding(jax.typeof(value)) else None
     if not bool(jnp.isfinite(value.astype(jnp.float32)).all()):
         raise BadData(
             "tensor.not_finite", f"`{name}` holds NaN or infinity", "restore an earlier checkpoint"
         )
-    view = ParamView.of(name, value.shape, value=value)
     learned, kept = find(notes, LearnedScale), find(notes, KeepNofM)
-    if learned is None:
-        scale = _scale(canonical_matrix(view, layouts[0]), rule=_bare(rule))
-    else:
-        scale = learned_scale(jnp.asarray(values[learned.parameter]), rule.scale_dtype)
+    given = None if learned is None else jnp.asarray(values[learned.parameter])
+
+    def compute(value: Any, given: Any) -> tuple[Any, list[Any]]:
+        view = ParamView.of(name, value.shape, value=value)
+        if given is None:
+            scale = _scale(canonical_matrix(view, layouts[0]), rule=_bare(rule))
+        else:
+            scale = learned_scale(given, rule.scale_dtype)
+        return scale, [
+            _codes(canonical_matrix(view, roles), scale, rule=_bare(rule), kept=kept)
+            for roles in layouts
+        ]
+
+    replicated = jax_compat.replicated(sharding)
+    scale, codes = jax_compat.in_auto_axes(compute, replicated)(value, given)
+    if not bool(jnp.isfinite(scale).all()):
+        raise BadData(
+            "tensor.scale_not_finite",
+            f"the scale of `{name}` is no finite number: its values are too large to be summed in "
+            "float32, or its learned scale is not finite",
+            "restore an earlier checkpoint; a weight of a trained model lies far below 1e30",
+        )
     return [
         QuantTensor(
-            _codes(canonical_matrix(view, roles), scale, rule=_bare(rule), kept=kept),
-            scale,
+            _placed(packed, sharding, roles),
+            _placed(scale, sharding, roles),
             shape=tuple(value.shape),
             dtype=str(value.dtype),
             stack_axes=roles.stack,
@@ -108,8 +130,27 @@ def _pack_one(
             kind=rule.to,
             layout=LAYOUT_OF[rule.to],
         )
-        for roles in layouts
+        for packed, roles in zip(codes, layouts, strict=True)
     ]
+
+
+def _placed(array: Any, sharding: Any, roles: Roles) -> Any:
+    """Codes or scale [*stack, out, in] lying on the devices as the float weight lies there.
+
+    An axis whose blocks do not come out even is not split.
+    """
+    if sharding is None:
+        return array
+    mesh, spec = sharding.mesh, dict(enumerate(sharding.spec))
+    # Of several outputs or inputs the first is the major one; further axes are within a block.
+    sources = [*roles.stack, *(role[0] if role else None for role in (roles.out, roles.inner))]
+    names: list[Any] = []
+    for size, source in zip(array.shape, sources, strict=False):
+        over = None if source is None else spec.get(source)
+        each = over if isinstance(over, tuple) else (over,) * (over is not None)
+        even = size % math.prod(mesh.shape[name] for name in each) == 0
+        names.append(over if even else None)
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, PartitionSpec(*names)))
 
 
 def _bare(rule: Rule) -> Rule:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.follow import FOLLOW
 from bitnet_jax.ir.interpreter import Context, bind, interpret
@@ -229,7 +230,7 @@ def apply_step(
             values.append(value)
         return interpret(StepMode(step, plan), FOLLOW, program.jaxpr, [*values, *inputs])
 
-    avals = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in avals.items()}
+    avals = {name: jax_compat.struct(aval) for name, aval in avals.items()}
     jaxpr = jax.make_jaxpr(run)(avals, program.input_avals)
     tree = jax.tree_util.tree_structure(avals)
     pass_name = f"recipe_{type(step).__name__}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError, nearest
 from bitnet_jax.ir.follow import FOLLOW
 from bitnet_jax.ir.interpreter import Context, interpret
@@ -147,7 +148,7 @@ def tap_program(program: Program, patterns: Sequence[str]) -> Program:
         trees.append(tree)
         return flat
 
-    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.jaxpr.in_avals]
+    avals = [jax_compat.struct(aval) for aval in program.jaxpr.in_avals]
     jaxpr = jax.make_jaxpr(run)(avals)
     return program.derived("tap", jaxpr, out_tree=trees[-1])
 

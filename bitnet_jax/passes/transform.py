@@ -21,7 +21,7 @@ from bitnet_jax.ir.program import is_array, trace
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.qat import FORWARDS
-from bitnet_jax.quant.rules import Rule, match
+from bitnet_jax.quant.rules import Rule, as_rules, match
 from bitnet_jax.quant.tensor import is_quant
 
 
@@ -78,7 +78,7 @@ def ternarize(
         raise UsageError(
             "transform.option", f"mode {mode!r} takes no {name}, and was given {value!r}"
         )
-    return modes[mode](fn, tuple(rules), implementation, forward)
+    return modes[mode](fn, as_rules(rules), implementation, forward)
 
 
 def _qat(

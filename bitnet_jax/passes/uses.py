@@ -24,6 +24,8 @@ from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import Contraction, contraction
 from bitnet_jax.passes.lookup import is_row_lookup
+from bitnet_jax.passes.modes import StatelessMode
+from bitnet_jax.passes.qat_products import QAT_CALLS
 from bitnet_jax.quant.rules import Rule, match
 
 # Arrays that the function closes over stand under this name, numbered.
@@ -78,7 +80,7 @@ def is_float(leaf: Any) -> bool:
 
 
 @dataclass
-class CollectMode:
+class CollectMode(StatelessMode):
     """Records uses; refuses what may hide a product that a rule asked for."""
 
     rules: Sequence[Rule]
@@ -203,6 +205,8 @@ class CollectMode:
         matrix = long > 1 or (rule is not None and rule.is_exact and len(view.shape) > 1)
         if rule is not None and matrix and not view.constant:
             hint = HINTS.get("result" if eqn is None else eqn.primitive.name)
+            if any(call.params.get("name") in QAT_CALLS for call in context.enclosing):
+                hint = "the function is ternary already: give ternarize the float function"
             self.refuse(unfollowable(view, context.at(eqn), _reached(eqn), hint))
         return self._leave(context, eqn, view, "other")
 
@@ -227,28 +231,6 @@ class CollectMode:
             return value
         view = ParamView.of(f"{CLOSED_OVER}.{len(self.closed)}", value.shape)
         return self.closed.setdefault(id(value), replace(view, constant=True))
-
-    def settle(self, view: ParamView) -> ParamView:
-        """Nothing is computed here."""
-        return view
-
-    def carried(self) -> list[Any]:
-        """Nothing is computed here."""
-        return []
-
-    def with_carried(self, arrays: Sequence[Any]) -> CollectMode:
-        """Nothing is computed here."""
-        return self
-
-    def begin(self) -> None:
-        """Nothing is tapped."""
-
-    def end(self) -> Any:
-        """Nothing is tapped."""
-        return {}
-
-    def add_seen(self, seen: Any) -> None:
-        """Nothing is tapped."""
 
 
 def _whole_groups(view: ParamView, inner: Sequence[int], size: int) -> bool:

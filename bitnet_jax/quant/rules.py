@@ -7,10 +7,12 @@ Knows nothing of jaxprs: passes ask `match`, and report what never matched.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bitnet_jax.core.errors import UsageError, nearest
 from bitnet_jax.quant.kinds import KINDS
@@ -95,6 +97,33 @@ class Rule:
     def takes(self, path: str, use: str) -> bool:
         """True if this rule matches `path` used as `use`."""
         return self.use in ("*", use) and self.names(path)
+
+
+def as_rules(rules: Any) -> tuple[Rule, ...]:
+    """The rules of a list of them; a mapping (from a YAML file) counts as its rule.
+
+    Raises:
+      UsageError: `rules` is no list of rules (``rule.list``).
+    """
+    fields = {field.name for field in dataclasses.fields(Rule)}
+
+    def refused(value: Any, what: str) -> UsageError:
+        return UsageError(
+            "rule.list",
+            f"{what} a {type(value).__name__}, not a {'Rule' if value is not rules else 'list'}",
+            f'rules = [bj.Rule("**.kernel", to="ternary")]; fields of a rule: {sorted(fields)}',
+        )
+
+    if isinstance(rules, str | Mapping | Rule) or not isinstance(rules, Iterable):
+        raise refused(rules, "rules is")
+    found = []
+    for number, rule in enumerate(rules, 1):
+        if isinstance(rule, Mapping) and "path" in rule and set(rule) <= fields:
+            rule = Rule(**{**rule, "stack": tuple(rule.get("stack", ()))})
+        if not isinstance(rule, Rule):
+            raise refused(rule, f"rule {number} is")
+        found.append(rule)
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=4096)

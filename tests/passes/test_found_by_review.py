@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import bitnet_jax as bj
-from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.errors import BadData, UsageError
 
 RNG = np.random.default_rng(0)
 W = jnp.asarray(RNG.normal(size=(4, 32, 16)), jnp.float32)
@@ -76,3 +76,57 @@ def test_a_stack_of_which_each_device_has_one_element_is_refused(devices):
 def test_an_argument_named_as_lambda_is_refused():
     with pytest.raises(UsageError, match="an argument named `lam`"):
         bj.ternarize(lambda p, x, lam: x @ p["w"] * lam, [bj.Rule("w")])
+
+
+def test_a_function_that_is_ternary_already_is_named_as_such():
+    fn = bj.ternarize(lambda p, x: x @ p["w"], [bj.Rule("w")])
+    params, x = {"w": jnp.ones((4, 4))}, jnp.ones((2, 4))
+    with pytest.raises(UsageError, match="cannot be quantized") as caught:
+        bj.ternarize(fn, [bj.Rule("w")])(params, x)
+    assert "ternary already" in caught.value.hint
+
+
+def test_finite_weights_whose_sum_is_not_are_refused():
+    with pytest.raises(BadData, match="`w` is no finite number") as caught:
+        bj.pack(lambda p, x: x @ p["w"], {"w": jnp.full((4, 4), 1e38)}, [bj.Rule("w")], jnp.ones(4))
+    assert caught.value.code == "tensor.scale_not_finite"
+
+
+def test_a_slice_of_a_stack_and_of_its_outputs_at_once():
+    def fn(p, x):
+        return x @ p["w"][1, :, :8]
+
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 24)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16)), jnp.float32)
+    rules = [bj.Rule("w")]
+    got = jax.jit(bj.ternarize(fn, rules))({"w": w}, x)
+    whole = jax.jit(bj.ternarize(lambda p, x: x @ p["w"], rules))({"w": w[1]}, x)
+    np.testing.assert_array_equal(got, whole[:, :8])
+    packed = bj.pack(fn, {"w": w}, rules, x)
+    np.testing.assert_array_equal(bj.ternarize(fn, rules, mode="packed")(packed, x), got)
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["plain", "remat"])
+def test_a_scan_that_returns_the_layers_it_went_through(remat):
+    """As Flax's `nnx.scan` does: what comes out as it went in is the same parameter."""
+
+    def step(c, w):
+        return jax.nn.relu(c @ w), w
+
+    def fn(p, x):
+        y, back = jax.lax.scan(jax.checkpoint(step) if remat else step, x, p["w"])
+        return y @ back[0]
+
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16)), jnp.float32)
+    rules = [bj.Rule("w")]
+
+    def plain(p, x):
+        for at in (0, 1, 2):
+            x = jax.nn.relu(x @ p["w"][at])
+        return x @ p["w"][0]
+
+    want = jax.jit(bj.ternarize(plain, rules))({"w": w}, x)
+    np.testing.assert_array_equal(jax.jit(bj.ternarize(fn, rules))({"w": w}, x), want)
+    packed = bj.pack(fn, {"w": w}, rules, x)
+    np.testing.assert_array_equal(bj.ternarize(fn, rules, mode="packed")(packed, x), want)

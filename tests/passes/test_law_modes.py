@@ -14,7 +14,7 @@ from bitnet_jax.core.errors import BitnetError
 from bitnet_jax.ir.program import named_leaves
 from tests.passes.handwritten import scale_of
 from tests.passes.laws import CASES
-from tests.passes.laws.check import arrays, assert_same, expected, jit, twin_value
+from tests.passes.laws.check import arrays, assert_same, expected, jit, thinned, twin_value
 
 RUN = [name for name, case in CASES.items() if case.packed is True]
 REFUSED = [name for name, case in CASES.items() if isinstance(case.packed, str)]
@@ -77,7 +77,10 @@ def assert_both(got, name, params=None, inputs=None):
     assert_same(got, jax.tree.map(lambda a, b: jnp.stack([a, b]), expected(name), other))
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.vmap])
+MAPPED = [name for name, case in CASES.items() if case.vmap]
+
+
+@pytest.mark.parametrize("name", thinned(MAPPED, 3))
 def test_vmap_over_inputs(name):
     case = CASES[name]
     params, qat = arrays(case.params), bj.ternarize(case.fn, case.rules)
@@ -85,7 +88,7 @@ def test_vmap_over_inputs(name):
     assert_both(mapped(pair(case.inputs)), name, inputs=jax.tree.map(another, case.inputs))
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.vmap])
+@pytest.mark.parametrize("name", thinned(MAPPED[1:], 3))
 def test_vmap_over_parameters(name):
     case = CASES[name]
     inputs, qat = arrays(case.inputs), bj.ternarize(case.fn, case.rules)

@@ -3,7 +3,7 @@
 import pytest
 
 from bitnet_jax.core.errors import UsageError
-from bitnet_jax.quant.rules import Rule, check_used, match
+from bitnet_jax.quant.rules import Rule, as_rules, check_used, match
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,19 @@ def test_a_star_that_stops_at_a_dot_is_explained():
     with pytest.raises(UsageError) as caught:
         check_used([Rule("*")], [], ["params.kernel", "params.bias"])
     assert "write `**.*` to reach any depth" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "rules",
+    ["**", Rule("**"), None, 3, {"path": "**"}, ["**"], [{"paht": "**"}], [Rule("*"), 1]],
+    ids=repr,
+)
+def test_what_is_no_list_of_rules_is_refused(rules):
+    with pytest.raises(UsageError) as caught:
+        as_rules(rules)
+    assert caught.value.code == "rule.list" and "bj.Rule(" in caught.value.hint
+
+
+def test_rules_may_be_mappings_as_a_file_holds_them():
+    rules = as_rules([{"path": "a", "to": "int8", "stack": [0]}, Rule("b")])
+    assert rules == (Rule("a", to="int8", stack=(0,)), Rule("b"))

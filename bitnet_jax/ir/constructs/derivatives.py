@@ -72,7 +72,7 @@ def _custom_jvp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     def rule(primals: Any, tangents: Any) -> tuple[list[Any], list[Any]]:
         inner, args = enter(primals)
         _, changes = enter(tangents)
-        avals = [_operand_aval(var) for var in eqn.invars]
+        avals = [jax_compat.struct(var.aval) for var in eqn.invars]
         jaxpr = _trace_rule(eqn, user_rule, avals, avals)
         directions = [
             Tangent(a.apply_casts(d.value) if isinstance(a, ParamView) else d)
@@ -112,7 +112,7 @@ def _custom_vjp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         inner, args = enter([a.value for a in arrays])
         _, moving = enter([a.perturbed for a in arrays])
         perturbed = [m.value if isinstance(m, ParamView) else m for m in moving]
-        avals = [_operand_aval(var) for var in eqn.invars]
+        avals = [jax_compat.struct(var.aval) for var in eqn.invars]
         jaxpr = _trace_rule(eqn, lambda *xs: user.forward(xs, perturbed), *avals)
         out = inner.shut(eqn, jaxpr, args)
         results, saved = user.split(out, args)
@@ -138,10 +138,6 @@ def _custom_vjp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
 
     call.defvjp(forward, backward, symbolic_zeros=True)
     return list(call(*operands))
-
-
-def _operand_aval(var: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
 
 
 CUSTOM_JVP = Construct(_call_bodies, _custom_jvp)

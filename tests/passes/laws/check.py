@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bitnet_jax as bj
 from tests.passes.handwritten import qeinsum
@@ -22,6 +23,18 @@ PLAIN = {"xla_backend_optimization_level": 0}
 # of n terms in another order differs by about √n half-ulps of its largest partial sum (by n at
 # most): 4 ulps of the largest gradient for each product that it came through.
 ULPS = 4
+
+
+def thinned(rows, every):
+    """Every row as a parameter; all but each `every`-th are heavy.
+
+    `make test` has minutes for the law. What goes through the same code as another test of
+    the same row is sampled there, and whole in `make test-heavy`.
+    """
+    return [
+        pytest.param(row, marks=[pytest.mark.heavy] * bool(number % every))
+        for number, row in enumerate(rows)
+    ]
 
 
 def arrays(tree):
