@@ -207,5 +207,5 @@ def write_export(data: dict[str, Any], target: str, streams: Streams, *, force: 
         streams.stdout.flush()
         return
     check_output(Path(target), force=force)
-    with atomic_file(Path(target)) as stream:
+    with atomic_file(Path(target), force=force) as stream:
         stream.write(text.encode("utf-8", "backslashreplace"))

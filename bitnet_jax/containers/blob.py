@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.core.paths import os_failure
 
 # One cache line, and the widest vector register: kernels read it without a split load.
@@ -24,6 +24,9 @@ ALIGNMENT = 64
 
 # Linux moves at most 0x7ffff000 bytes in one call; a round number below it.
 _MOST_PER_CALL = 1 << 30
+
+# Of JSON from a stranger: the header of a file of 250,000 tensors, ten times the largest model's.
+_MOST_ITEMS = 1 << 22
 
 
 def aligned_empty(nbytes: int, alignment: int = ALIGNMENT) -> np.ndarray:
@@ -101,14 +104,15 @@ def load_json(text: bytes, *, code: str, where: str) -> Any:
     """Parses JSON from a stranger.
 
     As `json.loads`, but duplicate keys, NaN and Infinity, bad UTF-8 and nesting too
-    deep for the parser are all `BadData` with `code`; `where` names the place.
+    deep for the parser are all `BadData` with `code`, and so is a text that would take
+    gigabytes once it is parsed; `where` names the place.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in items:
             if key in found:
-                raise _Refused(f"the key `{key[:80]}` stands twice")
+                raise _Refused(f"the key {shown(key)} stands twice")
             found[key] = value
         return found
 
@@ -116,6 +120,9 @@ def load_json(text: bytes, *, code: str, where: str) -> Any:
         raise _Refused(f"`{word}` is not JSON")
 
     try:
+        # An empty list is two bytes of text and 60 in memory.
+        if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_ITEMS:
+            raise _Refused(f"it holds more than {_MOST_ITEMS} items")
         return json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
     except UnicodeDecodeError as error:
         reason = f"byte {error.start} is not UTF-8"

@@ -22,7 +22,7 @@ from bitnet_jax.containers.blob import load_json
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import SafetensorsFile, open_safetensors
 from bitnet_jax.containers.safetensors_write import PAD_PREFIX
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 
 FORMAT = "bitnet"
 VERSION = 1
@@ -130,7 +130,7 @@ class NativeFile:
             found = checksum(data)
             if found != self.checksums[name]:
                 raise self._mismatch(
-                    name, f"its checksum is {found}, the header says {self.checksums[name]}"
+                    name, f"its checksum is {found}, the header says {shown(self.checksums[name])}"
                 )
         return data
 
@@ -165,7 +165,7 @@ def parse_native(file: SafetensorsFile, verify: bool = True) -> NativeFile:
     if metadata.get("version") != str(VERSION):
         raise BadData(
             "bitnet.version",
-            f"{where} is version {metadata.get('version')!r}; this reader knows {VERSION}",
+            f"{where} is version {shown(metadata.get('version'))}; this reader knows {VERSION}",
             "a newer bitnet-jax wrote it: update this one",
         )
     stated = metadata.get("header_checksum", "")
@@ -222,7 +222,8 @@ def _check_features(metadata: Mapping[str, str], where: str) -> None:
     if unknown:
         raise BadData(
             "bitnet.unknown_feature",
-            f"{where} needs features this reader does not know: {', '.join(map(str, unknown))}",
+            f"{where} needs features this reader does not know: "
+            + ", ".join(map(shown, unknown[:5])),
             "a newer bitnet-jax wrote it: update this one",
         )
 
@@ -245,7 +246,9 @@ def _check_tensors(
     strangers = checksums.keys() - file.tensors.keys()
     if strangers:
         raise BadData(
-            "bitnet.table", f"{where}: checksums of tensors that are absent: {min(strangers)}"
+            "bitnet.table",
+            f"{where}: checksums of tensors that are absent: {shown(min(strangers))}",
+            _DAMAGED,
         )
     for name in file.tensors:
         known = name == SCALES or name.startswith((PAD_PREFIX, FILE_PREFIX))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 
 # Must-understand: layout id -> (rows and columns of a block, bytes of a block).
 LAYOUTS: dict[str, tuple[int, int, int]] = {"t2.16x16": (16, 16, 64)}
@@ -116,21 +116,21 @@ def parse_row(name: str, raw: Any, where: str) -> Row:
         missing = _FIELDS - raw.keys() if isinstance(raw, dict) else _FIELDS
         raise bad("bitnet.table", f"its row lacks {', '.join(sorted(missing))}")
     if raw["kind"] not in KINDS:
-        raise bad("bitnet.unknown_kind", f"kind {raw['kind']!r} is not known here", _UPDATE)
+        raise bad("bitnet.unknown_kind", f"kind {shown(raw['kind'])} is not known here", _UPDATE)
     if raw["layout"] not in tuple(LAYOUTS):  # a list would not hash
         known = ", ".join(LAYOUTS)
         raise bad(
             "bitnet.unknown_layout",
-            f"layout {raw['layout']!r} is not known here (known: {known})",
+            f"layout {shown(raw['layout'])} is not known here (known: {known})",
             _UPDATE,
         )
     for field, words in _WORDS.items():
         if raw[field] not in words:
-            raise bad("bitnet.table", f"{field} {raw[field]!r} is none of {', '.join(words)}")
+            raise bad("bitnet.table", f"{field} {shown(raw[field])} is none of {', '.join(words)}")
     for field in ("shape", "scales", *_AXES):
         value = raw[field]
         if not isinstance(value, list) or not all(_natural(item) for item in value):
-            raise bad("bitnet.table", f"{field} {str(value)[:80]} is no list of whole numbers")
+            raise bad("bitnet.table", f"{field} {shown(value)} is no list of whole numbers")
     if not _natural(raw["group_size"]) or len(raw["scales"]) != 2 or 0 in raw["shape"]:
         raise bad("bitnet.table", "group_size, scales or shape is impossible")
     if sorted(axis for field in _AXES for axis in raw[field]) != list(range(len(raw["shape"]))):

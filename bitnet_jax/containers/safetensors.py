@@ -21,7 +21,7 @@ from bitnet_jax.containers.blob import Blob, load_json
 from bitnet_jax.containers.dtypes import DTYPES
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.sniff import HEAD, sniff_bytes, wrong_kind
-from bitnet_jax.core.errors import BadData, nearest
+from bitnet_jax.core.errors import BadData, nearest, shown
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
@@ -182,14 +182,14 @@ def _tensor(name: str, row: Any, start: int, size: int, path: os.PathLike | str)
         raise bad("safetensors.entry", "its row needs `dtype`, `shape` and `data_offsets`")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise bad("safetensors.dtype", f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        raise bad("safetensors.dtype", f"dtype {shown(dtype)} is not one of {', '.join(DTYPES)}")
     if not _naturals(shape) or len(shape) > MAX_RANK:
-        raise bad("safetensors.shape", f"shape {str(shape)[:80]} is no list of sizes (at most 32)")
+        raise bad("safetensors.shape", f"shape {shown(shape)} is no list of sizes (at most 32)")
     # A zero must not hide an absurd size beside it.
     if math.prod(max(dim, 1) for dim in shape) * DTYPES[dtype].itemsize > _MAX_SPAN:
-        raise bad("safetensors.shape", f"shape {str(shape)[:80]} overflows")
+        raise bad("safetensors.shape", f"shape {shown(shape)} overflows")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise bad("safetensors.offsets", f"data_offsets {str(offsets)[:80]} is no [begin, end]")
+        raise bad("safetensors.offsets", f"data_offsets {shown(offsets)} is no [begin, end]")
     begin, end = offsets
     if start + end > size:
         raise bad(
@@ -199,7 +199,8 @@ def _tensor(name: str, row: Any, start: int, size: int, path: os.PathLike | str)
     wanted = math.prod(shape) * DTYPES[dtype].itemsize
     if wanted != end - begin:
         raise bad(
-            "safetensors.size", f"{dtype} {shape} takes {wanted} bytes, its span {end - begin}"
+            "safetensors.size",
+            f"{dtype} {shown(shape)} takes {wanted} bytes, its span {end - begin}",
         )
     return TensorInfo(name, dtype, tuple(shape), start + begin, start + end)
 

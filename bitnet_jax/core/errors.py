@@ -9,6 +9,7 @@ command line: `cli` renders what stands here.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 
 
@@ -104,9 +105,31 @@ class ConfigError(BitnetError):
     exit_code = 78
 
 
+_SHOWN = 80
+_COMPARED, _LONGEST_WORD = 4096, 200
+
+
+def shown(value: object) -> str:
+    """A value that a stranger chose, for a message: as `repr`, and never long.
+
+    Half a surrogate pair, a control character and a nesting without end all have a `repr`
+    that can be printed, or are named instead.
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of thousands of digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Returns the known words closest to `word`, best first (may be empty)."""
-    return difflib.get_close_matches(word, list(known), n=limit, cutoff=0.5)
+    """Returns the known words closest to `word`, best first (may be empty).
+
+    Both may come from a stranger's file: what is long, or among very many, is not compared,
+    since that takes the product of the lengths, and has no typing error in it.
+    """
+    few = [name for name in itertools.islice(known, _COMPARED) if len(name) <= _LONGEST_WORD]
+    return difflib.get_close_matches(word[:_LONGEST_WORD], few, n=limit, cutoff=0.5)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,49 +1,34 @@
-"""Writing files so that nobody ever sees half of one; locks; cache folders.
+"""Writing files so that nobody ever sees half of one; who writes what; cache folders.
 
-The only file that makes POSIX-only calls (`fcntl`, directory fsync, umask).
-Knows nothing of what the files hold.
+Everything is made under a temporary name and renamed. While it is made, a lock file beside
+it keeps other writers out; both are named after the target, so that the next run knows what
+a killed one left, and removes it. Beside `locks.py` the only file that makes POSIX-only calls
+(directory fsync, umask, the exchange of two names). Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import hashlib
+import logging
 import os
+import re
 import secrets
 import shutil
-import signal
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitnet_jax.core.errors import (
-    BitnetError,
-    CannotCreate,
-    IOFailure,
-    NoInput,
-    PermissionDenied,
-    Resumable,
-)
+from bitnet_jax.core.errors import CannotCreate, Resumable
+from bitnet_jax.core.locks import NoLocks, lock, remove_if_free, undisturbed
+from bitnet_jax.core.outputs import check_kind, check_name, check_output, exists, os_failure
 
-try:
-    import fcntl
-except ImportError:  # Windows: locks are then taken with O_EXCL, see `lock`.
-    fcntl = None  # type: ignore[assignment]
+__all__ = [
+    "atomic_directory", "atomic_file", "cache_dir", "check_name", "check_output", "lock",
+    "make_folder",    "os_failure", "owned", "resolve_target", "scratch_directory",
+]  # fmt: skip
 
-
-def os_failure(error: OSError, action: str, path: os.PathLike | str) -> BitnetError:
-    """Returns the typed error for an `OSError` met while doing `action` on `path`."""
-    where = f"cannot {action} `{path}`: {error.strerror or error}"
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NoInput("io.not_found", where, "check the path")
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return PermissionDenied("io.permission", where, "check the owner and mode of the path")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return IOFailure(
-            "io.disk_full", where, "free some space, or write elsewhere; nothing was left behind"
-        )
-    return IOFailure("io.failed", where)
+_LOG = logging.getLogger(__name__)
 
 
 def _umask() -> int:
@@ -58,54 +43,19 @@ def resolve_target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_output(path: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Raises unless `path` may be written.
-
-    Raises:
-      CannotCreate: it exists and `force` is false, or it is one of `inputs`.
-      CannotCreate: what should be its parent directory is a file.
-      NoInput: the parent directory does not exist.
-      PermissionDenied: the parent directory is not writable.
-    """
-    for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
-            raise CannotCreate(
-                "io.output_is_input",
-                f"output `{path}` is the input itself",
-                "choose another output",
-            )
-    if _stands(path) and not force:
-        raise CannotCreate(
-            "io.exists", f"output `{path}` exists", "choose another output, or pass --force"
-        )
-    parent = path.absolute().parent
-    if not parent.exists():
-        raise NoInput("io.no_parent", f"`{parent}` does not exist", f"mkdir -p {parent}")
-    if not parent.is_dir():
-        raise CannotCreate(
-            "io.parent_not_directory",
-            f"output `{path}` would lie in `{parent}`, which is no directory",
-            "choose another output",
-        )
-    if not os.access(parent, os.W_OK):
-        raise PermissionDenied("io.permission", f"cannot write into `{parent}`")
+# --------------------------------------------------------------- names, owners and litter
+# All that stands beside a target while it is written: `.bitnet-KEY.lock`, and temporary names
+# `.bitnet-KEY.TOKEN.tmp`, `….old`; KEY is made of the target's name. Whoever holds the lock of
+# a KEY owns every temporary name with it. No longer than a name may be, whatever the target's.
+_LEFT = re.compile(r"\.bitnet-([0-9a-f]{12})\.(?:lock|[0-9a-f]{12}\.(?:tmp|old))")
 
 
-def _stands(path: Path) -> bool:
-    """As `Path.exists`, but what is there and cannot be looked at (a loop of links) raises."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False  # a dangling link too: writing goes through it
-    except NotADirectoryError:
-        return False  # said of the parent, in better words
-    except OSError as error:
-        raise os_failure(error, "write", path) from error
-    return True
+def _key(target: Path) -> str:
+    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 
 
-# The longest name that a temporary one can be made of: the system allows 255 bytes.
-_STEM = 50
+def _lock_file(folder: Path, key: str) -> Path:
+    return folder / f".bitnet-{key}.lock"
 
 
 def _temporary(target: Path) -> Path:
@@ -115,52 +65,139 @@ def _temporary(target: Path) -> Path:
     interruption leaves something that nobody removes (as between mkstemp's work and its
     return).
     """
-    return target.with_name(f".{target.name[:_STEM]}.{secrets.token_hex(6)}.tmp")
+    return target.with_name(f".bitnet-{_key(target)}.{secrets.token_hex(6)}.tmp")
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Lets no second Ctrl-C or SIGTERM stop the tidying up after the first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+def owned(path: Path) -> Iterator[None]:
+    """Keeps every other writer of `path` out for the block; removes what dead ones left.
+
+    For what is not written in one piece, as a run's folder; `atomic_file` and
+    `atomic_directory` do it by themselves.
+
+    Raises:
+      Resumable: another process is writing it (code ``io.busy``).
+    """
+    target, entered = resolve_target(Path(path)), False
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            # None: a handler not installed from Python, which cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        with lock(_lock_file(target.parent, _key(target)), remove=True):
+            entered = True
+            _remove_litter(target)
+            yield
+        return
+    except Resumable as error:
+        if entered:
+            raise
+        raise Resumable(
+            "io.busy", f"another process is writing `{path}`", "wait for it, then run again"
+        ) from error
+    except NoLocks:
+        if entered:
+            raise
+    except OSError as error:
+        if entered:
+            raise
+        raise os_failure(error, "write", path) from error
+    # A dead writer cannot be told from a live one: nothing is removed.
+    _LOG.warning("`%s` has no locks: two writers are not kept apart", target.parent)
+    yield
+
+
+def _remove_litter(target: Path) -> None:
+    """Removes what killed writers left beside `target`, whose lock is held here.
+
+    Theirs who write something else in this folder are left alone while they live: their
+    lock cannot be taken.
+    """
+    ours = _key(target)
+    others: dict[str, list[Path]] = {}
+    with os.scandir(target.parent) as found:
+        for entry in found:
+            match = _LEFT.fullmatch(entry.name)
+            if match is None:
+                continue
+            if match[1] != ours:
+                others.setdefault(match[1], []).append(Path(entry.path))
+            elif entry.name.endswith(".old") and not os.path.lexists(target):
+                os.rename(entry.path, target)  # killed between the two renames: see _swap_in
+            elif not entry.name.endswith(".lock"):
+                _remove(Path(entry.path))
+    for key, left in others.items():
+        with contextlib.suppress(Resumable, OSError):
+            if [path.name for path in left] == [f".bitnet-{key}.lock"]:
+                remove_if_free(left[0])
+                continue
+            with lock(_lock_file(target.parent, key), remove=True):
+                for path in left:
+                    # What was moved aside may be all there is: only its own next writer knows.
+                    if path.suffix == ".tmp":
+                        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder; what belongs to somebody else stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+# ----------------------------------------------------------------------------- writing
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, mode: str = "wb") -> Iterator:
+def atomic_file(path: Path, *, mode: str = "wb", force: bool = True) -> Iterator:
     """Opens a temporary file that becomes `path` when the block ends without an error.
 
     Its `name` is a path, so that the block can open and check what it wrote. Keeps the
     mode of the file it replaces (else 0666 less the umask) and writes through symbolic
-    links. On any error, Ctrl-C too, the old file stands and the temporary one is gone.
+    links. On any error, Ctrl-C too, the old file stands and the temporary one is gone;
+    after a kill the next writer removes it.
 
     Raises:
+      CannotCreate: `path` is no regular file; or it exists, and `force` is false.
+      Resumable: another process is writing it.
       IOFailure, PermissionDenied, NoInput: from the operating system.
     """
+    check_name(path)
     target = resolve_target(Path(path))
     temporary = _temporary(target)
     try:
-        wanted = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
-        # "x": it must be new; 0600 until it is whole.
-        with open(temporary, mode.replace("w", "x"), opener=_private) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, wanted)
-        os.replace(temporary, target)
+        with owned(Path(path)):
+            before = _replaced(target, Path(path), force)
+            if before is not None and stat.S_ISDIR(before):
+                raise CannotCreate(
+                    "io.not_file", f"output `{path}` is a folder", "choose another output"
+                )
+            wanted = 0o666 & ~_umask() if before is None else stat.S_IMODE(before)
+            try:
+                # "x": it must be new; 0600 until it is whole.
+                with open(temporary, mode.replace("w", "x"), opener=_private) as stream:
+                    yield stream
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.chmod(temporary, wanted)
+                _replaced(target, Path(path), force)
+                os.replace(temporary, target)
+            except BaseException:
+                _discard(temporary)
+                raise
+            _sync_folder(target.parent)
     except OSError as error:
-        _discard(temporary)
         raise os_failure(error, "write", path) from error
-    except BaseException:
-        _discard(temporary)
-        raise
+
+
+def _replaced(target: Path, path: Path, force: bool) -> int | None:
+    """The mode of what will be replaced, None if nothing will; raises where it may not be."""
+    check_kind(target)
+    try:
+        found = os.stat(target)
+    except FileNotFoundError:
+        return None
+    if not force:
+        raise exists(path)
+    return found.st_mode
 
 
 def _private(name: str, flags: int) -> int:
@@ -171,35 +208,66 @@ def _private(name: str, flags: int) -> int:
 def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yields a temporary directory that becomes `path` when the block ends without an error.
 
-    With `force`, an existing directory is moved aside first and removed only after
-    the new one stands; it is put back if the rename fails.
+    With `force`, an existing directory keeps its mode and its place until the new one
+    takes it, in one step where the system can exchange two names.
+
+    Raises:
+      As `atomic_file`.
     """
+    check_name(path)
     target = resolve_target(Path(path))
     temporary = _temporary(target)
     try:
-        os.mkdir(temporary, 0o700)
-        yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        _swap_in(temporary, target, force)
+        with owned(Path(path)):
+            before = _replaced(target, Path(path), force)
+            if before is not None and not stat.S_ISDIR(before):
+                raise CannotCreate(
+                    "io.not_directory", f"output `{path}` is a file", "choose another output"
+                )
+            try:
+                os.mkdir(temporary, 0o700)
+                yield temporary
+                _sync_tree(temporary)
+                wanted = 0o777 & ~_umask() if before is None else stat.S_IMODE(before)
+                os.chmod(temporary, wanted)
+                _replaced(target, Path(path), force)
+                _swap_in(temporary, target)
+            except BaseException:
+                _discard(temporary)
+                raise
+            _sync_folder(target.parent)
     except OSError as error:
-        _discard(temporary)
         raise os_failure(error, "write", path) from error
-    except BaseException:
-        _discard(temporary)
-        raise
 
 
-def _swap_in(temporary: Path, target: Path, force: bool) -> None:
-    if not target.exists():
+@contextlib.contextmanager
+def scratch_directory(folder: Path) -> Iterator[Path]:
+    """Yields a new directory in `folder`, for the block; a killed process's is swept up later."""
+    target = folder / f"scratch-{secrets.token_hex(6)}"
+    temporary = _temporary(target)
+    try:
+        with owned(target):
+            try:
+                os.mkdir(temporary, 0o700)
+                yield temporary
+            finally:
+                _discard(temporary)
+    except OSError as error:
+        raise os_failure(error, "write into", folder) from error
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    """Gives the directory its name; what had it is removed."""
+    if not os.path.lexists(target):
         os.replace(temporary, target)
         return
-    if not force:
-        raise CannotCreate(
-            "io.exists", f"output `{target}` exists", "choose another output, or pass --force"
-        )
+    if _exchange(temporary, target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
     aside = temporary.with_suffix(".old")
-    # Between the two renames there is no `target`: no signal may end it there.
-    with _undisturbed():
+    # Between the two renames there is no `target`: no signal may end it there. What can (a
+    # kill) leaves it aside, and the next writer puts it back.
+    with undisturbed():
         os.replace(target, aside)
         try:
             os.replace(temporary, target)
@@ -209,34 +277,58 @@ def _swap_in(temporary: Path, target: Path, force: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _discard(temporary: Path) -> None:
-    """Removes a temporary file or folder, if it was made."""
-    with _undisturbed():
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+_EXCHANGE = 2  # RENAME_EXCHANGE
+_HERE = -100  # AT_FDCWD
 
 
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path` (created if missing) for the block.
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two names change places at once; False where the system cannot."""
+    import ctypes  # here: help must not wait for it
 
-    Raises:
-      Resumable: another process holds it (code ``io.busy``).
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if call is None:
+        return False
+    return call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def _sync_tree(folder: Path) -> None:
+    """Lets what lies in a folder reach the disk before the folder gets its name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Lets a rename in `folder` reach the disk, where folders can be opened."""
+    if os.name != "posix":
+        return
+    fd = os.open(folder, os.O_RDONLY)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Resumable(
-                    "io.busy", f"another process holds `{path}`", "wait for it, then run again"
-                ) from error
-        yield
+        os.fsync(fd)
+    except OSError:  # some network file systems: they do not do it, nor need it asked
+        _LOG.debug("`%s` cannot be synchronised", folder)
     finally:
         os.close(fd)
+
+
+def _discard(temporary: Path) -> None:
+    """Removes a temporary file or folder, if it was made."""
+    with undisturbed():
+        _remove(temporary)
+
+
+def make_folder(path: Path) -> None:
+    """Makes `path` and what is missing above it; one that is there is left as it is."""
+    check_name(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # and it is no folder
+        raise CannotCreate(
+            "io.not_directory", f"output `{path}` is a file", "choose another output"
+        ) from error
+    except OSError as error:
+        raise os_failure(error, "create", path) from error
 
 
 def cache_dir(*parts: str) -> Path:

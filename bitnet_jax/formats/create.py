@@ -22,7 +22,7 @@ from bitnet_jax.core.paths import atomic_directory, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.formats.huggingface_write import Spelling, write_huggingface
-from bitnet_jax.formats.save import Saved, check_kind, save_checkpoint
+from bitnet_jax.formats.save import Saved, check_kind, save_checkpoint, telling_space
 from bitnet_jax.formats.shapes import SMALLEST, shape
 from bitnet_jax.models.families import family_of
 from bitnet_jax.models.names import Expected, expected
@@ -114,7 +114,7 @@ def save_created(
     check_output(path, force=force)
     check_kind(path, directory=True)
     spelling = Spelling(old=True, exact=False, extra=_real_keys(checkpoint), partial=True)
-    with atomic_directory(path, force=force) as folder:
+    with telling_space(checkpoint, path), atomic_directory(path, force=force) as folder:
         stored = "latent" if encoding == "master" else "autobitlinear"
         written = write_huggingface(checkpoint, folder, stored, spelling=spelling)
     outputs = tuple(path / file for file in written.files)

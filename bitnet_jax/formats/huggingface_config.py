@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate
+from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate, shown
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_huggingface, family_of
 from bitnet_jax.models.family import Family
@@ -89,7 +89,7 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
     family, problems = by_huggingface(name, raw.get("model_type"))
     if family is not None:
         return family
-    found = f"architecture {name!r}" if name else f"model_type {raw.get('model_type')!r}"
+    found = f"architecture {shown(name)}" if name else f"model_type {shown(raw.get('model_type'))}"
     known = [f.huggingface.architecture for f in FAMILIES.values() if f.huggingface is not None]
     raise BadData(
         "model.unknown_architecture",
@@ -147,7 +147,7 @@ def _quantization(raw: Mapping[str, Any], where: str) -> Quantization:
     if method != "bitnet":
         raise BadData(
             "config.unsupported",
-            f"{place}: quant_method {method!r} is not supported",
+            f"{place}: quant_method {shown(method)} is not supported",
             "known: bitnet; dequantize the model with its own tool first",
         )
     linear_class = found.get("linear_class", "bitlinear")
@@ -159,7 +159,7 @@ def _quantization(raw: Mapping[str, Any], where: str) -> Quantization:
         if value not in known:
             raise BadData(
                 "config.value",
-                f"{place}: {key} {value!r} is none of {', '.join(known)}",
+                f"{place}: {key} {shown(value)} is none of {', '.join(known)}",
                 "it says whether weight_scale divides or multiplies: it is never guessed",
             )
     if found.get("use_rms_norm"):
@@ -180,7 +180,7 @@ def _excluded(found: Mapping[str, Any], place: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[\w.]+", key):
             raise BadData(
                 "config.unsupported",
-                f"{place}: modules_to_not_convert {key!r} is no plain name",
+                f"{place}: modules_to_not_convert {shown(key)} is no plain name",
                 "list the modules' names",
             )
     return tuple(keys)

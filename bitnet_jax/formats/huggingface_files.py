@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo, open_safetensors
-from bitnet_jax.core.errors import BadData, NoInput
+from bitnet_jax.core.errors import BadData, NoInput, shown
 from bitnet_jax.formats import tokenizer_files
 
 INDEX = "model.safetensors.index.json"
@@ -72,7 +72,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not plain or not file.endswith(".safetensors"):
             raise BadData(
                 "huggingface.shard_path",
-                f"`{index}`: tensor `{name[:80]}` is said to lie in {str(file)[:80]!r}, which is "
+                f"`{index}`: tensor {shown(name)} is said to lie in {shown(file)}, which is "
                 "no plain file name",
                 "the index is damaged or hostile",
             )
@@ -125,4 +125,4 @@ def _sharded(index: Path) -> Tensors:
 
 def few(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"`{name}`" for name in names[:5]) + more
+    return ", ".join(f"`{name[:120]}`" for name in names[:5]) + more

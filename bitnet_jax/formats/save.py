@@ -6,10 +6,11 @@ output must not exist, be the input, or be left half-written.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -42,8 +43,9 @@ class Saved:
     warnings: tuple[str, ...] = ()
 
 
-# Looks at what was written before it gets its name; what it raises leaves nothing behind.
-Prove = Callable[[Path], None]
+# Looks at what was written before it gets its name, and may add to a folder; what it raises
+# leaves nothing behind.
+Prove = Callable[[Path, Saved], None]
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Order:
 
 def _save_bitnet(checkpoint: Checkpoint, order: Order) -> Saved:
     _check_bitnet(checkpoint, order.encoding)
-    with paths.atomic_file(order.path) as stream:
+    saved = Saved(order.path, (order.path,), "bitnet", "packed")
+    with paths.atomic_file(order.path, force=order.force) as stream:
         write_bitnet(checkpoint, stream)
         stream.flush()
-        order.prove(Path(stream.name))
-    return Saved(order.path, (order.path,), "bitnet", "packed")
+        order.prove(Path(stream.name), saved)
+    return saved
 
 
 def _check_bitnet(checkpoint: Checkpoint, encoding: str | None) -> None:
@@ -78,9 +81,10 @@ def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
     path = order.path
     with paths.atomic_directory(path, force=order.force) as folder:
         written = write_huggingface(checkpoint, folder, order.encoding)
-        order.prove(folder)
-    outputs = tuple(path / name for name in written.files)
-    return Saved(path, outputs, "huggingface", written.encoding, tuple(written.warnings))
+        outputs = tuple(path / name for name in written.files)
+        saved = Saved(path, outputs, "huggingface", written.encoding, tuple(written.warnings))
+        order.prove(folder, saved)
+    return saved
 
 
 def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
@@ -158,7 +162,7 @@ def save_checkpoint(
     format: str | None = None,
     encoding: str | None = None,
     force: bool = False,
-    prove: Prove = lambda written: None,
+    prove: Prove = lambda written, saved: None,
 ) -> Saved:
     """Writes `checkpoint` to `path`, atomically.
 
@@ -175,8 +179,7 @@ def save_checkpoint(
     """
     path = Path(path)
     check_save(checkpoint, path, format=format, encoding=encoding, force=force)
-    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
-    with paths.lock(paths.cache_dir("locks") / key):
+    with telling_space(checkpoint, path):
         order = Order(path, encoding, force, prove)
         return FORMATS[format_of(path, format)].save(checkpoint, order)
 
@@ -242,16 +245,31 @@ def check_kind(path: Path, *, directory: bool) -> None:
 
 def _check_space(checkpoint: Checkpoint, path: Path) -> None:
     """Refuses early when even two bits a trit would not fit; the write itself has the last word."""
-    needed = 0
-    for entry in checkpoint.entries.values():
-        count = 1
-        for size in entry.shape:
-            count *= size
-        needed += count // 4 if entry.ternary else count * 2
-    free = shutil.disk_usage(path.absolute().parent).free
+    needed, free = _needed(checkpoint), shutil.disk_usage(path.absolute().parent).free
     if needed > free:
         raise IOFailure(
             "io.disk_full",
             f"`{path}` needs at least {needed} bytes, {free} are free",
             "free some space, or write elsewhere",
         )
+
+
+def _needed(checkpoint: Checkpoint) -> int:
+    """Bytes that no encoding can do without: two bits a trit, two bytes a float."""
+    sizes = ((math.prod(entry.shape), entry.ternary) for entry in checkpoint.entries.values())
+    return sum(count // 4 if ternary else count * 2 for count, ternary in sizes)
+
+
+@contextlib.contextmanager
+def telling_space(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
+    """Says how much was needed where the block filled the disk."""
+    try:
+        yield
+    except IOFailure as error:
+        if error.code != "io.disk_full":
+            raise
+        raise IOFailure(
+            "io.disk_full",
+            f"{error.message}; it needs at least {_needed(checkpoint)} bytes",
+            error.hint,
+        ) from error

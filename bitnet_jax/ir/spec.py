@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 
 Scalar = int | float | bool | str
 
@@ -121,7 +121,7 @@ class ModelSpec:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
-                raise _bad(f"{name} is {value!r}; it must be a whole number from 1 to {limit}")
+                raise _bad(f"{name} is {shown(value)}; it must be a whole number from 1 to {limit}")
         if self.num_heads % self.num_kv_heads:
             raise _bad(
                 f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"
@@ -129,17 +129,17 @@ class ModelSpec:
         for name in ("rope_theta", "rms_norm_eps"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise _bad(f"{name} is {value!r}; it must be a positive number")
+                raise _bad(f"{name} is {shown(value)}; it must be a positive number")
         if not isinstance(self.activation, str) or not 0 < len(self.activation) <= _LONGEST_TEXT:
-            raise _bad(f"activation is {self.activation!r}; it must be a function's name")
+            raise _bad(f"activation is {shown(self.activation)}; it must be a function's name")
         for name in ("sub_norms", "tie_embeddings"):
             if not isinstance(getattr(self, name), bool):
-                raise _bad(f"{name} is {getattr(self, name)!r}; it must be true or false")
+                raise _bad(f"{name} is {shown(getattr(self, name))}; it must be true or false")
         ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)]
         ids += [("eos_token_id", token) for token in self.eos_token_ids]
         for name, token in ids:
             if token is not None and not (isinstance(token, int) and 0 <= token < self.vocab_size):
-                raise _bad(f"{name} is {token!r}, outside the vocabulary of {self.vocab_size}")
+                raise _bad(f"{name} is {shown(token)}, outside the vocabulary of {self.vocab_size}")
         _check_extra(self.extra)
         return self
 
@@ -158,7 +158,7 @@ class ModelSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise _bad(f"the spec has unknown fields: {', '.join(unknown)}")
+            raise _bad(f"the spec has unknown fields: {', '.join(map(shown, unknown[:5]))}")
         try:
             return cls(**data | {"eos_token_ids": tuple(data.get("eos_token_ids", ()))}).validate()
         except TypeError as error:
@@ -168,12 +168,12 @@ class ModelSpec:
 def _check_extra(extra: Any) -> None:
     """Raises unless `extra` holds plain values under plain names, that JSON gives back as is."""
     if not isinstance(extra, Extra):
-        raise _bad(f"extra is {_short(extra)}; it must be an object of the family's own fields")
+        raise _bad(f"extra is {shown(extra)}; it must be an object of the family's own fields")
     if len(extra) > _MOST_EXTRA:
         raise _bad(f"extra has {len(extra)} fields; at most {_MOST_EXTRA}")
     for name, value in extra.items():
         if not isinstance(name, str) or not EXTRA_NAME.fullmatch(name):
-            raise _bad(f"extra field {_short(name)} is no lower-case name")
+            raise _bad(f"extra field {shown(name)} is no lower-case name")
         good = (
             isinstance(value, bool)
             or (isinstance(value, int) and abs(value) <= _LARGEST_WHOLE)
@@ -181,12 +181,7 @@ def _check_extra(extra: Any) -> None:
             or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
         )
         if not good:
-            raise _bad(f"extra.{name} is {_short(value)}; it must be a number, a truth or a text")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"
+            raise _bad(f"extra.{name} is {shown(value)}; it must be a number, a truth or a text")
 
 
 def _bad(message: str) -> BadData:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.huggingface import HuggingFace
 
@@ -47,7 +47,7 @@ def _read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _required(raw: Mapping[str, Any], key: str, where: str) -> int:
     value = raw.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        found = "is missing" if key not in raw else f"is {value!r}"
+        found = "is missing" if key not in raw else f"is {shown(value)}"
         raise BadData(
             "config.value", f"{where}: {key} {found}; it must be a positive whole number", _WRONG
         )
@@ -57,7 +57,7 @@ def _required(raw: Mapping[str, Any], key: str, where: str) -> int:
 def _boolean(raw: Mapping[str, Any], key: str, where: str) -> bool:
     value = raw.get(key, False)
     if not isinstance(value, bool):
-        raise BadData("config.value", f"{where}: {key} is {value!r}, neither true nor false")
+        raise BadData("config.value", f"{where}: {key} is {shown(value)}, neither true nor false")
     return value
 
 
@@ -81,12 +81,12 @@ def _rope_theta(raw: Mapping[str, Any], where: str) -> float:
     """The base, from `rope_parameters` (5.x) or `rope_theta` and `rope_scaling` (4.x)."""
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise BadData("config.value", f"{where}: rope parameters {rope!r} are no JSON object")
+        raise BadData("config.value", f"{where}: rope parameters {shown(rope)} are no JSON object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise BadData(
             "config.unsupported",
-            f"{where}: rope_type {kind!r} is not supported",
+            f"{where}: rope_type {shown(kind)} is not supported",
             "only the default rotary embedding is; no released BitNet uses another",
         )
     return rope.get("rope_theta", raw.get("rope_theta", _DEFAULT_THETA))

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.ir.spec import EXTRA_NAME, ModelSpec, Scalar
 from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.huggingface import HuggingFace
@@ -140,7 +140,7 @@ class Family:
         for name, options in self.values.items():
             if getattr(spec, name) not in options:
                 known = ", ".join(map(str, options))
-                return f"{name} is {getattr(spec, name)!r}; known: {known}"
+                return f"{name} is {shown(getattr(spec, name))}; known: {known}"
         if set(spec.extra) != set(self.extra):
             verb, odd = "lacks", sorted(set(self.extra) - set(spec.extra))
             if not odd:
@@ -149,7 +149,7 @@ class Family:
         for name, default in self.extra.items():
             if type(spec.extra[name]) is not type(default):
                 kind = type(default).__name__
-                return f"extra.{name} is {spec.extra[name]!r}; it must be of type {kind}"
+                return f"extra.{name} is {shown(spec.extra[name])}; it must be of type {kind}"
         return self.check(spec)
 
     def letters(self, spec: ModelSpec) -> dict[str, int]:

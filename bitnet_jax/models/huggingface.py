@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.parameter import field_of
 
@@ -83,7 +83,8 @@ class HuggingFace:
                 if raw.get(name, value) != value:
                     raise BadData(
                         "config.unsupported",
-                        f"{where}: {name} is {raw[name]!r}; `{architecture}` has {value!r} here",
+                        f"{where}: {name} is {shown(raw[name])}; `{architecture}` has "
+                        f"{value!r} here",
                         None,
                     )
             return _read(keys, raw, where)

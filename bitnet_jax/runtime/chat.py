@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_jax.core.errors import BadData, Unavailable, UsageError
+from bitnet_jax.core.errors import BadData, Unavailable, UsageError, shown
 from bitnet_jax.runtime import chat_child
 from bitnet_jax.runtime.tokenizer import Tokenizer, refuse_surrogates
 
@@ -160,7 +160,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(role, str) or not _ROLE.fullmatch(role):
             raise UsageError(
                 "chat.role",
-                f"message {number} has the role {role!r}",
+                f"message {number} has the role {shown(role)}",
                 "roles are short words: `system`, `user`, `assistant`, `tool`",
             )
         for text in _strings(message):

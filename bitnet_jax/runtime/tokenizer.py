@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import codecs
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tokenizers
 
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import BadData, UsageError, shown
 
 if TYPE_CHECKING:
     from bitnet_jax.formats.checkpoint import TokenizerFiles
@@ -115,7 +115,7 @@ class Tokenizer:
         """
         refuse_surrogates(text, "the text")
         backend = self._parsing if allow_special else self._plain
-        return backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return _guarded(backend.encode, text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD.
@@ -126,7 +126,7 @@ class Tokenizer:
         Raises:
           UsageError: ``tokenizer.id``: negative or not an integer.
         """
-        return self._plain.decode([_checked(i) for i in ids], skip_special_tokens)
+        return _guarded(self._plain.decode, [_checked(i) for i in ids], skip_special_tokens)
 
     def stream(self, *, skip_special_tokens: bool = True) -> TextStream:
         """Returns an incremental decoder: its pieces joined are `decode` of all ids."""
@@ -169,7 +169,8 @@ class Tokenizer:
         if id_ is None:
             raise BadData(
                 "tokenizer.special",
-                f"tokenizer_config.json says {name} = {text!r}, which tokenizer.json does not hold",
+                f"tokenizer_config.json says {name} = {shown(text)}, which tokenizer.json does not "
+                "hold",
                 _HINT,
             )
         return id_
@@ -224,7 +225,7 @@ class _WindowStream:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, skip_special: bool):
-        self._decode = functools.partial(backend.decode, skip_special_tokens=skip_special)
+        self._decode = functools.partial(_guarded, backend.decode, skip_special_tokens=skip_special)
         self._window: list[int] = []
         self._read = 0
         self._shown = ""
@@ -270,24 +271,38 @@ def _checked(id_: int) -> int:
     except AttributeError:
         value = -1
     if not 0 <= value < 2**32:
-        raise UsageError("tokenizer.id", f"{id_!r} is not a token id", "ids count from 0")
+        raise UsageError("tokenizer.id", f"{shown(id_)} is not a token id", "ids count from 0")
     return value
 
 
 def _load(source: str, *, parse_special: bool) -> tokenizers.Tokenizer:
-    try:
+    def load() -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_str(source)
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = not parse_special
+        return backend
+
+    return _guarded(load)
+
+
+def _guarded(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Calls the library; what it makes of a tokenizer.json that it should not have taken.
+
+    Raises:
+      BadData: ``tokenizer.json``.
+    """
+    try:
+        return call(*args, **options)
     except BaseException as error:
         # A Rust panic derives from BaseException, beside KeyboardInterrupt.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise BadData(
-            "tokenizer.json", f"tokenizer.json describes no tokenizer: {error}", _HINT
+            "tokenizer.json",
+            f"tokenizer.json describes no tokenizer that works: {str(error)[:200]}",
+            _HINT,
         ) from error
-    return backend
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -299,7 +314,16 @@ def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if value is None:
             continue
         if not isinstance(value, str):
-            raise BadData("tokenizer.special", f"tokenizer_config.json: {name} is {value!r}", _HINT)
+            raise BadData(
+                "tokenizer.special", f"tokenizer_config.json: {name} is {shown(value)}", _HINT
+            )
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in value):
+            # No text holds it: what a template writes with it could not be encoded.
+            raise BadData(
+                "tokenizer.special",
+                f"tokenizer_config.json: {name} is {shown(value)}, half a surrogate pair",
+                _HINT,
+            )
         named[name] = value
     return named
 
@@ -309,5 +333,7 @@ def _ids(generation: Mapping[str, Any], key: str) -> list[int]:
     values = [] if value is None else value if isinstance(value, list) else [value]
     for id_ in values:
         if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0:
-            raise BadData("tokenizer.special", f"generation_config.json: {key} is {value!r}", _HINT)
+            raise BadData(
+                "tokenizer.special", f"generation_config.json: {key} is {shown(value)}", _HINT
+            )
     return values

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, CheckFailed, Resumable
-from bitnet_jax.core.paths import os_failure
+from bitnet_jax.core.paths import atomic_file, os_failure
 from bitnet_jax.train import checkpoint
 from bitnet_jax.train.checkpoint import HostState
 from bitnet_jax.train.config import TrainConfig
@@ -370,7 +370,8 @@ def _drop_after(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:  # the last line of a killed run may be cut short
             continue
-    metrics.write_text("".join(kept), encoding="utf-8")
+    with atomic_file(metrics, mode="w") as stream:
+        stream.write("".join(kept))
 
 
 def with_steps(config: TrainConfig, steps: int) -> TrainConfig:

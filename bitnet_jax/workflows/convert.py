@@ -21,6 +21,7 @@ from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import (
     FORMATS,
+    Saved,
     check_kind,
     check_save,
     format_of,
@@ -63,15 +64,16 @@ def convert(
     # What can be refused is refused now, not after minutes of reading.
     check_save(checkpoint, output, format=format, encoding=encoding, force=force)
     receipt = receipt_path(output, format)
-    if not receipt.is_relative_to(output):
+    inside = receipt.is_relative_to(output)
+    if not inside:
         check_output(receipt, force=force)
         check_kind(receipt, directory=False)
     findings = examine(checkpoint)
     _stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
-    proof: dict[str, Any] = {}
+    record: dict[str, Any] = {}
 
-    def prove(temporary: Path) -> None:
+    def prove(temporary: Path, saved: Saved) -> None:
         written = open_checkpoint(temporary)
         after = written.digest()
         if after.trits != before.trits:
@@ -81,30 +83,35 @@ def convert(
                 f"{before.trits}; it was not written",
                 "this is a bug: please report it",
             )
-        proof["digest_after"] = after.to_json()
-        proof["scales_changed"] = [] if after == before else scales_changed(checkpoint, written)
-        proof["max_logit_difference"] = _probe(checkpoint, written) if probe else None
+        record.update(
+            source=str(source),
+            source_format=checkpoint.source.format,
+            format=saved.format,
+            encoding=saved.encoding,
+            digest_before=before.to_json(),
+            digest_after=after.to_json(),
+            scales_changed=[] if after == before else scales_changed(checkpoint, written),
+            max_logit_difference=_probe(checkpoint, written) if probe else None,
+            findings=[finding.to_json() for finding in findings],
+            allowed=sorted(set(allow) & {finding.code for finding in findings}),
+            outputs=[str(path) for path in saved.outputs],
+            warnings=[*checkpoint.warnings, *saved.warnings],
+        )
+        if inside:  # it gets its place with the folder
+            (temporary / receipt.name).write_bytes(_receipt(record))
+        else:  # killed from here on, the new file may lack a receipt, and never has the old one
+            receipt.unlink(missing_ok=True)
 
-    saved = save_checkpoint(
-        checkpoint, output, format=format, encoding=encoding, force=force, prove=prove
-    )
-    record = {
-        "source": str(source),
-        "source_format": checkpoint.source.format,
-        "format": saved.format,
-        "encoding": saved.encoding,
-        "digest_before": before.to_json(),
-        **proof,
-        "findings": [finding.to_json() for finding in findings],
-        "allowed": sorted(set(allow) & {finding.code for finding in findings}),
-        "outputs": [str(path) for path in saved.outputs],
-        "warnings": [*checkpoint.warnings, *saved.warnings],
-    }
+    save_checkpoint(checkpoint, output, format=format, encoding=encoding, force=force, prove=prove)
+    if not inside:
+        with atomic_file(receipt, force=force) as stream:
+            stream.write(_receipt(record))
+    return record | {"receipt": str(receipt)}
+
+
+def _receipt(record: dict[str, Any]) -> bytes:
     text = json.dumps({"schema": "bitnet/1", **record}, indent=2, sort_keys=True)
-    with atomic_file(receipt) as stream:
-        stream.write(text.encode() + b"\n")
-    record["receipt"] = str(receipt)
-    return record
+    return text.encode() + b"\n"
 
 
 def receipt_path(output: Path, format: str | None = None) -> Path:

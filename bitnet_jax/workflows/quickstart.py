@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import CannotCreate, CheckFailed
-from bitnet_jax.core.paths import atomic_file, os_failure
+from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model, load
@@ -71,9 +71,14 @@ def quickstart(
       CheckFailed: the receipt does not hold.
       Resumable: stopped by SIGTERM.
     """
-    started = time.monotonic()
-    folder = _fresh_folder(Path(output), force)
     chosen = config or recipe(minutes, seed)
+    make_folder(Path(output).absolute().parent)
+    with owned(Path(output)):
+        return _quickstart(_fresh_folder(Path(output), force), chosen, seed, progress)
+
+
+def _quickstart(folder: Path, chosen: TrainConfig, seed: int, progress: Any) -> dict[str, Any]:
+    started = time.monotonic()
     with _task(progress, "reading this machine's text, training the tokenizer"):
         prepared = prepare_scratch(chosen)
     result = fit(chosen, prepared, run_dir=folder, progress=progress)
@@ -171,13 +176,14 @@ def _fresh_folder(folder: Path, force: bool) -> Path:
                 f"`{folder}` was not made by quickstart; it is left alone",
                 "choose another --output",
             )
-        # It stands beside the new one until that is whole: an interrupted run loses nothing.
-        shutil.rmtree(_previous(folder), ignore_errors=True)
-        folder.rename(_previous(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_failure(error, "create", folder) from error
+        # It stands beside the new one until that is whole: an interrupted run loses nothing. Nor
+        # does the one after it: what was interrupted does not take a whole one's place.
+        if _previous(folder).exists() and not (folder / RECEIPT_FILE).exists():
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(_previous(folder), ignore_errors=True)
+            folder.rename(_previous(folder))
+    make_folder(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
-from bitnet_jax.core.paths import atomic_file, os_failure
+from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.checkpoint import (
     Checkpoint,
     Source,
@@ -219,6 +219,18 @@ def _run(
         # What a plugin's rules make of its function is met here, not when the training is over.
         packed_checkpoint(prepared.params, prepared)
     run_dir = _run_folder(output, resume_from)
+    with owned(run_dir):  # a second run in it would take the first one's steps for its own
+        _check_start(run_dir if resume_from is None else None, resume_from)
+        return _run_in(run_dir, recipe, prepared, resume_from, progress)
+
+
+def _run_in(
+    run_dir: Path,
+    recipe: TrainConfig,
+    prepared: Prepared,
+    resume_from: str | os.PathLike | None,
+    progress: Any,
+) -> dict[str, Any]:
     with atomic_file(run_dir / "config.yaml") as stream:
         stream.write(dump_config(recipe).encode())
     resume = None if resume_from is None else Path(resume_from)
@@ -276,8 +288,5 @@ def _run_folder(output: str | os.PathLike | None, resume_from: str | os.PathLike
     if output is None and resume_from is not None:
         return _run_of(Path(resume_from).absolute())
     path = Path(output) if output is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_failure(error, "create the run's folder", path) from error
+    make_folder(path)
     return path

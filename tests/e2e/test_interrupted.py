@@ -6,8 +6,6 @@ tells that they do.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import signal
 import threading
@@ -130,9 +128,8 @@ def test_two_writers_of_one_output_one_of_which_wins(model, place):
 
 def test_an_output_that_another_process_is_writing(model, place, monkeypatch):
     monkeypatch.chdir(place)
-    key = hashlib.sha256(os.fsencode(place.resolve() / "new.bitnet")).hexdigest()[:24]
     folder = Folder(place)
-    with paths.lock(paths.cache_dir("locks") / key):
+    with paths.owned(place / "new.bitnet"):
         ended = here("model", "convert", model, "-o", "new.bitnet").refused(75, "io.busy")
     assert "wait" in ended.hint
     folder.check_untouched()

@@ -8,6 +8,7 @@ Beside each library stands its SHA-256: a truncated file would kill the process 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,21 +16,25 @@ import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bitnet_jax.core.errors import (
     BadData,
-    NoInput,
     PermissionDenied,
     Resumable,
     Unavailable,
 )
-from bitnet_jax.core.paths import atomic_file, check_output, lock
+from bitnet_jax.core.paths import (
+    atomic_file,
+    check_output,
+    lock,
+    os_failure,
+    scratch_directory,
+)
 
 SOURCE_DIR = Path(__file__).parent
 MAIN_SOURCE = "library.cc"
@@ -150,8 +155,8 @@ def compile_library(compiler: Compiler, target: Path) -> float:
     import jax.ffi
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=".bitnet-build-", dir=target.parent) as folder:
-        output = Path(folder) / target.name
+    with scratch_directory(target.parent) as folder:
+        output = folder / target.name
         command = [
             *compiler.command,
             *FLAGS,
@@ -181,26 +186,27 @@ def compile_library(compiler: Compiler, target: Path) -> float:
                 "set CXX to a C++17 compiler (g++ 11 or clang 14 or later), or "
                 "BITNET_NO_COMPILE=1 to go without the C++ kernels",
             )
-        content = output.read_bytes()
+        # The digest comes first: killed between the two, there is no library, which the next
+        # run builds; a library without its digest would be taken for a damaged one.
+        with atomic_file(digest_path(target), mode="w") as stream:
+            stream.write(hashlib.sha256(output.read_bytes()).hexdigest() + "\n")
+        # The umask may leave both writable by a group; what is loaded must not be.
+        os.chmod(digest_path(target), 0o644)
         os.chmod(output, 0o755)
         os.replace(output, target)
-    with atomic_file(digest_path(target), mode="w") as stream:
-        stream.write(hashlib.sha256(content).hexdigest() + "\n")
-    # The umask may leave both writable by a group; what is loaded must not be.
-    os.chmod(digest_path(target), 0o644)
     return time.monotonic() - started
 
 
 class wait_for_lock:
     """Holds `paths.lock`, waiting for another builder instead of failing at once."""
 
-    def __init__(self, path: Path, seconds: float = LOCK_SECONDS):
-        self._path = path
+    def __init__(self, path: Path, seconds: float = LOCK_SECONDS, remove: bool = False):
+        self._path, self._remove = path, remove
         self._deadline = time.monotonic() + seconds
 
     def __enter__(self) -> None:
         while True:
-            self._held = lock(self._path)
+            self._held = lock(self._path, remove=self._remove)
             try:
                 self._held.__enter__()
                 return
@@ -224,20 +230,35 @@ def build(output_dir: Path | str, force: bool = False) -> BuildRecord:
     from bitnet_jax.ops.native.library import open_library
 
     folder = Path(output_dir)
-    if not folder.exists():
-        if not folder.absolute().parent.exists():
-            raise NoInput("io.no_parent", f"`{folder.absolute().parent}` does not exist")
-        folder.mkdir(mode=0o755)
     compiler = find_compiler()
     if compiler is None:
         raise no_compiler()
-    target = folder / library_name(compiler)
-    check_output(target, force=force)
-    with wait_for_lock(folder / ".lock"):
-        seconds = compile_library(compiler, target)
-    (folder / ".lock").unlink(missing_ok=True)
-    library = open_library(target)
+    with _made(folder):
+        target = folder / library_name(compiler)
+        check_output(target, force=force)
+        with wait_for_lock(folder / ".lock", remove=True):
+            seconds = compile_library(compiler, target)
+        library = open_library(target)
     return BuildRecord(str(target), source_key(), compiler.version, seconds, library.usable_isas)
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes the folder where there is none; one made for nothing is removed again."""
+    if folder.exists():
+        yield
+        return
+    check_output(folder, force=False)
+    try:
+        folder.mkdir(mode=0o755)
+    except OSError as error:
+        raise os_failure(error, "create", folder) from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something was built
+            folder.rmdir()
+        raise
 
 
 def no_compiler() -> Unavailable:
