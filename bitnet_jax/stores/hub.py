@@ -22,10 +22,9 @@ from bitnet_jax.stores import hub_cache, hub_errors
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.hub_cache import Repo
 from bitnet_jax.stores.store import Reach, RemoteFile, check_name, require
-from bitnet_jax.stores.transfer import Cut, check_space, download, link, part_of, size_of
+from bitnet_jax.stores.transfer import Cut, check_space, download, link, part_of, patiently, size_of
 
 PACKAGE, EXTRA = "huggingface_hub", "hub"
-_BLOCK = 1 << 20
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Kinds of repository that the hub writes before the organisation.
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
@@ -147,13 +146,25 @@ class HubRepo:
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self._endpoint)
-        with hub_errors.told(self._address, self._repo, self._endpoint):
-            info = api.model_info(
-                self._repo.id,
-                revision=self._repo.revision,
-                files_metadata=True,
-                timeout=hub_errors.timeout(),
-            )
+
+        def ask() -> Any:
+            with hub_errors.told(self._address, self._repo, self._endpoint):
+                return api.model_info(
+                    self._repo.id,
+                    revision=self._repo.revision,
+                    files_metadata=True,
+                    timeout=hub_errors.timeout(),
+                )
+
+        try:
+            info = patiently(ask)
+        except Cut as cut:
+            raise Unavailable(
+                "hub.unreachable",
+                f"`{self._endpoint}` does not serve `{self._repo}` now: {cut}",
+                hub_errors.cached_hint(self._repo)
+                or "try again in a while; a token in HF_TOKEN has higher limits",
+            ) from cut
         if not hub_cache.COMMIT.fullmatch(str(info.sha)):
             raise self._odd(f"commit {str(info.sha)[:60]!r}")
         return info
@@ -239,7 +250,8 @@ class HubRepo:
                 skip = offset  # the server does not know ranges
             elif offset and not _starts_at(response.headers.get("content-range", ""), offset):
                 raise Cut("the server sent another part than was asked for")
-            for block in response.iter_raw(_BLOCK):
+            # As it comes: gathered into blocks, a cut would lose what has been gathered.
+            for block in response.iter_raw():
                 dropped = min(skip, len(block))
                 skip -= dropped
                 if dropped < len(block):

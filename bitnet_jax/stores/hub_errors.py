@@ -29,15 +29,16 @@ def check_status(response: Any) -> None:
     from huggingface_hub.utils import hf_raise_for_status
 
     if response.status_code in _BUSY:
-        after = response.headers.get("retry-after", "")
-        raise Cut(_busy(response.status_code), float(after) if after.isdecimal() else None)
+        raise _busy(response)
     if response.status_code >= 400:
         response.read()  # it is streamed, and the client looks into it
     hf_raise_for_status(response)
 
 
-def _busy(status: int) -> str:
-    return "too many requests (429)" if status == 429 else f"the server answered {status}"
+def _busy(response: Any) -> Cut:
+    status, after = response.status_code, response.headers.get("retry-after", "")
+    words = "too many requests (429)" if status == 429 else f"the server answered {status}"
+    return Cut(words, float(after) if after.isdecimal() else None)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def told(address: Address, repo: Repo, endpoint: str, *, cuts: bool = False) -> 
     """Turns the client's errors into ours.
 
     Args:
-      cuts: a broken connection is a `Cut`, which is tried again; else it is an error.
+      cuts: a broken connection is a `Cut`, which is tried again, as a busy server always is.
     """
     import httpx2
     from huggingface_hub import errors
@@ -57,6 +58,8 @@ def told(address: Address, repo: Repo, endpoint: str, *, cuts: bool = False) -> 
             "hub.offline", f"`{address}`: HF_HUB_OFFLINE was set when Python started", "unset it"
         ) from error
     except errors.HfHubHTTPError as error:
+        if error.response.status_code in _BUSY:
+            raise _busy(error.response) from error
         raise _of_status(error, address, repo, endpoint) from error
     except httpx2.TransportError as error:
         if cuts:
@@ -64,7 +67,7 @@ def told(address: Address, repo: Repo, endpoint: str, *, cuts: bool = False) -> 
         raise Unavailable(
             "hub.unreachable",
             f"`{endpoint}` cannot be reached: {str(error) or type(error).__name__}",
-            _cached_hint(repo) or "check the network (HF_ENDPOINT, HTTPS_PROXY)",
+            cached_hint(repo) or "check the network (HF_ENDPOINT, HTTPS_PROXY)",
         ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         raise Unavailable(
@@ -109,9 +112,8 @@ def _of_status(error: Any, address: Address, repo: Repo, endpoint: str) -> Bitne
         )
     return Unavailable(
         "hub.unreachable",
-        f"`{endpoint}` answered {status} for `{repo.id}`"
-        + (": too many requests" if status == 429 else ""),
-        _cached_hint(repo) or "try again in a while; a token in HF_TOKEN has higher limits",
+        f"`{endpoint}` answered {status} for `{repo.id}`",
+        cached_hint(repo) or "does HF_ENDPOINT lead to a hub?",
     )
 
 
@@ -120,7 +122,8 @@ def _first_line(error: Any) -> str:
     return (error.server_message or (lines[0] if lines else "")).strip()[:200]
 
 
-def _cached_hint(repo: Repo) -> str | None:
+def cached_hint(repo: Repo) -> str | None:
+    """How to go on without the network, where that is possible."""
     if hub_cache.snapshot(repo) is None:
         return None
     return f"the local cache has `{repo}`: pass --offline, or the id without hf://"

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitnet_jax.core.errors import IOFailure
 from bitnet_jax.core.paths import os_failure
@@ -24,6 +24,7 @@ from bitnet_jax.stores.store import RemoteFile
 ATTEMPTS = 5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 _BLOCK = 1 << 20
+T = TypeVar("T")
 
 
 class Cut(Exception):
@@ -35,6 +36,22 @@ class Cut(Exception):
     def __init__(self, message: str, wait: float | None = None):
         super().__init__(message)
         self.wait = wait
+
+
+def wait(cut: Cut, failures: int) -> None:
+    """Waits before another attempt: as long as the server asks, else longer each time."""
+    seconds = FIRST_WAIT * 2 ** (failures - 1) if cut.wait is None else cut.wait
+    time.sleep(min(seconds, LONGEST_WAIT))
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """Returns what `action` gives, trying again after a `Cut`; the last one is raised."""
+    for failures in range(1, ATTEMPTS):
+        try:
+            return action()
+        except Cut as cut:
+            wait(cut, failures)
+    return action()
 
 
 # Reads from an offset to the end; raises `Cut`.
@@ -75,8 +92,7 @@ def download(
                     f"{cut}",
                     "run the same command again: it goes on from there",
                 ) from cut
-            wait = FIRST_WAIT * 2 ** (failures - 1) if cut.wait is None else cut.wait
-            time.sleep(min(wait, LONGEST_WAIT))
+            wait(cut, failures)
     _check(part, file, where)
     try:
         with open(part, "rb+") as stream:

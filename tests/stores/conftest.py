@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+# Kernels are built there once for all tests.
+KERNELS = os.environ["BITNET_CACHE_DIR"]
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -70,4 +72,4 @@ def hub(hub_process, tmp_path, monkeypatch):
 @pytest.fixture
 def environment(hub, tmp_path):
     """The same for a process of its own."""
-    return {**os.environ, "HF_HUB_OFFLINE": "0"}
+    return {**os.environ, "HF_HUB_OFFLINE": "0", "BITNET_CACHE_DIR": KERNELS}

@@ -160,6 +160,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.get("times", 1):
             fault["times"] = fault.get("times", 1) - 1
             limit = min(limit, fault["after"])
+            if fault.get("once"):  # what follows brings nothing
+                fault["after"] = 0
         for at in range(0, limit, 4096):
             self.wfile.write(body[at : min(at + 4096, limit)])
             self.wfile.flush()
