@@ -20,7 +20,8 @@ from bitnet_jax.stores.store import Reach
 from bitnet_jax.stores.table import store_of
 from bitnet_jax.stores.transfer import Cut
 
-ATTEMPTS = 3
+# The clients try again by themselves, several times: this is for what they give up on.
+ATTEMPTS = 2
 
 
 class Upload:
