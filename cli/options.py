@@ -96,7 +96,8 @@ def model_option(*more: str):
         metavar="MODEL",
         needed=True,
         positional=True,
-        help="the model: a .bitnet file, or a Hugging Face directory or .safetensors file",
+        help="the model: a .bitnet file, a Hugging Face directory or .safetensors file, an id in "
+        "the local cache, or hf://org/name@revision, gs://..., s3://...",
     )
 
 
@@ -193,7 +194,16 @@ class PluginArgs:
 
 
 @dataclass
-class SamplingArgs(PluginArgs):
+class ModelArgs(PluginArgs):
+    """Base class of every command that takes a model, or writes one: both may be fetched."""
+
+    offline: bool = option(
+        default=False, help="fetch nothing: use what is on this machine, or fail (exit 69)"
+    )
+
+
+@dataclass
+class SamplingArgs(ModelArgs):
     """How the next token is drawn; base class of generate and chat."""
 
     max_tokens: int = option(

@@ -19,13 +19,15 @@ from bitnet_jax.quant.digest import DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
 
-def inspect(path: str | os.PathLike) -> dict[str, Any]:
+def inspect(
+    path: str | os.PathLike, *, offline: bool | None = None, progress: Any = None
+) -> dict[str, Any]:
     """The record of `bitnet model inspect`.
 
     Raises:
       NoInput, BadData: as `open_checkpoint`; a damaged tensor is named.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, offline=offline, progress=progress)
     spec = checkpoint.spec
     rows: dict[str, dict[str, Any]] = {}
     builder = DigestBuilder()
@@ -43,6 +45,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     stored = stored_bytes(checkpoint)
     return {
         "path": str(path),
+        "source": checkpoint.source.to_json(),
         "format": checkpoint.source.format,
         "encoding": checkpoint.source.encoding,
         "digest": builder.result().to_json(),

@@ -65,12 +65,18 @@ class Source:
       format: key of the formats table: ``bitnet``, ``huggingface``, …
       encoding: how it stores ternary tensors: ``packed``, ``master``, …
       detail: what the format alone knows (linear class, shards, config keys kept).
+      origin: where it was fetched from (`locate.Place`); empty for a path.
     """
 
     path: Path
     format: str
     encoding: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Where it is from, as records say it: the path, or what identifies what was fetched."""
+        return dict(self.origin) if self.origin else {"path": str(self.path)}
 
 
 @dataclass(frozen=True)

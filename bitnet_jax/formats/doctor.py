@@ -16,7 +16,8 @@ import numpy as np
 
 from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
-from bitnet_jax.formats.open import open_checkpoint, resolve
+from bitnet_jax.formats.locate import Place, locate
+from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.quant.digest import DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
@@ -59,19 +60,19 @@ class Finding:
         return asdict(self)
 
 
-def examine_path(path: os.PathLike | str) -> tuple[Finding, ...]:
+def examine_path(path: os.PathLike | str | Place) -> tuple[Finding, ...]:
     """As `examine`; what keeps the file from being opened is a finding too.
 
     Raises:
       NoInput: there is nothing at `path`. A file missing inside the model is a finding.
     """
-    path = resolve(path)
+    place = locate(path)
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(place)
     except BadData as error:
         return (_of_error(error),)
     except NoInput as error:
-        if not path.exists():
+        if not place.path.exists():
             raise
         return (_of_error(error),)
     return examine(checkpoint)

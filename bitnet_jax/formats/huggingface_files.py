@@ -27,7 +27,7 @@ def tensors_of(path: Path) -> Tensors:
     """Every tensor of the checkpoint with the file it lies in."""
     if path.is_file():
         index = path.parent / INDEX
-        if index.exists() and path.name in set(_weight_map(index).values()):
+        if index.exists() and path.name in set(weight_map(index).values()):
             return _sharded(index)
         return _of([open_safetensors(path)])
     if (path / SINGLE).exists():
@@ -62,7 +62,7 @@ def _of(files: list[SafetensorsFile]) -> Tensors:
     return {name: (file, info) for file in files for name, info in file.tensors.items()}, files
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
     """The index: tensor -> file name, each a plain name in the index's folder."""
     found = tokenizer_files.read_json(index).get("weight_map")
     if not isinstance(found, dict) or not found:
@@ -80,8 +80,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _sharded(index: Path) -> Tensors:
-    weight_map = _weight_map(index)
-    names = sorted(set(weight_map.values()))
+    named = weight_map(index)
+    names = sorted(set(named.values()))
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise NoInput(
@@ -101,7 +101,7 @@ def _sharded(index: Path) -> Tensors:
             "two downloads were mixed: remove the files of the other one",
         )
     files = {name: open_safetensors(index.parent / name) for name in names}
-    for name, file in weight_map.items():
+    for name, file in named.items():
         if name not in files[file].tensors:
             raise TensorError(
                 "huggingface.index",
@@ -111,8 +111,8 @@ def _sharded(index: Path) -> Tensors:
             )
     for shard, opened in files.items():
         for name in opened.tensors:
-            if weight_map.get(name, shard) != shard or (
-                name not in weight_map and not IGNORED.fullmatch(name)
+            if named.get(name, shard) != shard or (
+                name not in named and not IGNORED.fullmatch(name)
             ):
                 raise TensorError(
                     "huggingface.index",

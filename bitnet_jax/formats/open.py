@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bitnet_jax.containers import sniff
 from bitnet_jax.containers.native import is_native
 from bitnet_jax.containers.safetensors import open_safetensors
-from bitnet_jax.core.errors import BadData, NoInput, nearest
+from bitnet_jax.core.errors import BadData
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface import CONFIG, open_huggingface
 from bitnet_jax.formats.huggingface_files import INDEX
+from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.native import open_bitnet
 
 # kind of file by content (containers/sniff.py) -> its reader
@@ -24,19 +27,35 @@ READERS: dict[str, Callable[[Path, bool], Checkpoint]] = {
 }
 
 
-def open_checkpoint(path: os.PathLike | str, *, verify: bool = True) -> Checkpoint:
+def open_checkpoint(
+    path: os.PathLike | str | Place,
+    *,
+    verify: bool = True,
+    offline: bool | None = None,
+    progress: Any = None,
+) -> Checkpoint:
     """Opens a model; reads headers and configs, no tensor.
 
     Args:
-      path: a directory of `transformers`, one of its files, a `.bitnet` file, or an
-        id (`org/name`) found in the local Hugging Face cache.
+      path: a directory of `transformers`, one of its files, a `.bitnet` file, an
+        id (`org/name`) found in the local Hugging Face cache, or an address, which is
+        fetched: ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
       verify: compare the checksums of formats that have them.
+      offline, progress: as `locate` takes them.
 
     Raises:
       NoInput: there is nothing at `path`.
       BadData: it is no model that can be read, or is damaged; the code says which.
+      Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
-    path = resolve(path)
+    place = locate(path, offline=offline, progress=progress)
+    checkpoint = _open(place.path, verify)
+    if not place.origin:
+        return checkpoint
+    return replace(checkpoint, source=replace(checkpoint.source, origin=place.origin))
+
+
+def _open(path: Path, verify: bool) -> Checkpoint:
     if path.is_dir():
         return _open_directory(path, verify)
     kind = sniff.sniff(path)
@@ -71,44 +90,3 @@ def _open_directory(path: Path, verify: bool) -> Checkpoint:
             "pass one of them",
         )
     return open_huggingface(path)  # says what is missing
-
-
-def resolve(path: os.PathLike | str) -> Path:
-    """Returns the path of a model named by path or by an id in the local Hugging Face cache.
-
-    Raises:
-      NoInput: there is neither (code ``model.not_found``).
-    """
-    found = Path(path)
-    if os.path.lexists(found):
-        return found
-    name = str(path)
-    parts = name.split("/")
-    if len(parts) == 2 and all(part and not part.startswith(".") for part in parts):
-        cached = _cached(*parts)
-        if cached is not None:
-            return cached
-        hint = "no such path, and no such model in the local Hugging Face cache"
-        raise NoInput("model.not_found", f"`{name}` was not found", hint)
-    raise NoInput("model.not_found", f"`{name}` does not exist", _neighbours(found))
-
-
-def _cached(organisation: str, repository: str) -> Path | None:
-    """The snapshot of ``main`` in the hub's cache; nothing is fetched."""
-    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    folder = cache / f"models--{organisation}--{repository}"
-    reference = folder / "refs" / "main"
-    if not reference.is_file():
-        return None
-    snapshot = folder / "snapshots" / reference.read_text().strip()
-    return snapshot if snapshot.is_dir() else None
-
-
-def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"`{path.parent}` does not exist either"
-    close = nearest(path.name, (item.name for item in path.parent.iterdir()))
-    if not close:
-        return "check the path"
-    return "did you mean " + " or ".join(f"`{path.parent / name}`" for name in close) + "?"

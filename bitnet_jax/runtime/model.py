@@ -226,13 +226,26 @@ class Model:
         )
 
 
-def load(path: os.PathLike | str, *, implementation: str | None = None) -> Model:
+def load(
+    path: os.PathLike | str,
+    *,
+    implementation: str | None = None,
+    offline: bool | None = None,
+    progress: Any = None,
+) -> Model:
     """Opens a model of any format (told by its content) on the default device.
+
+    Args:
+      path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
+        ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
+      offline, progress: as `open_checkpoint` takes them.
 
     Raises:
       NoInput, BadData: there is none, or it is damaged; the code says which.
+      Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
-    return Model(open_checkpoint(path), implementation=implementation)
+    checkpoint = open_checkpoint(path, offline=offline, progress=progress)
+    return Model(checkpoint, implementation=implementation)
 
 
 def to_device(checkpoint: Checkpoint) -> Packed:

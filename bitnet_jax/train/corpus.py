@@ -28,6 +28,7 @@ SKIPPED_FOLDERS = frozenset(
 # Modules written in C: their docstrings stand in no source file.
 C_MODULES = ("builtins", "itertools", "math", "cmath", "time", "sys", "gc", "errno", "_struct")
 HELDOUT_ONE_IN = 20
+TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")  # of a folder's files, those that are text
 MIN_FILE_BYTES = 200
 
 
@@ -193,8 +194,7 @@ def _docstrings(module_name: str, module: object) -> Iterator[str]:
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
-        wanted = {".txt", ".md", ".py", ".jsonl"}
-        return sorted(p for p in path.rglob("*") if p.suffix in wanted and p.is_file())
+        return sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
     return [path]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from bitnet_jax.core.errors import BadData, InternalError, UsageError, did_you_mean
 from bitnet_jax.core.paths import atomic_file, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.deliver import Delivery, delivered
 from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import (
@@ -42,15 +43,18 @@ def convert(
     allow: Sequence[str] = (),
     probe: bool = True,
     force: bool = False,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Converts `source` to `output` and proves what was written.
 
     Args:
+      source, output: paths, or addresses in a store: fetched before, uploaded after.
       format: a key of the formats table; by `output`'s suffix if None.
       encoding: the format's variant; the source's where the format has it.
       allow: codes of findings that do not stop the conversion.
       probe: run both models on a few tokens and compare the logits.
+      offline: fetch nothing; None: as HF_HUB_OFFLINE says.
 
     Raises:
       UsageError: `allow` names what cannot be passed.
@@ -59,8 +63,23 @@ def convert(
       CannotCreate, IOFailure, …: from writing.
     """
     _check_allow(allow)
-    output = Path(output)
-    checkpoint = open_checkpoint(source)
+    reach: dict[str, Any] = {"offline": offline, "progress": progress}
+    with delivered(output, format=format, force=force, **reach) as delivery:
+        checkpoint = open_checkpoint(source, **reach)
+        record = _convert(checkpoint, delivery, format, encoding, allow, probe, force)
+    return record
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    delivery: Delivery,
+    format: str | None,
+    encoding: str | None,
+    allow: Sequence[str],
+    probe: bool,
+    force: bool,
+) -> dict[str, Any]:
+    output = delivery.path
     # What can be refused is refused now, not after minutes of reading.
     check_save(checkpoint, output, format=format, encoding=encoding, force=force)
     receipt = receipt_path(output, format)
@@ -79,12 +98,12 @@ def convert(
         if after.trits != before.trits:
             raise InternalError(
                 "convert.trits_changed",
-                f"`{output}` would hold other trits than `{source}`: {after.trits} != "
-                f"{before.trits}; it was not written",
+                f"`{output}` would hold other trits than `{checkpoint.source.path}`: "
+                f"{after.trits} != {before.trits}; it was not written",
                 "this is a bug: please report it",
             )
         record.update(
-            source=str(source),
+            source=checkpoint.source.to_json(),
             source_format=checkpoint.source.format,
             format=saved.format,
             encoding=saved.encoding,
@@ -94,7 +113,7 @@ def convert(
             max_logit_difference=_probe(checkpoint, written) if probe else None,
             findings=[finding.to_json() for finding in findings],
             allowed=sorted(set(allow) & {finding.code for finding in findings}),
-            outputs=[str(path) for path in saved.outputs],
+            outputs=[delivery.named(path) for path in saved.outputs],
             warnings=[*checkpoint.warnings, *saved.warnings],
         )
         if inside:  # it gets its place with the folder
@@ -106,7 +125,8 @@ def convert(
     if not inside:
         with atomic_file(receipt, force=force) as stream:
             stream.write(_receipt(record))
-    return record | {"receipt": str(receipt)}
+    delivery.beside.append(receipt)
+    return record | {"receipt": delivery.named(receipt)}
 
 
 def _receipt(record: dict[str, Any]) -> bytes:

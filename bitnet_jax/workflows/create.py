@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
+from bitnet_jax.formats.deliver import delivered
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.models.families import every_family
 
@@ -25,6 +25,7 @@ def create(
     seed: int = 0,
     defects: Sequence[str] = (),
     force: bool = False,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Writes a random model of a named shape; see `formats.create`.
@@ -46,10 +47,12 @@ def create(
         vocab_size=vocab_size,
         defect=defects[0] if defects else None,
     )
-    path = Path(output)
-    saved = save_created(
-        checkpoint, path, format=format_of(path, format), encoding=encoding, force=force
-    )
+    reach: dict[str, Any] = {"offline": offline, "progress": progress}
+    with delivered(output, format=format, force=force, **reach) as delivery:
+        path = delivery.path
+        saved = save_created(
+            checkpoint, path, format=format_of(path, format), encoding=encoding, force=force
+        )
     return {
         "shape": shape,
         "seed": seed,
@@ -57,7 +60,7 @@ def create(
         "defects": list(defects),
         "format": saved.format,
         "encoding": saved.encoding,
-        "outputs": [str(file) for file in saved.outputs],
+        "outputs": [delivery.named(file) for file in saved.outputs],
         "warnings": list(saved.warnings),
     }
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
+from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, Unavailable, UsageError
 from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.checkpoint import (
     Checkpoint,
@@ -29,9 +30,12 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import FAMILIES, family_for, fresh_params
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.stores.address import parse
+from bitnet_jax.stores.store import Reach
+from bitnet_jax.stores.table import bring
 from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
 from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
-from bitnet_jax.train.corpus import Corpus, python_corpus, read_files
+from bitnet_jax.train.corpus import TEXT_SUFFIXES, Corpus, python_corpus, read_files
 from bitnet_jax.train.loop import TrainData, TrainResult, train
 from bitnet_jax.train.signals import stop_on_signals
 from bitnet_jax.train.tokenizer import TrainedTokenizer, encode_documents, train_tokenizer
@@ -49,6 +53,7 @@ class Prepared:
     data: TrainData
     tokenizer: TokenizerFiles
     corpus: Corpus
+    source: Mapping[str, Any] | None = None
 
 
 def train_start(
@@ -66,7 +71,8 @@ def train_start(
     """
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
-    return _run(recipe, prepare_scratch(recipe), output, resume_from, progress)
+    prepared = prepare_scratch(recipe, Reach.of(None, progress))
+    return _run(recipe, prepared, output, resume_from, progress)
 
 
 def train_qat(
@@ -75,6 +81,7 @@ def train_qat(
     output: str | os.PathLike | None = None,
     precision: str = "1.58",
     resume_from: str | os.PathLike | None = None,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Trains a checkpoint's float weights on, towards ternary (`lambda_steps` of the recipe).
@@ -88,17 +95,18 @@ def train_qat(
         )
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
-    return _run(recipe, prepare_checkpoint(recipe, model), output, resume_from, progress)
+    prepared = prepare_checkpoint(recipe, model, Reach.of(offline, progress))
+    return _run(recipe, prepared, output, resume_from, progress)
 
 
-def prepare_scratch(recipe: TrainConfig) -> Prepared:
+def prepare_scratch(recipe: TrainConfig, reach: Reach | None = None) -> Prepared:
     """Corpus, tokenizer trained on it, and fresh parameters.
 
     Raises:
       BadData: the family is unknown, or refuses the recipe's model; before anything is read.
     """
     family_for(recipe.model.spec(0, ()))  # the ids are the tokenizer's, and not known yet
-    corpus = read_corpus(recipe.data)
+    corpus = read_corpus(recipe.data, reach)
     tokenizer = train_tokenizer(
         (document.text for document in corpus.train),
         recipe.model.vocab_size,
@@ -116,13 +124,13 @@ def prepare_scratch(recipe: TrainConfig) -> Prepared:
     return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus)
 
 
-def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepared:
+def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike, reach: Reach) -> Prepared:
     """Corpus encoded by the checkpoint's own tokenizer, and its latent weights."""
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model, offline=reach.offline, progress=reach.progress)
     params = {name: np.asarray(v, np.float32) for name, v in checkpoint.latent().items()}
     files = _tokenizer_of(checkpoint)
     spec = checkpoint.spec
-    corpus = read_corpus(recipe.data)
+    corpus = read_corpus(recipe.data, reach)
     if not spec.eos_token_ids:
         raise BadData(
             "model.no_eos",
@@ -138,7 +146,7 @@ def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepare
         )
     )
     _check_fits(recipe, spec)
-    return Prepared(spec, params, data, files, corpus)
+    return Prepared(spec, params, data, files, corpus, checkpoint.source.to_json())
 
 
 def _tokenizer_of(checkpoint: Checkpoint) -> TokenizerFiles:
@@ -151,11 +159,21 @@ def _tokenizer_of(checkpoint: Checkpoint) -> TokenizerFiles:
     return checkpoint.tokenizer
 
 
-def read_corpus(data: DataConfig) -> Corpus:
+def read_corpus(data: DataConfig, reach: Reach | None = None) -> Corpus:
     """The user's files, or the Python library's own text where none are named."""
     if data.paths:
-        return read_files(data.paths, data.text_key)
+        return read_files(
+            [_local(path, reach or Reach.of(None)) for path in data.paths], data.text_key
+        )
     return python_corpus(data.max_bytes)
+
+
+def _local(path: str, reach: Reach) -> str | Path:
+    """The path of text that may lie in a store: fetched, unless it was."""
+    address = parse(path)
+    if address is None:
+        return path
+    return bring(address, lambda name: name.endswith(TEXT_SUFFIXES), reach)
 
 
 def tokenizer_files(tokenizer: TrainedTokenizer) -> TokenizerFiles:
@@ -244,6 +262,7 @@ def _run_in(
         "model": str(saved.path),
         "digest": open_checkpoint(saved.path).digest().to_json(),
         "corpus": prepared.corpus.report(),
+        **({"source": dict(prepared.source)} if prepared.source else {}),
     }
     with atomic_file(run_dir / RECEIPT_FILE) as stream:
         stream.write(json.dumps({"schema": "bitnet/1", **record}, indent=2).encode() + b"\n")
@@ -271,6 +290,15 @@ def _check_fits(recipe: TrainConfig, spec: ModelSpec) -> None:
 
 def _check_start(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> None:
     """Refuses in a second what would be refused after minutes of tokenizing."""
+    for asked in (output, resume_from):
+        if asked is not None and (address := parse(asked)) is not None:
+            raise Unavailable(
+                "train.run_in_store",
+                f"a run's folder cannot be `{address}`: training into a store is not built yet in "
+                "this version",
+                "train into a local folder and copy it; the model alone can be written there: "
+                f"bitnet model convert RUN/{MODEL_FILE} -o {address}/{MODEL_FILE}",
+            )
     if resume_from is not None:
         resolve_checkpoint(Path(resume_from))
     elif output is not None:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from bitnet_jax.formats.doctor import examine_path
+from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint
 
 # Which kind of check a finding belongs to, by the first part of its code. What is in no
@@ -23,6 +24,7 @@ def validate(
     *,
     check_weights: bool = True,
     check_quantization: bool = True,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Examines a model.
@@ -33,7 +35,9 @@ def validate(
 
     Raises:
       NoInput: there is no such file. What is wrong inside it is a finding.
+      Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
+    place = locate(model, offline=offline, progress=progress)
     left_out = set()
     if not check_weights:
         left_out.add("weights")
@@ -41,10 +45,12 @@ def validate(
         left_out.add("quantization")
     findings = [
         finding.to_json()
-        for finding in examine_path(model)
+        for finding in examine_path(place)
         if CHECKS.get(finding.code.partition(".")[0]) not in left_out
     ]
     record: dict[str, Any] = {"model": str(model), "findings": findings}
+    if place.origin:
+        record["source"] = dict(place.origin)
     if not any(finding["severity"] == "error" for finding in findings):
-        record["digest"] = open_checkpoint(model).digest().to_json()
+        record["digest"] = open_checkpoint(place).digest().to_json()
     return record

@@ -8,7 +8,8 @@ import pytest
 
 from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.create import create
-from bitnet_jax.formats.open import open_checkpoint, resolve
+from bitnet_jax.formats.locate import resolve
+from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from tests.formats.checkpoints import AUTO, config, tensors, write
 

@@ -7,7 +7,7 @@ from typing import Optional
 from ...context import Context
 from ...fields import option
 from ...options import (
-    PluginArgs,
+    ModelArgs,
     check_suffix,
     dump_passes_option,
     force_option,
@@ -28,7 +28,7 @@ being opened again; they must be equal, or the scales that changed are listed.""
 
 
 @dataclass
-class ConvertArgs(PluginArgs):
+class ConvertArgs(ModelArgs):
     """Options of `bitnet model convert`."""
 
     model: str = model_option("-i", "--input")
@@ -65,6 +65,7 @@ def run(args: ConvertArgs, ctx: Context) -> CommandResult:
         encoding=args.encoding,
         allow=tuple(args.allow),
         force=args.force,
+        offline=args.offline or None,
         progress=ctx.progress,
     )
     result = CommandResult.of(record)

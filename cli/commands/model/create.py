@@ -7,7 +7,7 @@ from typing import Optional
 from ...context import Context
 from ...fields import option, whole
 from ...options import (
-    PluginArgs,
+    ModelArgs,
     check_suffix,
     force_option,
     format_option,
@@ -27,7 +27,7 @@ list-architectures` lists the shapes."""
 
 
 @dataclass
-class CreateArgs(PluginArgs):
+class CreateArgs(ModelArgs):
     """Options of `bitnet model create`."""
 
     shape: str = option(positional=True, needed=True, help="which model to be shaped like")
@@ -78,6 +78,7 @@ def run(args: CreateArgs, ctx: Context) -> CommandResult:
         seed=args.seed,
         defects=tuple(args.defect),
         force=args.force,
+        offline=args.offline or None,
         progress=ctx.progress,
     )
     return CommandResult.of(record)

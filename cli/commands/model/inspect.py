@@ -6,7 +6,7 @@ from typing import Any
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, force_option, model_option
+from ...options import ModelArgs, force_option, model_option
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
 EXAMPLES = (
@@ -24,7 +24,7 @@ TABLES = ("layers", "runs_in")
 
 
 @dataclass
-class InspectArgs(PluginArgs):
+class InspectArgs(ModelArgs):
     """Options of `bitnet model inspect`."""
 
     model: str = model_option("-i", "--input")
@@ -40,7 +40,8 @@ class InspectArgs(PluginArgs):
 def run(args: InspectArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    result = CommandResult.of(api.inspect(args.model), rows="layers")
+    record = api.inspect(args.model, offline=args.offline or None, progress=ctx.progress)
+    result = CommandResult.of(record, rows="layers")
     result.sections = sections(result.data, args.show_layers, args.show_parameters)
     return result
 

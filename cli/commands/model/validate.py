@@ -6,7 +6,7 @@ from bitnet_jax.core.errors import CheckFailed
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, force_option, model_option
+from ...options import ModelArgs, force_option, model_option
 from ...result import CommandResult, Text, table_of
 
 EXAMPLES = (
@@ -22,7 +22,7 @@ COLUMNS = ("severity", "code", "tensor", "message", "fix")
 
 
 @dataclass
-class ValidateArgs(PluginArgs):
+class ValidateArgs(ModelArgs):
     """Options of `bitnet model validate`."""
 
     model: str = model_option("-i", "--input")
@@ -43,6 +43,7 @@ def run(args: ValidateArgs, ctx: Context) -> CommandResult:
         args.model,
         check_weights=args.check_weights or everything,
         check_quantization=args.check_quantization or everything,
+        offline=args.offline or None,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, rows="findings")

@@ -36,7 +36,8 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
     prompt = ctx.read_stdin() if args.prompt == "-" else args.prompt
-    record = api.load(args.model).generate(
+    model = api.load(args.model, offline=args.offline or None, progress=ctx.progress)
+    record = model.generate(
         prompt,
         max_tokens=args.max_tokens,
         temperature=args.temperature,

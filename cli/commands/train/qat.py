@@ -6,7 +6,7 @@ from typing import Literal, Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, dump_passes_option, model_option, output_option, resume_option
+from ...options import ModelArgs, dump_passes_option, model_option, output_option, resume_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -19,7 +19,7 @@ Writes OUTPUT-DIR/model.bitnet. docs/training.md describes recipes; configs/qat.
 
 
 @dataclass
-class TrainQatArgs(PluginArgs):
+class TrainQatArgs(ModelArgs):
     """Options of `bitnet train qat`."""
 
     model: str = model_option("--model-path")
@@ -41,6 +41,7 @@ def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
         output=args.output,
         precision=args.precision,
         resume_from=args.resume_from,
+        offline=args.offline or None,
         progress=ctx.progress,
     )
     return CommandResult.of(record)

@@ -1,0 +1,160 @@
+"""From what a person calls a model to files on this machine.
+
+A path that exists wins; then `scheme://…`; then an id of the local Hugging Face cache.
+Knows which files of a folder a model is made of; the stores know how to get them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.core.errors import BadData, NoInput, nearest
+from bitnet_jax.formats import tokenizer_files
+from bitnet_jax.formats.huggingface_files import INDEX, SINGLE, few, weight_map
+from bitnet_jax.stores import hub_cache
+from bitnet_jax.stores.address import parse
+from bitnet_jax.stores.store import Reach, Remote
+from bitnet_jax.stores.table import look_up
+
+CONFIG = "config.json"
+# What is read beside the weights. Nothing else is fetched: no code, no pickle.
+BESIDE = (CONFIG, *tokenizer_files.NAMES)
+PICKLES = (".bin", ".pth", ".pt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is.
+
+    Attributes:
+      path: on this machine.
+      origin: where it is from, for a record: ``repo``, ``revision`` and ``commit``, or
+        ``url``; empty for a path.
+    """
+
+    path: Path
+    origin: Mapping[str, Any]
+
+
+def locate(
+    name: str | os.PathLike | Place, *, offline: bool | None = None, progress: Any = None
+) -> Place:
+    """Finds a model, and fetches it where its address asks for that.
+
+    Args:
+      offline: fetch nothing; None: as HF_HUB_OFFLINE says.
+      progress: told of what is transferred.
+
+    Raises:
+      NoInput: there is no such thing; the code says where it was looked for.
+      Unavailable: a package or the network is missing, or `offline` forbids it.
+      PermissionDenied, IOFailure: the store refuses, or the transfer was cut.
+    """
+    if isinstance(name, Place):
+        return name
+    if os.path.lexists(name):
+        return Place(Path(name), {})
+    address = parse(name)
+    if address is None:
+        return _by_id(name)
+    remote = look_up(address, Reach.of(offline, progress))
+    return Place(_fetched(remote, str(address)), remote.origin)
+
+
+def resolve(path: os.PathLike | str) -> Path:
+    """As `locate`, the path alone."""
+    return locate(path).path
+
+
+def _fetched(remote: Remote, name: str) -> Path:
+    """Fetches what makes up the model; returns the folder, or the file that was named."""
+    if remote.target:
+        beside = remote.lookup([*BESIDE, INDEX])
+        names = {remote.target, *beside} - {INDEX}
+        if INDEX in beside:
+            shards = set(weight_map(remote.fetch([INDEX]) / INDEX).values())
+            if remote.target in shards:
+                names |= {INDEX, *shards}
+        return remote.fetch(_existing(remote, names, name)) / remote.target
+    files = remote.listing()
+    return remote.fetch(
+        _existing(remote, {*_weights(remote, files, name)} | ({*BESIDE} & {*files}), name)
+    )
+
+
+def _weights(remote: Remote, files: Mapping[str, Any], name: str) -> set[str]:
+    """The weights of a folder, by the rules of `huggingface_files` and `open`."""
+    if SINGLE in files:
+        return {SINGLE}
+    if INDEX in files:
+        return {INDEX, *weight_map(remote.fetch([INDEX]) / INDEX).values()}
+    tensors = sorted(file for file in files if file.endswith(".safetensors"))
+    models = tensors or sorted(file for file in files if file.endswith(".bitnet"))
+    if len(models) == 1:
+        return set(models)
+    if models:
+        raise BadData(
+            "file.which_model",
+            f"`{name}` holds {len(models)} models: " + few(models),
+            f"pass one of them: {name}/{models[0]}",
+        )
+    pickles = sorted(file for file in files if file.endswith(PICKLES))
+    if pickles:
+        raise BadData(
+            "huggingface.pickle",
+            f"`{name}` holds only pickles ({pickles[0]}), which are never unpickled here, since "
+            "that could run any code",
+            "look for a revision with safetensors, or have its owner convert it",
+        )
+    raise NoInput(
+        "huggingface.no_weights",
+        f"`{name}` holds no model: " + (few(sorted(files)) if files else "it is empty"),
+        "a model is a .bitnet file, or a folder with safetensors and config.json",
+    )
+
+
+def _existing(remote: Remote, names: set[str], name: str) -> list[str]:
+    missing = sorted(names - set(remote.lookup(sorted(names))))
+    if missing:
+        raise NoInput(
+            "huggingface.missing_shard",
+            f"`{name}` lacks {len(missing)} of the files that its index names: {few(missing)}",
+            "its upload is not complete",
+        )
+    return sorted(names)
+
+
+def _by_id(name: str | os.PathLike) -> Place:
+    """An id of the hub, found in the local cache; nothing is fetched."""
+    repo = hub_cache.parse_repo(str(name)) if isinstance(name, str) else None
+    if repo is None:
+        raise NoInput("model.not_found", f"`{name}` does not exist", _neighbours(Path(name)))
+    found = hub_cache.snapshot(repo)
+    if found is not None:
+        return Place(found[0], repo.origin(found[1]))
+    known = hub_cache.revisions(repo)
+    raise NoInput(
+        "model.not_found",
+        f"`{repo}` is no path, and not in the local Hugging Face cache"
+        + (f", which has its revisions {', '.join(known[:5])}" if known else ""),
+        _close(Path(name)) or f"hf://{repo} fetches it from the hub",
+    )
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"`{path.parent}` does not exist either"
+    return _close(path) or "check the path"
+
+
+def _close(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return None
+    close = nearest(path.name, (item.name for item in path.parent.iterdir()))
+    if not close:
+        return None
+    return "did you mean " + " or ".join(f"`{path.parent / name}`" for name in close) + "?"
