@@ -177,9 +177,12 @@ class Browser:
         return [event for event in self.events if event.get("method") in kinds]
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": self._whole()} if whole else {}
-        ))
+        shot = self.call(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=whole,
+            **({"clip": self._whole()} if whole else {}),
+        )
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def _whole(self) -> dict[str, float]:

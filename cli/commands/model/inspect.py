@@ -7,6 +7,7 @@ from typing import Any
 from ...context import Context
 from ...fields import option
 from ...options import PluginArgs, force_option, model_option
+from ...pages.inspect import page
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
 EXAMPLES = (
@@ -34,13 +35,13 @@ class InspectArgs(PluginArgs):
     show_parameters: bool = option(
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
-    force: bool = force_option("replace the file of --export-json if it exists")
+    force: bool = force_option("replace the files of --export-json and --report if they exist")
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    result = CommandResult.of(api.inspect(args.model), rows="layers")
+    result = CommandResult.of(api.inspect(args.model), rows="layers", page=page, subject=args.model)
     result.sections = sections(result.data, args.show_layers, args.show_parameters)
     return result
 
