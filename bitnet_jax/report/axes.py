@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jax.report.format import shorten, tick, width
+from bitnet_jax.report.format import clean, shorten, tick, width
 from bitnet_jax.report.markup import Markup, element, join
 
 SIZE = 12  # of the font, in pixels; page.css says the same
@@ -39,13 +39,17 @@ class Box:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` (low < high; above 0 where `log`) as pixels."""
+    """Values from `low` to `high` (low < high; above 0 where `log`) as pixels.
+
+    `step`: both ends are multiples of it, where they were made round; else 0.
+    """
 
     low: float
     high: float
     begin: float
     end: float
     log: bool = False
+    step: float = 0.0
 
     def at(self, value: float) -> float:
         """Returns the pixel of a value, never outside the scale."""
@@ -60,7 +64,9 @@ class Scale:
         """Returns at most about `most` round values within the scale, and their distance."""
         if self.log:
             return _log_ticks(self.low, self.high, most), 0.0
-        step = _round_step((self.high - self.low) / max(most, 1))
+        rough = (self.high - self.low) / max(most, 1)
+        # The step that made the ends round, unless that would crowd the axis.
+        step = self.step if self.step * 1.5 > rough else _round_step(rough)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)], step
@@ -92,6 +98,7 @@ def scale(
     if not tight:
         step = _round_step((high - low) / 5)
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return Scale(low, high, begin, end, step=step)
     return Scale(low, high, begin, end)
 
 
@@ -118,6 +125,7 @@ def text(
     x: float, y: float, words: str, kind: str = "", *, limit: float = 0.0, full: str = ""
 ) -> Markup:
     """Returns words at (x, y), cut to `limit` pixels; the whole of them shows on hover."""
+    words = clean(words)
     shown = shorten(words, limit, SIZE) if limit else words
     hover = full or (words if shown != words else "")
     return element(

@@ -56,7 +56,10 @@ def number(value: float) -> str:
     if 0 < size < 1:  # leading zeros are no digits
         places += -int(math.floor(math.log10(size))) - 1
     text = f"{value:,.{places}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+    # Zeros at the end say that there is more; a value that is exact has none.
+    if "." in text and float(text.replace(",", "")) == value:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−")
 
 
 def tick(value: float, step: float) -> str:
@@ -112,10 +115,10 @@ def width(text: str) -> float:
 
 def _letter_width(letter: str) -> float:
     if letter in "ijl.,:;'|!I ()[]-":
-        return 0.32
+        return 0.36
     if unicodedata.east_asian_width(letter) in "WF":
         return 1.05
-    return 0.72 if letter.isupper() or letter in "mwMW_" else 0.57
+    return 0.75 if letter.isupper() or letter in "mwMW_" else 0.61
 
 
 def shorten(text: str, limit: float, size: float) -> str:

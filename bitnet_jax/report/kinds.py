@@ -119,12 +119,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Block:
-    """A box of a diagram: what it is, a few words, how often it stands there, what is in it."""
+    """A box of a diagram: what it is, a few words, how often it stands there, what is in it.
+
+    `ordered`: what is in it follows one upon the other; else it is only listed.
+    """
 
     name: str
     note: str = ""
     times: int = 1
     colour: str = ""
+    ordered: bool = True
     blocks: Sequence[Any] = ()
 
 

@@ -21,6 +21,7 @@ from bitnet_jax.report.kinds import Chart, Figures, Pairs, Paragraph, Section, T
 from bitnet_jax.report.markup import Markup, element, join
 from bitnet_jax.report.tables import drawn_table, figures, pairs
 
+LONGEST = 150  # letters of a heading
 LOGO = ("1", "neutral", "2")
 
 
@@ -126,7 +127,7 @@ def _header(title: str, command: str, ok: bool | None, verdict: str) -> Markup:
             element("button", "dark", type="button", id="theme", hidden=True),
             class_="bar",
         ),
-        element("div", element("h1", _one_line(title), title=title), badge, class_="head"),
+        element("div", element("h1", _heading(title), title=title), badge, class_="head"),
     )
 
 
@@ -136,6 +137,12 @@ def _logo() -> Markup:
         for index, colour in enumerate(LOGO)
     ]
     return element("svg", *boxes, viewBox="0 0 43 13", width=43, height=13, aria_hidden="true")
+
+
+def _heading(title: str) -> str:
+    """Returns the title, of which a long one loses its middle: a path ends in what it names."""
+    line = _one_line(title)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 3]} … {line[-LONGEST // 2 :]}"
 
 
 def _one_line(text: str) -> str:

@@ -6,6 +6,7 @@ record. Knows no chart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from bitnet_jax.report.markup import Markup, element
 
 # A longer table scrolls in a window of its own, under its head.
 TALL = 24
+# A longer text is broken over lines.
+LONG = 36
+# Digests are compared by eye: letter below letter.
+_DIGEST = re.compile("[0-9a-f]{16,}")
 
 
 def exact(value: Any) -> str | None:
@@ -35,7 +40,8 @@ def cell(value: Any, name: str = "td", **attributes: Any) -> Markup:
         hover = None
     unit = element("span", told.unit, class_="unit") if told.unit else None
     note = element("span", told.note, class_="aside") if told.note else None
-    parts = [element("span", shown, data_v=number, title=hover)]
+    kind = "mono" if _DIGEST.fullmatch(shown) else None
+    parts = [element("span", shown, data_v=number, title=hover, class_=kind)]
     for more in (unit, note):
         if more is not None:
             parts += [Markup(" "), more]
@@ -80,7 +86,8 @@ def drawn_table(table: Table, name: str) -> Markup:
 def _row(row: Sequence[Any], numeric: Sequence[bool]) -> list[Markup]:
     cells = []
     for index, (value, number) in enumerate(zip(row, numeric, strict=True)):
-        kind = "number" if number else "text"
+        long = len(show(measure(value).value)) > LONG
+        kind = "number" if number else "text long" if long else "text"
         if index:
             cells.append(cell(value, class_=kind))
         else:

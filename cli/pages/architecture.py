@@ -78,13 +78,14 @@ def _block(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ternary = any(row.get("trits") for row in rows)
     block = {"name": name, "colour": TERNARY if ternary else FLOAT}
     if len(rows) == 1:
-        return {**block, "note": _shape(rows[0])}
+        return {**block, "note": shape_of(rows[0])}
     return {
         **block,
+        "ordered": False,
         "blocks": [
             {
                 "name": place(row["name"])[2].partition(".")[2] or row["name"],
-                "note": _shape(row),
+                "note": shape_of(row),
                 "colour": TERNARY if row.get("trits") else FLOAT,
             }
             for row in rows
@@ -92,5 +93,6 @@ def _block(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _shape(row: Mapping[str, Any]) -> str:
+def shape_of(row: Mapping[str, Any]) -> str:
+    """Returns a parameter's shape as it is read: "2,560 × 6,912"."""
     return " × ".join(f"{size:,}" for size in row["shape"])

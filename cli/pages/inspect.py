@@ -9,22 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..result import Chart, Figures, Measure, Pairs, Section, Table, flat, table_of
-from .architecture import diagram, place
+from .architecture import diagram, place, shape_of
 
 TRITS = (("minus", "−1", "1"), ("zero", "0", "neutral"), ("plus", "+1", "2"))
 # Above this many values a picture's own table only repeats the long one below.
 FEW = 64
-COLUMNS = (
-    "name",
-    "shape",
-    "trits.minus",
-    "trits.zero",
-    "trits.plus",
-    "scale",
-    "scale_spread",
-    "bits_per_weight",
-    "dtype",
-)
 
 
 def page(data: Mapping[str, Any]) -> list[Section]:
@@ -35,10 +24,11 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     if ternary:
         sections.append(_shares(ternary))
         sections += _by_layer(ternary)
-        sections.append(table_of(ternary, COLUMNS, title="Ternary matrices"))
+        sections.append(_matrices(ternary))
     rest = [row for row in layers if not row.get("trits")]
     if rest:
-        sections.append(table_of(rest, ("name", "shape", "dtype"), title="Other parameters"))
+        rows = [[row["name"], shape_of(row), row["dtype"]] for row in rest]
+        sections.append(Table(["name", "shape", "stored as"], rows, "Other parameters"))
     sections.append(Pairs(flat(data["architecture"]), title="Architecture, as the file says"))
     digest = [(name.replace("_", " and "), value) for name, value in data["digest"].items()]
     sections.append(Pairs(digest, title="Digest: equal in every format"))
@@ -88,6 +78,26 @@ def _shares(ternary: Sequence[Mapping[str, Any]]) -> Chart:
             "data": False,
         },
     )
+
+
+def _matrices(ternary: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ["name", "shape", *(f"share of {spelled}" for _, spelled, _ in TRITS), "scale"]
+    several = any(len(set(row.get("scale_spread") or ())) > 1 for row in ternary)
+    columns += ["least scale", "greatest scale"] if several else []
+    columns += ["bits per weight", "stored as"]
+    rows = [
+        [
+            row["name"],
+            shape_of(row),
+            *(row["trits"][key] for key, _, _ in TRITS),
+            row["scale"],
+            *(row["scale_spread"] if several else ()),
+            row.get("bits_per_weight"),
+            row["dtype"],
+        ]
+        for row in ternary
+    ]
+    return Table(columns, rows, "Ternary matrices")
 
 
 def _by_layer(ternary: Sequence[Mapping[str, Any]]) -> list[Section]:

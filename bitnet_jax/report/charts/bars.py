@@ -5,6 +5,9 @@ Knows nothing of what is counted.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from bitnet_jax.report.axes import (
     GAP,
     SIZE,
@@ -52,7 +55,8 @@ def _extent(chart: Bars) -> list[float]:
 def _rows(chart: Bars, size: float) -> Picture:
     lanes = 1 if chart.stacked else max(len(chart.series), 1)
     row = ROW if lanes == 1 else lanes * (BAR - 2) + 12
-    named = max(width(name) for name in chart.categories) * SIZE
+    names = _told_apart(chart.categories)
+    named = max(width(name) for name in names) * SIZE
     left = min(named, size * 0.36) + GAP
     # A bar of a stack has no figure at its end: the parts have theirs.
     ends = 0.0 if chart.stacked else max(width(_label(chart, v)) for v in _all(chart)) * SIZE + GAP
@@ -63,7 +67,10 @@ def _rows(chart: Bars, size: float) -> Picture:
     ]
     for index, name in enumerate(chart.categories):
         top = box.top + index * row
-        parts.append(text(left - GAP, top + row / 2 + 4, name, "end", limit=left - GAP, full=name))
+        label = text(
+            left - GAP, top + row / 2 + 4, names[index], "end", limit=left - GAP, full=name
+        )
+        parts.append(label)
         for lane, (begin, end, value, colour, series) in enumerate(_bars(chart, values, index)):
             bar = BAR if lanes == 1 else BAR - 4
             y = top + (row - BAR) / 2 if lanes == 1 else top + 6 + lane * (BAR - 2)
@@ -73,6 +80,12 @@ def _rows(chart: Bars, size: float) -> Picture:
                 right = max(begin, end) + 5
                 parts.append(text(right, y + bar / 2 + 4, _label(chart, value), "figure"))
     return Picture(box.bottom + (44 if axis_title(chart.axis, chart.unit) else 24), join(parts))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Returns names less the words (up to a dot) that all begin with: they tell nothing."""
+    begin = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    return [name[begin.rfind(".") + 1 :] for name in names]
 
 
 def _columns(chart: Bars, size: float) -> Picture:

@@ -12,7 +12,8 @@ from bitnet_jax.report.format import show, width
 from bitnet_jax.report.kinds import Block, Diagram, Table
 from bitnet_jax.report.markup import Markup, element, join
 
-BOX, GAP_Y, PAD = 44, 16, 14
+BOX, GAP_Y, PAD = 42, 16, 14
+ROW, BETWEEN = 26, 5  # of boxes that are only listed
 WIDEST = 620  # a wider box only holds more air
 
 
@@ -55,10 +56,26 @@ def _leaf(block: Block, left: float, top: float, wide: float, parts: list[Markup
     return top + BOX
 
 
+def _list(
+    blocks: Sequence[Block], left: float, top: float, wide: float, parts: list[Markup]
+) -> float:
+    """Draws blocks in a line each, without an order; returns where they end."""
+    for block in blocks:
+        parts.append(_frame(left, top, wide, ROW, block.colour))
+        name = _named(block)
+        limit = wide - 2 * PAD
+        parts.append(text(left + PAD, top + 17, name, "name", limit=limit * 0.6))
+        room = limit - min(width(name) * SIZE * 1.1, limit * 0.6) - GAP
+        parts.append(text(left + wide - PAD, top + 17, block.note, "axis end", limit=room))
+        top += ROW + BETWEEN
+    return top - BETWEEN
+
+
 def _group(block: Block, left: float, top: float, wide: float, parts: list[Markup]) -> float:
     head = 26
     inside: list[Markup] = []
-    bottom = _stack(block.blocks, left + PAD, top + head + 4, wide - 2 * PAD, inside) + PAD
+    draw_all = _stack if block.ordered else _list
+    bottom = draw_all(block.blocks, left + PAD, top + head + 4, wide - 2 * PAD, inside) + PAD
     parts.append(_frame(left, top, wide, bottom - top, block.colour or "group"))
     times = f"× {show(block.times)}" if block.times != 1 else ""
     room = wide - 2 * PAD - (width(times) * SIZE * 1.2 + GAP if times else 0)
