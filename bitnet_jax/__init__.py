@@ -47,6 +47,7 @@ __all__ = (
     "open_checkpoint",
     "pack",
     "quickstart",
+    "report_page",
     "tap",
     "ternarize",
     "train_qat",

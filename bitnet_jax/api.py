@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bitnet_jax.quant.digest import Digest as Digest
     from bitnet_jax.quant.rules import Rule as Rule
     from bitnet_jax.quant.tensor import QuantTensor as QuantTensor
+    from bitnet_jax.report.page import report_page as report_page
     from bitnet_jax.runtime.model import Generation as Generation
     from bitnet_jax.runtime.model import Model as Model
     from bitnet_jax.runtime.model import load as load
@@ -90,6 +91,7 @@ HOMES: dict[str, str] = {
     "open_checkpoint": "formats.open",
     "pack": "passes.pack",
     "quickstart": "workflows.quickstart",
+    "report_page": "report.page",
     "tap": "passes.tap",
     "ternarize": "passes.transform",
     "train_qat": "workflows.train",
@@ -133,6 +135,7 @@ __all__ = (
     "open_checkpoint",
     "pack",
     "quickstart",
+    "report_page",
     "tap",
     "ternarize",
     "train_qat",

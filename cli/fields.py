@@ -33,6 +33,7 @@ def option(
     commas: bool = False,
     count: bool = False,
     shown_default: str | None = None,
+    report: bool = False,
 ) -> Any:
     """Returns a dataclass field that is an option.
 
@@ -47,6 +48,7 @@ def option(
       commas: with `repeat`, one value may also hold several, separated by commas.
       count: how often it was given (-vv is 2).
       const: the value when it is given without one (with nargs="?").
+      report: its value is the page to write, as that of --report (`session` writes it).
       shown_default: what help says when the true default is only known later.
     """
     metadata: dict[str, Any] = {"help": help}
@@ -64,6 +66,7 @@ def option(
         "repeat": repeat or None,
         "commas": commas or None,
         "count": count or None,
+        "report": report or None,
     }
     metadata.update({key: value for key, value in given.items() if value is not None})
     if default_factory is not None:

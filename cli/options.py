@@ -33,6 +33,7 @@ LETTERS = {
     "p": "prompt",
     "q": "quiet",
     "r": "resume-from",
+    "R": "report",
     "s": "seed",
     "S": "settings",
     "t": "temperature",
@@ -72,6 +73,12 @@ class GlobalArgs:
         const="-",
         metavar="FILE",
         help="write the record's data as JSON to FILE; without FILE to stdout, for the table",
+    )
+    report: Optional[str] = option(
+        "-R",
+        "--report",
+        metavar="FILE",
+        help="also write the record as one HTML page with charts, which opens offline",
     )
     progress: Literal["auto", "plain", "json", "none"] = option(
         default="auto", help="bar on a terminal, lines in a log, JSON lines, or nothing"
@@ -117,6 +124,17 @@ def output_option(
         default=default,
         help=help,
         shown_default=shown_default,
+    )
+
+
+def page_option():
+    """The output of a command that checks: the page that --report would write."""
+    return option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        report=True,
+        help="write the findings as one HTML page; the same as --report",
     )
 
 

@@ -9,12 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .context import Streams
-from .envelope import dump, envelope
-from .result import CommandResult, Pairs, Section, Table, Text, flat, printable, sections_of, show
+from .envelope import dump
+from .result import (
+    Chart,
+    CommandResult,
+    Pairs,
+    Section,
+    Table,
+    Text,
+    flat,
+    printable,
+    sections_of,
+    show,
+)
 
 RED, YELLOW, CYAN, BOLD, PLAIN = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 
@@ -54,14 +65,7 @@ def painter(colour: bool) -> Callable[[str, str], str]:
 
 
 def _record(result: CommandResult, command: str) -> dict[str, Any]:
-    return envelope(
-        command,
-        ok=result.ok,
-        exit_code=result.exit_code,
-        data=result.data,
-        warnings=result.warnings,
-        errors=result.errors,
-    )
+    return result.as_envelope(command)
 
 
 def _json(result: CommandResult, command: str, streams: Streams) -> str:
@@ -118,6 +122,7 @@ def _people(result: CommandResult, command: str, streams: Streams) -> str:
     sections = result.sections
     if sections is None:
         sections = sections_of(_record(result, command)["data"])
+    sections = [section for section in sections if not isinstance(section, Chart)]
     if streams.stdout_terminal and any(isinstance(section, Table) for section in sections):
         return _rich(sections, streams)
     paint = painter(streams.colour(streams.stdout))
@@ -125,14 +130,16 @@ def _people(result: CommandResult, command: str, streams: Streams) -> str:
 
 
 def _plain(section: Section, paint: Callable[[str, str], str]) -> str:
-    if isinstance(section, Text):
-        return section.text.rstrip("\n") + "\n"
     head = f"{paint(section.title, BOLD)}\n" if section.title else ""
+    if isinstance(section, Text):
+        return head + section.text.rstrip("\n") + "\n"
     if isinstance(section, Pairs):
         width = max((len(name) for name, _ in section.rows), default=0)
         return head + "".join(
             f"{name:<{width}}  {show(v)}".rstrip() + "\n" for name, v in section.rows
         )
+    if isinstance(section, Chart):  # a picture is for the page
+        return ""
     return head + "".join(line + "\n" for line in aligned(section))
 
 
@@ -159,7 +166,7 @@ def _numeric(table: Table) -> list[bool]:
     ]
 
 
-def _rich(sections: list[Section], streams: Streams) -> str:
+def _rich(sections: Sequence[Section], streams: Streams) -> str:
     """Draws sections for a terminal; rich is imported for nobody else."""
     from rich import box
     from rich.console import Console

@@ -1,25 +1,37 @@
 """What a command returns: its record, and how people may like to see it.
 
-Sections are for people only; machines get `data`. Nothing here prints.
+Sections are for people only, on the terminal and on the page of --report; machines get
+`data`. Nothing here prints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .envelope import plain
+from .envelope import envelope, plain
 
 if TYPE_CHECKING:
     from bitnet_jax.core.errors import BitnetError
 
 
 @dataclass
+class Measure:
+    """A value with its unit and, behind it, a few words; stands where a value stands."""
+
+    value: Any
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass
 class Text:
-    """A paragraph."""
+    """A paragraph; with `code` as it was written, line by line."""
 
     text: str
+    title: str = ""
+    code: bool = False
 
 
 @dataclass
@@ -28,6 +40,10 @@ class Pairs:
 
     rows: Sequence[tuple[str, Any]]
     title: str = ""
+
+
+class Figures(Pairs):
+    """The few values that matter most: cards on the page, pairs in the terminal."""
 
 
 @dataclass
@@ -39,7 +55,19 @@ class Table:
     title: str = ""
 
 
-Section = Text | Pairs | Table
+@dataclass
+class Chart:
+    """A picture, which only the page of --report shows.
+
+    `fields` are those of the kind: docs/reports.md lists them.
+    """
+
+    kind: str
+    title: str
+    fields: dict[str, Any]
+
+
+Section = Text | Pairs | Table | Chart
 
 
 @dataclass
@@ -53,6 +81,9 @@ class CommandResult:
       warnings: sentences for the person and the envelope.
       errors: `{"code", "message", "hint"}` each.
       sections: what people see; None lays out `data` itself, [] shows nothing.
+      page: makes what stands on the page of --report from `data`, when there is to be one;
+        None takes the sections.
+      subject: what the page is about, its heading; "" takes the command.
       rows: the key of `data` whose list `--emit csv` prints; "" takes the first list of records.
     """
 
@@ -62,6 +93,8 @@ class CommandResult:
     warnings: list[str] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     sections: list[Section] | None = None
+    page: Callable[[dict[str, Any]], list[Section]] | None = None
+    subject: str = ""
     rows: str = ""
 
     @classmethod
@@ -75,6 +108,17 @@ class CommandResult:
             raise TypeError(f"a record is a mapping or a dataclass, not {type(record).__name__}")
         warnings = data.pop("warnings", None) or []
         return cls(data=data, warnings=[str(warning) for warning in warnings], **extra)
+
+    def as_envelope(self, command: str) -> dict[str, Any]:
+        """Returns the one record that every format prints."""
+        return envelope(
+            command,
+            ok=self.ok,
+            exit_code=self.exit_code,
+            data=self.data,
+            warnings=self.warnings,
+            errors=self.errors,
+        )
 
     def fail(self, error: BitnetError) -> CommandResult:
         """Adds `error`, whose exit code becomes the result's; returns the result."""
@@ -122,6 +166,9 @@ def title(key: str) -> str:
 
 def show(value: Any) -> str:
     """Returns one value as a person reads it, with no control characters in it."""
+    if isinstance(value, Measure):
+        words = f"{show(value.value)} {value.unit}".rstrip()
+        return f"{words} ({value.note})" if value.note else words
     if value is None:
         return "-"
     if isinstance(value, bool):

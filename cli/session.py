@@ -6,6 +6,7 @@ Knows the order of these and nothing of any command.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from .envelope import plain
 from .failure import Terminated, result_of
 from .options import GlobalArgs
 from .render import RENDERERS, render, talk, write_export
+from .report import check_page, page_file, write_page
 from .result import CommandResult
 from .signals import stoppable
 from .stdio import OutputClosed
@@ -58,6 +60,7 @@ class Session:
         self.quiet = False
         self.debug = "--debug" in argv
         self.export: str | None = None
+        self.page: str | None = None
         self.force = False
         self.said: list[str] = []
 
@@ -85,6 +88,10 @@ class Session:
         settle_loudness(shared, settings)
         self._take(GlobalArgs(**shared), settings)
         self.force = bool(values.get("force"))
+        pages = [values[f.name] for f in dataclasses.fields(cls) if f.metadata.get("report")]
+        self.page = page_file(shared["report"], pages)
+        if self.page:
+            check_page(self.page, force=self.force)
         with log.configured(
             self.streams.stderr,
             verbose=shared["verbose"],
@@ -105,6 +112,11 @@ class Session:
         result.data = plain(result.data)  # what has no JSON form is met here, and told as a bug
         if self.export:
             self._export(result)
+        if self.page:
+            result.warnings = list(dict.fromkeys([*self.said, *result.warnings]))
+            write_page(result, self.words, self.page, force=self.force)
+            if not self.quiet:
+                self.streams.stderr.write(f"wrote {self.page}\n")
         return result
 
     def _settings(self, parser: Parser, module: Any) -> dict[str, config.Setting]:

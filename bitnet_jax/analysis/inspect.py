@@ -52,6 +52,7 @@ def inspect(
         "architecture": spec.to_json(),
         "parameters": parameters,
         "ternary_parameters": ternary,
+        "trits": _shares(layers),
         "bits_per_weight": 8 * packed_bytes / ternary if ternary else None,
         "file_bytes": stored,
         "file_bits_per_parameter": 8 * stored / parameters,
@@ -76,10 +77,24 @@ def _row(checkpoint: Checkpoint, name: str, value: np.ndarray | QuantTensor) -> 
         for name, count in zip(("minus", "zero", "plus"), counts, strict=True)
     }
     scale = np.asarray(value.scale)
+    row["bits_per_weight"] = 8 * value.nbytes / total
     row["scale"] = float(scale) if scale.size == 1 else float(np.median(scale))
     row["scale_kind"] = value.scale_kind
     row["scale_spread"] = [float(scale.min()), float(scale.max())]
     return row
+
+
+def _shares(layers: list[dict[str, Any]]) -> dict[str, float] | None:
+    """The shares of -1, 0 and +1 among all ternary weights; None where there are none."""
+    ternary = [(row["trits"], math.prod(row["shape"])) for row in layers if "trits" in row]
+    total = sum(size for _, size in ternary)
+    if not total:
+        return None
+    # Each share is a count over a size: the counts are whole again.
+    return {
+        name: sum(round(trits[name] * size) for trits, size in ternary) / total
+        for name in ("minus", "zero", "plus")
+    }
 
 
 def stored_bytes(checkpoint: Checkpoint) -> int:

@@ -1,1 +1,1 @@
-"""Records to HTML, SVG and CSV; knows nothing of models."""
+"""Records to one page of HTML with its charts, readable without a network: knows no models."""

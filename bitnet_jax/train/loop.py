@@ -25,6 +25,7 @@ from bitnet_jax.core.paths import atomic_file, os_failure
 from bitnet_jax.train import checkpoint
 from bitnet_jax.train.checkpoint import HostState
 from bitnet_jax.train.config import TrainConfig
+from bitnet_jax.train.curve import Curve
 from bitnet_jax.train.data import (
     DataState,
     Windows,
@@ -65,6 +66,7 @@ class TrainResult:
       loss: mean of the last 20 steps.
       tokens_per_second: of the median step.
       checkpoint: the last one written, if any.
+      curve: loss, rate and λ by step, thinned.
     """
 
     state: TrainState
@@ -79,6 +81,7 @@ class TrainResult:
     tokens_per_second: float
     plan: Plan
     checkpoint: Path | None
+    curve: Curve
 
     def record(self) -> dict[str, Any]:
         """Returns the figures as plain data, without the state."""
@@ -94,6 +97,7 @@ class TrainResult:
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
+            **self.curve.record(),
         }
 
 
@@ -160,6 +164,7 @@ class _Run:
         self.checkpoints = run_dir / "checkpoints" if run_dir else None
         self.metrics = run_dir / "metrics.jsonl" if run_dir else None
         self.saved: Path | None = None
+        self.curve = Curve()
         self.losses: list[float] = []
         self.times: list[float] = []
 
@@ -187,6 +192,7 @@ class _Run:
             self.log(step=self.step, planned_steps=self.plan.total)
         if self.metrics is not None:
             _drop_after(self.metrics, self.step)
+            self.curve.take_file(self.metrics)
 
     def save(self) -> None:
         if self.checkpoints is None or self.planned is None:
@@ -197,6 +203,7 @@ class _Run:
         )
 
     def log(self, **fields: Any) -> None:
+        self.curve.take(fields)
         if self.metrics is None:
             return
         try:
@@ -349,6 +356,7 @@ class _Run:
             tokens_per_second=per_step / statistics.median(times) if times else 0.0,
             plan=self.plan,
             checkpoint=self.saved,
+            curve=self.curve,
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bitnet_jax.formats.doctor import examine_path
+from bitnet_jax.formats.doctor import ERROR, WARNING, examine_path
 from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint
 
@@ -17,6 +18,9 @@ CHECKS = {
     "scale": "quantization",
     "digest": "quantization",
 }
+
+
+SEVERITIES = (ERROR, WARNING)
 
 
 def validate(
@@ -48,9 +52,23 @@ def validate(
         for finding in examine_path(place)
         if CHECKS.get(finding.code.partition(".")[0]) not in left_out
     ]
-    record: dict[str, Any] = {"model": str(model), "findings": findings}
+    record: dict[str, Any] = {
+        "model": str(model),
+        "findings": findings,
+        "counts": counts(findings),
+    }
     if place.origin:
         record["source"] = dict(place.origin)
     if not any(finding["severity"] == "error" for finding in findings):
         record["digest"] = open_checkpoint(place).digest().to_json()
     return record
+
+
+def counts(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many findings there are: by severity, and by code and severity."""
+    codes: dict[str, dict[str, int]] = {}
+    for finding in findings:
+        of = codes.setdefault(finding["code"], dict.fromkeys(SEVERITIES, 0))
+        of[finding["severity"]] += 1
+    total = {name: sum(of[name] for of in codes.values()) for name in SEVERITIES}
+    return {"severity": total, "code": codes}

@@ -9,6 +9,7 @@ from typing import Optional
 from ..context import Context
 from ..fields import number, option
 from ..options import dump_passes_option, force_option, output_option, seed_option
+from ..pages import training
 from ..result import CommandResult, Pairs, Section, Text, printable, show
 
 EXAMPLES = (
@@ -48,7 +49,7 @@ def run(args: QuickstartArgs, ctx: Context) -> CommandResult:
         force=args.force,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record)
+    result = CommandResult.of(record, page=training.quickstart, subject=args.output)
     result.sections = _sections(result.data, args.output, ctx.program)
     return result
 

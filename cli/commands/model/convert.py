@@ -15,6 +15,7 @@ from ...options import (
     model_option,
     output_option,
 )
+from ...pages.convert import page
 from ...result import CommandResult, Pairs, table_of
 
 EXAMPLES = (
@@ -68,7 +69,7 @@ def run(args: ConvertArgs, ctx: Context) -> CommandResult:
         offline=args.offline or None,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record)
+    result = CommandResult.of(record, page=page, subject=args.output)
     data = result.data
     before, after = data["digest_before"], data["digest_after"]
     rows: list[tuple[str, object]] = [("outputs", data["outputs"])]

@@ -7,6 +7,7 @@ from typing import Any
 from ...context import Context
 from ...fields import option
 from ...options import ModelArgs, force_option, model_option
+from ...pages.inspect import page
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
 EXAMPLES = (
@@ -34,14 +35,14 @@ class InspectArgs(ModelArgs):
     show_parameters: bool = option(
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
-    force: bool = force_option("replace the file of --export-json if it exists")
+    force: bool = force_option("replace the files of --export-json and --report if they exist")
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
     record = api.inspect(args.model, offline=args.offline or None, progress=ctx.progress)
-    result = CommandResult.of(record, rows="layers")
+    result = CommandResult.of(record, rows="layers", page=page, subject=args.model)
     result.sections = sections(result.data, args.show_layers, args.show_parameters)
     return result
 

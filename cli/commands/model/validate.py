@@ -1,12 +1,16 @@
 """`bitnet model validate`: the checkpoint doctor."""
 
+# ruff: noqa: UP045
+
 from dataclasses import dataclass
+from typing import Optional
 
 from bitnet_jax.core.errors import CheckFailed
 
 from ...context import Context
 from ...fields import option
-from ...options import ModelArgs, force_option, model_option
+from ...options import ModelArgs, force_option, model_option, page_option
+from ...pages.validate import COLUMNS, page
 from ...result import CommandResult, Text, table_of
 
 EXAMPLES = (
@@ -17,8 +21,6 @@ EXAMPLES = (
 DETAILS = """\
 Without --check-weights and --check-quantization both are done. Exits with 1 when a finding is
 an error."""
-
-COLUMNS = ("severity", "code", "tensor", "message", "fix")
 
 
 @dataclass
@@ -32,7 +34,8 @@ class ValidateArgs(ModelArgs):
     check_quantization: bool = option(
         default=False, help="look at trits and scales: histograms, inverted scales, digests"
     )
-    force: bool = force_option("replace the file of --export-json if it exists")
+    output: Optional[str] = page_option()
+    force: bool = force_option("replace the files of --export-json and --report if they exist")
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:
@@ -46,7 +49,7 @@ def run(args: ValidateArgs, ctx: Context) -> CommandResult:
         offline=args.offline or None,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, rows="findings")
+    result = CommandResult.of(record, rows="findings", page=page, subject=args.model)
     findings = result.data["findings"]
     if not findings:
         result.sections = [Text(f"{args.model}: nothing to mend")]

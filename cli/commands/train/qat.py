@@ -7,7 +7,8 @@ from typing import Literal, Optional
 from ...context import Context
 from ...fields import option
 from ...options import ModelArgs, dump_passes_option, model_option, output_option, resume_option
-from ...result import CommandResult
+from ...pages import training
+from ...result import CommandResult, sections_of
 
 EXAMPLES = (
     "bitnet train qat --model model.hf --precision 1.58 --config configs/qat.yaml",
@@ -44,4 +45,7 @@ def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
         offline=args.offline or None,
         progress=ctx.progress,
     )
-    return CommandResult.of(record)
+    result = CommandResult.of(record, page=training.page)
+    result.subject = str(result.data.get("run_dir") or "")
+    result.sections = sections_of(training.without_curves(result.data))
+    return result

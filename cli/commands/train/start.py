@@ -7,7 +7,8 @@ from typing import Optional
 from ...context import Context
 from ...fields import option
 from ...options import PluginArgs, dump_passes_option, output_option, resume_option
-from ...result import CommandResult
+from ...pages import training
+from ...result import CommandResult, sections_of
 
 EXAMPLES = (
     "bitnet train start --config configs/training.yaml",
@@ -40,4 +41,7 @@ def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
         resume_from=args.resume_from,
         progress=ctx.progress,
     )
-    return CommandResult.of(record)
+    result = CommandResult.of(record, page=training.page)
+    result.subject = str(result.data.get("run_dir") or "")
+    result.sections = sections_of(training.without_curves(result.data))
+    return result

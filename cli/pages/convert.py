@@ -1,0 +1,70 @@
+"""The page of `bitnet model convert`: what was written, and the proof that it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..result import Chart, Figures, Measure, Pairs, Section, Table, table_of
+
+# More changed scales than this are told by the table alone.
+MOST_BARS = 400
+
+
+def page(data: Mapping[str, Any]) -> list[Section]:
+    """Returns the sections: figures, digests before and after, changed scales, findings."""
+    changed = data.get("scales_changed") or []
+    difference = Measure(data.get("max_logit_difference"), "", "of the largest logit")
+    sections: list[Section] = [
+        Figures(
+            [
+                ("weights", "the same trits" if _same(data, "trits") else "DIFFERENT trits"),
+                ("scales", "the same" if _same(data, "trits_scales") else "changed, listed below"),
+                ("largest logit difference", difference),
+            ]
+        ),
+        _digests(data),
+        Pairs(
+            [
+                (name.replace("_", " "), data[name])
+                for name in ("source", "source_format", "format", "encoding", "receipt", "allowed")
+                if data.get(name)
+            ],
+            title="What was done",
+        ),
+        Table(["file"], [[path] for path in data["outputs"]], title="Written"),
+    ]
+    if changed:
+        if len(changed) <= MOST_BARS:
+            sections.append(_ulps(changed))
+        sections.append(table_of(changed, title="Scales that changed"))
+    if data.get("findings"):
+        sections.append(table_of(data["findings"], title="Findings in the source"))
+    return sections
+
+
+def _same(data: Mapping[str, Any], name: str) -> bool:
+    return data["digest_before"][name] == data["digest_after"][name]
+
+
+def _digests(data: Mapping[str, Any]) -> Table:
+    rows = [
+        [name.replace("_", " and "), before, data["digest_after"][name], _same(data, name)]
+        for name, before in data["digest_before"].items()
+    ]
+    return Table(["digest of", "before", "after", "equal"], rows, title="Digests")
+
+
+def _ulps(changed: list[Mapping[str, Any]]) -> Chart:
+    return Chart(
+        "bars",
+        "How far scales moved",
+        {
+            "categories": [row["name"] for row in changed],
+            "series": [{"name": "change", "values": [row["ulps"] for row in changed]}],
+            "axis": "change",
+            "unit": "ULP",
+            "category_axis": "matrix, by its number in the table below",
+            "data": False,
+        },
+    )
