@@ -1,8 +1,8 @@
-"""Where each option's value comes from: flag > environment > settings file > workspace >
-profile > default.
+"""Where each option's value comes from, and which of its places wins.
 
-Every value keeps its origin, and a name that no option has is an error with the nearest one.
-Knows nothing of what the options mean; texts become values by the command's own parser.
+flag > environment > settings file > workspace > profile > default. Every value keeps
+its origin, and a name that no option has is an error with the nearest one. Knows nothing of what
+the options mean; texts become values by the command's own parser.
 """
 
 from __future__ import annotations
@@ -198,8 +198,10 @@ def find_workspace(cwd: Path) -> Path | None:
 
 
 def check_workspace(name: str, value: Any, where: str) -> None:
-    """The workspace is found by itself, also in a folder that a stranger's model came in: no file
-    may be run because it stands there. A file that was named by --settings may say it.
+    """Refuses a plugin in a workspace.
+
+    That is found by itself, also in a folder that a stranger's model came in: no file may be run
+    because it stands there. A file that was named by --settings may say it.
     """
     if name == "plugin":
         raise ConfigError(
@@ -210,7 +212,7 @@ def check_workspace(name: str, value: Any, where: str) -> None:
 
 
 def check_profile(name: str, value: Any, where: str) -> None:
-    """A profile may name a plugin, but not one that each folder may have of its own."""
+    """Refuses a plugin of a profile that each folder may have of its own."""
     for file in value if isinstance(value, list) else [value]:
         if name == "plugin" and not Path(str(file)).is_absolute():
             raise ConfigError(

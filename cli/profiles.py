@@ -108,7 +108,9 @@ def create(name: str, text: str, env: Mapping[str, str], *, force: bool) -> Path
     path = file_of(name, env)
     if path.exists() and not force:
         raise CannotCreate(
-            "settings.profile_exists", f"the profile `{name}` exists: `{path}`", "choose another name, or pass --force"
+            "settings.profile_exists",
+            f"the profile `{name}` exists: `{path}`",
+            "choose another name, or pass --force",
         )
     _make(path.parent)
     with atomic_file(path) as stream:

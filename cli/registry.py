@@ -146,7 +146,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "named sets of settings",
         ),
         ("dev", "workspace", None, "this workspace: models, runs, settings"),
-        ("dev", "completion", None, "shell completion"),
+        (
+            "dev",
+            "completion",
+            "commands.dev.completion:CompletionArgs",
+            "a script that completes commands, options, models and settings in your shell",
+        ),
         ("dev", "lsp", None, "a language server for recipes"),
         (
             "dev",

@@ -198,7 +198,9 @@ def position(tree: Tree, table: Mapping[str, Any], key: Any, place: str) -> str:
 def _find(text: str, key: str, start: int) -> int | None:
     """Returns where `key` is set after `start`, or opens a table."""
     before = r"""(?:^|[{,])[ \t\["']*(?:[\w-]+["']?\s*\.\s*["']?)*?"""
-    pattern = rf"""{before}({re.escape(key)})["'\]]*\s*[=.\]]|{before}({re.escape(key)})["'\]]*\s*$"""
+    pattern = (
+        rf"""{before}({re.escape(key)})["'\]]*\s*[=.\]]|{before}({re.escape(key)})["'\]]*\s*$"""
+    )
     found = re.compile(pattern, re.M).search(text, start)
     return found.start(found.lastindex or 0) if found else None
 

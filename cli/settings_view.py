@@ -63,8 +63,9 @@ class View:
         return sorted(merged.values(), key=lambda row: (row["name"], row["commands"]))
 
     def layers(self, place: str, name: str) -> list[dict[str, Any]]:
-        """Returns what each layer says of one option, the strongest first, for the commands of
-        `place` that have it; those that agree share their records.
+        """Returns what each layer says of one option, the strongest first.
+
+        For the commands of `place` that have it; those that agree share their records.
         """
         merged: dict[str, list[dict[str, Any]]] = {}
         commands: dict[str, list[str]] = {}

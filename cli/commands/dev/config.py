@@ -82,7 +82,9 @@ def _list(args: ConfigArgs, ctx: Context) -> CommandResult:
         columns = ["name", "value", "origin"]
     sections: list[Section] = [Pairs(head, title="where settings come from")]
     if rows:
-        sections.append(table_of(rows, columns, title=f"settings of {data['command'] or 'any command'}"))
+        sections.append(
+            table_of(rows, columns, title=f"settings of {data['command'] or 'any command'}")
+        )
     else:
         sections.append(Text("Every setting is at its default."))
     return CommandResult(data=data, rows="settings", sections=sections)
@@ -152,7 +154,7 @@ def _unset(args: ConfigArgs, ctx: Context) -> CommandResult:
 
 def _target(args: ConfigArgs, ctx: Context, *, make: bool):
     """Returns the file to change, the names that it may not hold, and the check of a value."""
-    from ... import config, profiles
+    from ... import config
 
     if args.to == "workspace":
         path = config.find_workspace(ctx.cwd) or ctx.cwd / config.WORKSPACE_FILE

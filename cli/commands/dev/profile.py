@@ -14,8 +14,7 @@ from ...result import CommandResult, Text, show, table_of
 EXAMPLES = (
     "bitnet dev profile",
     "bitnet dev profile create laptop --set progress=plain --set serve.max-tokens=128",
-    "bitnet dev profile show laptop",
-    "bitnet dev profile default laptop",
+    "bitnet dev profile default none",
 )
 
 DETAILS = """\
