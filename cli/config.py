@@ -1,24 +1,23 @@
-"""Where each option's value comes from: flag > environment > settings file > workspace > default.
+"""Where each option's value comes from, and which of its places wins.
 
-Every value keeps its origin, and a name that no option has is an error with the nearest one.
-Knows nothing of what the options mean; texts become values by the command's own parser.
+flag > environment > settings file > workspace > profile > default. Every value keeps
+its origin, and a name that no option has is an error with the nearest one. Knows nothing of what
+the options mean; texts become values by the command's own parser.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_jax.core.errors import ConfigError, NoInput, UsageError, did_you_mean
-from bitnet_jax.core.paths import os_failure
+from bitnet_jax.core.errors import ConfigError, UsageError, did_you_mean
 
-from . import registry
+from . import profiles, registry, settings_file
 from .args import Parser, as_texts
 from .fields import ENV_PREFIX, default_of, env_name
-from .options import GlobalArgs
+from .settings_file import Source
 
 WORKSPACE_FILE = "bitnet.toml"
 
@@ -26,6 +25,7 @@ WORKSPACE_FILE = "bitnet.toml"
 # `bitnet help environment` prints it.
 LIBRARY_ENV: dict[str, str] = {
     "BITNET_CACHE_DIR": "the folder for built kernels and locks; default: this user's cache",
+    "BITNET_CONFIG_DIR": "the folder for profiles; default: this user's config folder",
     "BITNET_ISA": "the CPU kernels' instruction set: avx512_vnni, avx_vnni, avx2, neon_dotprod "
     "or portable; one that cannot run is an error; default: the best that this processor has",
     "BITNET_KERNELS": "a folder that `bitnet dev build` wrote: its CPU kernels are used, and none "
@@ -39,11 +39,12 @@ LIBRARY_ENV: dict[str, str] = {
 TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 TRUTH |= {"0": False, "false": False, "no": False, "off": False}
 
-# Which file a settings file is chosen by cannot stand in one.
+# Which file a settings file is chosen by cannot stand in one, nor a profile in a profile.
 NOT_IN_FILES = frozenset({"settings"})
-# The workspace is found by itself, also in a folder that a stranger's model came in: no file may
-# be run because it stands there. A file that was named by --settings may say it.
-NOT_IN_WORKSPACE = frozenset({"plugin"})
+NOT_IN_PROFILES = frozenset({"settings", "profile"})
+
+# The layers below the command line, the strongest first; `bitnet dev config` names them.
+LAYERS = ("environment", "settings file", "workspace", "profile", "default")
 
 
 class Setting(NamedTuple):
@@ -53,11 +54,12 @@ class Setting(NamedTuple):
     origin: str
 
 
-class Source(NamedTuple):
-    """One layer: raw values by field name, and the words for the origin of each."""
+class Layer(NamedTuple):
+    """What one layer says: its name (of LAYERS), the file if it is one, and the values."""
 
-    values: Mapping[str, Any]
-    origins: Mapping[str, str]
+    name: str
+    file: Path | None
+    source: Source
 
 
 def resolve(
@@ -73,30 +75,78 @@ def resolve(
       ConfigError: an unknown name or a value that does not fit, outside the command line.
       NoInput: the settings file named does not exist.
     """
-    layers = [_environment(parser, env)]
-    chosen = typed.get("settings") or layers[0].values.get("settings")
+    found = layers(parser, command, typed, env, cwd)
+    return {
+        name: next(said(parser, field, typed, found))[1] for name, field in parser.fields.items()
+    }
+
+
+def said(
+    parser: Parser, field: dataclasses.Field, typed: Mapping[str, Any], found: list[Layer]
+) -> Iterator[tuple[str, Setting]]:
+    """Yields what each layer says of an option, the strongest first, with the layer's name."""
+    if field.name in typed:
+        yield "command line", Setting(typed[field.name], "command line")
+    for layer in found:
+        if field.name in layer.source.values:
+            origin = layer.source.origins[field.name]
+            value = fit(parser, field, layer.source.values[field.name], origin)
+            yield layer.name, Setting(value, origin)
+    yield "default", Setting(default_of(field), "default")
+
+
+def layers(
+    parser: Parser,
+    command: registry.Command,
+    typed: Mapping[str, Any],
+    env: Mapping[str, str],
+    cwd: Path,
+) -> list[Layer]:
+    """Returns the layers between the command line and the defaults, the strongest first."""
+    words = registry.words(command)
+    found = [Layer("environment", None, _environment(parser, env))]
+
+    def file(path: Path, name: str, **rules: Any) -> None:
+        source = settings_file.source(settings_file.read(path), words, parser.fields, **rules)
+        found.append(Layer(name, path, source))
+
+    chosen = typed.get("settings") or found[0].source.values.get("settings")
     if chosen:
-        layers.append(_file(cwd / chosen, parser, command))
+        file(cwd / chosen, "settings file", but=NOT_IN_FILES)
     workspace = find_workspace(cwd)
     if workspace is not None:
-        layers.append(_file(workspace, parser, command, NOT_IN_WORKSPACE))
-
-    settings = {}
-    for name, field in parser.fields.items():
-        if name in typed:
-            settings[name] = Setting(typed[name], "command line")
-            continue
-        layer = next((layer for layer in layers if name in layer.values), None)
-        if layer is None:
-            settings[name] = Setting(default_of(field), "default")
-        else:
-            origin = layer.origins[name]
-            settings[name] = Setting(_fit(parser, field, layer.values[name], origin), origin)
-    return settings
+        file(workspace, "workspace", but=NOT_IN_FILES, check=check_workspace)
+    profile = profile_file(parser, typed, found, env)
+    if profile is not None:
+        file(profile, "profile", but=NOT_IN_PROFILES, check=check_profile)
+    return found
 
 
-def _fit(parser: Parser, field: dataclasses.Field, raw: Any, origin: str) -> Any:
-    """Returns a raw value (a text, or what a settings file holds) as the option's value."""
+def profile_file(
+    parser: Parser, typed: Mapping[str, Any], found: list[Layer], env: Mapping[str, str]
+) -> Path | None:
+    """Returns the file of the profile in force: named by what is stronger, or the default one."""
+    if "profile" not in parser.fields:
+        return None
+    _, (name, origin) = next(said(parser, parser.fields["profile"], typed, found))
+    if name is None:
+        chosen = profiles.default(env)
+        if chosen is None:
+            return None
+        name, origin = chosen[0], str(chosen[1])
+    return None if name == profiles.NONE else profiles.find(name, origin, env)
+
+
+def fit(parser: Parser, field: dataclasses.Field, raw: Any, origin: str) -> Any:
+    """Returns a raw value (a text, or what a settings file holds) as the option's value.
+
+    Raises:
+      ConfigError: it does not fit.
+    """
+    if raw is None:  # YAML: a name, and nothing after it
+        raise ConfigError(
+            "settings.bad_value", f"{origin}: `{field.name}` has no value", "give one, or leave out"
+        )
     if field.type is bool:
         word = str(raw).strip().lower()
         if word not in TRUTH:
@@ -134,18 +184,9 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     return Source(values, {names[v]: f"environment variable {v}" for v in ours & set(names)})
 
 
-def _all_fields() -> dict[str, set[str]]:
-    """Returns the command words -> field names, over every built command."""
-    fields = {"": {field.name for field in dataclasses.fields(GlobalArgs)}}
-    for command in registry.built():
-        _, cls = registry.load(command)
-        own = {field.name for field in dataclasses.fields(cls)}
-        fields[registry.words(command)] = own | fields[""]
-    return fields
-
-
 def _all_env_names() -> set[str]:
-    return {ENV_PREFIX + name.upper() for names in _all_fields().values() for name in names}
+    by_command = settings_file.names_by_command()
+    return {ENV_PREFIX + name.upper() for names in by_command.values() for name in names}
 
 
 def find_workspace(cwd: Path) -> Path | None:
@@ -156,144 +197,26 @@ def find_workspace(cwd: Path) -> Path | None:
     return None
 
 
-def _file(
-    path: Path, parser: Parser, command: registry.Command, refused: frozenset[str] = frozenset()
-) -> Source:
-    """Returns what a settings file says for `command`.
+def check_workspace(name: str, value: Any, where: str) -> None:
+    """Refuses a plugin in a workspace.
 
-    `name = value` holds for every command that has the option, under `[group]` for those of
-    the group, under `[group.command]` for one; the most special wins.
+    That is found by itself, also in a folder that a stranger's model came in: no file may be run
+    because it stands there. A file that was named by --settings may say it.
     """
-    text = _read(path)
-    tree = _parse(path, text)
-    known = _all_fields()
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for place, table in _tables(tree, known, path, text):
-        names = set().union(*(known[words] for words in known if _covers(place, words)))
-        for key, value in table.items():
-            name = key.replace("-", "_")
-            if name not in names - NOT_IN_FILES:
-                raise _unknown(key, {n.replace("_", "-") for n in names}, place, path, text)
-            if name in refused:
-                raise ConfigError(
-                    "settings.workspace_code",
-                    f"{path}:{_line(text, key, place)}: `{key}` would run a file because of the "
-                    "folder that you are in",
-                    f"pass --{key}, set {ENV_PREFIX}{name.upper()}, or name a file: --settings",
-                )
-            if _covers(place, registry.words(command)) and name in parser.fields:
-                values[name] = value
-                origins[name] = f"{path}:{_line(text, key, place)}"
-    return Source(values, origins)
-
-
-def _covers(place: str, words: str) -> bool:
-    """Says whether a table applies to a command: "" and "model" to "model convert"."""
-    return place in ("", words, words.partition(" ")[0])
-
-
-def _tables(
-    tree: Mapping[str, Any], known: Mapping[str, set[str]], path: Path, text: str
-) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yields (place, its options), from the general to the special."""
-    places = set(known) | {words.partition(" ")[0] for words in known}
-    found = [("", {k: v for k, v in tree.items() if not isinstance(v, Mapping)})]
-    for group, table in tree.items():
-        if not isinstance(table, Mapping):
-            continue
-        if group not in places:
-            raise _unknown(group, places - {""}, "", path, text)
-        found.append((group, {k: v for k, v in table.items() if not isinstance(v, Mapping)}))
-        for name, inner in table.items():
-            if not isinstance(inner, Mapping):
-                continue
-            place = f"{group} {name}"
-            if place not in known:
-                near = {words.partition(" ")[2] for words in known if words.startswith(group)}
-                raise _unknown(name, near - {""}, group, path, text)
-            found.append((place, dict(inner)))
-    return sorted(found, key=lambda item: len(item[0].split()))
-
-
-def _unknown(key: str, known: set[str], place: str, path: Path, text: str) -> ConfigError:
-    where = f" in [{place.replace(' ', '.')}]" if place else ""
-    return ConfigError(
-        "settings.unknown_key",
-        f"{path}:{_line(text, key, place)}: unknown name `{key}`{where}",
-        did_you_mean(key, known),
-    )
-
-
-def _line(text: str, key: str, place: str) -> int:
-    """Returns the line that sets or opens `key` in the table `place` (1 if it is not found).
-
-    The readers keep no positions; a message's line is worth a search, not a second parser.
-    """
-    start = 0
-    header = re.search(rf"^\s*\[\s*{re.escape(place.replace(' ', '.'))}\s*\]", text, re.M)
-    if place and header:  # TOML
-        start = header.end()
-    elif place:  # YAML and JSON: one key inside the other
-        for word in place.split():
-            start = _find(text, word, start) or start
-    return text.count("\n", 0, _find(text, key, start) or 0) + 1
-
-
-def _find(text: str, key: str, start: int) -> int | None:
-    pattern = rf"""^[\s\[{{"'-]*(?:[\w-]+\.)?({re.escape(key)})["'\]]*\s*(?:[=:\]]|$)"""
-    found = re.compile(pattern, re.M).search(text, start)
-    return found.end(1) if found else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise NoInput(
-            "settings.not_found", f"no settings file `{path}`", "check --settings"
-        ) from error
-    except OSError as error:
-        raise os_failure(error, "read", path) from error
-    except UnicodeDecodeError as error:
+    if name == "plugin":
         raise ConfigError(
-            "settings.not_text", f"{path}: not UTF-8 text ({error.reason})"
-        ) from error
+            "settings.workspace_code",
+            f"{where}: `{name}` would run a file because of the folder that you are in",
+            f"pass --{name}, set {ENV_PREFIX}{name.upper()}, or name a file: --settings",
+        )
 
 
-def _toml(text: str) -> Any:
-    import tomllib
-
-    return tomllib.loads(text)
-
-
-def _yaml(text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" (at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{error.problem}{where}") from error
-    except YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-READERS = {".toml": _toml, ".yaml": _yaml, ".yml": _yaml, ".json": _yaml}
-
-
-def _parse(path: Path, text: str) -> Mapping[str, Any]:
-    reader = READERS.get(path.suffix.lower(), _toml)
-    try:
-        tree = reader(text)
-    except RecursionError as error:
-        raise ConfigError("settings.syntax", f"{path}: nested too deeply") from error
-    except ValueError as error:  # both readers' errors name line and column
-        raise ConfigError("settings.syntax", f"{path}: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, Mapping):
-        raise ConfigError("settings.syntax", f"{path}: a table of names and values is expected")
-    return tree
+def check_profile(name: str, value: Any, where: str) -> None:
+    """Refuses a plugin of a profile that each folder may have of its own."""
+    for file in value if isinstance(value, list) else [value]:
+        if name == "plugin" and not Path(str(file)).is_absolute():
+            raise ConfigError(
+                "settings.profile_code",
+                f"{where}: `{name}` in a profile must be an absolute path, not `{file}`",
+                "else each folder that you are in could bring its own",
+            )

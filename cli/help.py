@@ -176,7 +176,8 @@ settings: where an option's value comes from, first match wins
   2  the environment              BITNET_MAX_TOKENS=128
   3  a settings file              --settings FILE, or BITNET_SETTINGS
   4  the workspace                bitnet.toml, in this folder or one above it
-  5  the default, as `bitnet COMMAND --help` prints it
+  5  a profile                    --profile NAME, BITNET_PROFILE, or the default one
+  6  the default, as `bitnet COMMAND --help` prints it
 
 A file names options as the command line does; [group] and [group.command] narrow them:
 
@@ -187,6 +188,7 @@ A file names options as the command line does; [group] and [group.command] narro
   encoding = "packed"
 
 A name that no option has is an error (exit 78), with the nearest one that exists.
+`bitnet dev config` shows what is set, and where; `bitnet dev profile` makes profiles.
 """
 
 

@@ -59,7 +59,7 @@ PLANNED_FORMATS = {
 class GlobalArgs:
     """Options of every command."""
 
-    emit: Literal["table", "json", "jsonl", "yaml", "csv"] = option(
+    emit: Literal["table", "json", "jsonl", "yaml", "csv", "junit", "github"] = option(
         "-e",
         "--emit",
         default="table",
@@ -85,6 +85,11 @@ class GlobalArgs:
     )
     settings: Optional[str] = option(
         "-S", "--settings", metavar="FILE", help="settings file (TOML, YAML or JSON)"
+    )
+    profile: Optional[str] = option(
+        metavar="NAME",
+        help="named settings of this user (`bitnet dev profile`); none: not even the default ones",
+        shown_default="as `bitnet dev profile default` says",
     )
     verbose: int = option("-v", "--verbose", default=0, count=True, help="say more; twice for all")
     quiet: bool = option("-q", "--quiet", default=False, help="say nothing but errors")

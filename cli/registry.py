@@ -133,10 +133,25 @@ COMMANDS: tuple[Command, ...] = tuple(
         ("dev", "debug", None, "activations per op; the first op that diverges"),
         ("dev", "test", None, "run the self-tests on chosen devices"),
         ("dev", "validate", None, "everything that can be proven about a model, in one report"),
-        ("dev", "config", None, "the settings in force, and where each comes from"),
-        ("dev", "profile", None, "named sets of settings"),
+        (
+            "dev",
+            "config",
+            "commands.dev.config:ConfigArgs",
+            "the settings in force, and where each comes from",
+        ),
+        (
+            "dev",
+            "profile",
+            "commands.dev.profile:ProfileArgs",
+            "named sets of settings",
+        ),
         ("dev", "workspace", None, "this workspace: models, runs, settings"),
-        ("dev", "completion", None, "shell completion"),
+        (
+            "dev",
+            "completion",
+            "commands.dev.completion:CompletionArgs",
+            "a script that completes commands, options, models and settings in your shell",
+        ),
         ("dev", "lsp", None, "a language server for recipes"),
         (
             "dev",

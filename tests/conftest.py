@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 for _name in [name for name in os.environ if name.startswith("BITNET_")]:
     if _name not in ("BITNET_ISA", "BITNET_TEST_CACHE"):  # chosen for this run, on purpose
         del os.environ[_name]
+os.environ["XDG_CONFIG_HOME"] = str(ROOT / ".cache/tests/config")  # nor a profile of theirs
 
 # Kernels are built once, not once a test or once a worker. What is in the folder is keyed by
 # source, flags, compiler and jaxlib, so keeping it between runs is safe; `make clean` empties it.

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one; who writes what; cache folders.
+"""Writing files so that nobody ever sees half of one; who writes what.
 
 Everything is made under a temporary name and renamed. While it is made, a lock file beside
 it keeps other writers out; both are named after the target, so that the next run knows what
@@ -24,8 +24,8 @@ from bitnet_jax.core.locks import NoLocks, lock, remove_if_free, undisturbed
 from bitnet_jax.core.outputs import check_kind, check_name, check_output, exists, os_failure
 
 __all__ = [
-    "atomic_directory", "atomic_file", "cache_dir", "check_name", "check_output", "lock",
-    "make_folder",    "os_failure", "owned", "resolve_target", "scratch_directory",
+    "atomic_directory", "atomic_file", "check_name", "check_output", "lock", "make_folder",
+    "os_failure", "owned", "resolve_target", "scratch_directory",
 ]  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
@@ -329,19 +329,3 @@ def make_folder(path: Path) -> None:
         ) from error
     except OSError as error:
         raise os_failure(error, "create", path) from error
-
-
-def cache_dir(*parts: str) -> Path:
-    """Returns (and creates, mode 0700) this user's cache folder for `parts`.
-
-    ``BITNET_CACHE_DIR`` overrides the platform's place.
-    """
-    import platformdirs
-
-    base = os.environ.get("BITNET_CACHE_DIR") or platformdirs.user_cache_dir("bitnet-jax")
-    path = Path(base).joinpath(*parts)
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise os_failure(error, "create the cache folder", path) from error
-    return path

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BitnetError, UsageError
-from bitnet_jax.core.paths import cache_dir, lock, os_failure
+from bitnet_jax.core.paths import lock, os_failure
 from bitnet_jax.formats.huggingface_files import INDEX
 from bitnet_jax.formats.locate import CONFIG
 from bitnet_jax.formats.save import FORMATS, format_of

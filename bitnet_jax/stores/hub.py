@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, NoInput, Unavailable, UsageError
-from bitnet_jax.core.paths import cache_dir, lock
+from bitnet_jax.core.paths import lock
 from bitnet_jax.stores import hub_cache, hub_errors
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.hub_cache import Repo

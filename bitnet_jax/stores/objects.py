@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import IOFailure, NoInput, Unavailable
-from bitnet_jax.core.paths import cache_dir, lock, os_failure
+from bitnet_jax.core.paths import lock, os_failure
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.objects_errors import SERVICES, told
 from bitnet_jax.stores.store import Reach, RemoteFile, check_name, require

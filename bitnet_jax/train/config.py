@@ -1,6 +1,6 @@
 """`TrainConfig`: a recipe as data, and its YAML, read strictly.
 
-An unknown, repeated or ill-typed key is an error that names file and line. Knows
+An unknown, repeated or ill-typed key is an error that names file, line and column. Knows
 what a recipe may say, not what is done with it.
 """
 
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitnet_jax.core import yaml_text
 from bitnet_jax.core.errors import ConfigError, did_you_mean
-from bitnet_jax.core.paths import os_failure
 from bitnet_jax.ir.spec import Extra, ModelSpec, Scalar
 from bitnet_jax.models.families import family_of
 
@@ -178,7 +179,11 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, data: Any, name: str = "config") -> TrainConfig:
         """Returns the valid config in plain data (of `name`, for messages)."""
-        return _build(cls, data, name, "").validate()
+        config = _build(cls, data, name, "")
+        try:
+            return config.validate()
+        except ConfigError as error:
+            raise _bad(f"`{name}`: {error.message}", error.hint) from error
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -186,29 +191,15 @@ def load_config(path: str | Path) -> TrainConfig:
 
     Raises:
       NoInput, PermissionDenied, IOFailure: it cannot be read.
-      ConfigError: it is no YAML, or not a recipe; the message names file and line.
+      ConfigError: it is no YAML, or not a recipe; the message names file, line and column.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise os_failure(error, "read", path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("train.config_yaml", f"`{path}` is not UTF-8 text: {error}") from error
+    text = yaml_text.read_text(Path(path), what="recipe", code="train.config_yaml")
     return parse_config(text, str(path))
 
 
 def parse_config(text: str, name: str = "config") -> TrainConfig:
     """As `load_config`, from text; `name` stands for the file in messages."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError("train.config_yaml", f"`{where}`: {problem}", "mend the YAML") from error
+    data = yaml_text.parse(text, name, code="train.config_yaml")
     return TrainConfig.from_dict({} if data is None else data, name)
 
 
@@ -238,7 +229,7 @@ def _build(cls: type, data: Any, name: str, path: str) -> Any:
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in data.items():
-        where = f"{name}{_line(data, key)}"
+        where = yaml_text.place_of(data, key, name)
         if key not in hints:
             raise ConfigError(
                 "train.config_key",
@@ -247,11 +238,6 @@ def _build(cls: type, data: Any, name: str, path: str) -> Any:
             )
         values[key] = _convert(hints[key], value, name, where, f"{path}{key}")
     return cls(**values)
-
-
-def _line(data: Any, key: Any) -> str:
-    position = getattr(data, "lc", None)  # plain dicts have none
-    return f":{position.key(key)[0] + 1}" if position is not None else ""
 
 
 def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
@@ -278,4 +264,7 @@ def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
     if not isinstance(value, accepted) or isinstance(value, bool):
         kind = {int: "a whole number", float: "a number", str: "text"}[wanted]
         raise _bad(f"`{where}`: `{path}` is {value!r}; it must be {kind}")
+    # YAML has .nan and .inf, and 1e999 is the latter: no setting means either.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _bad(f"`{where}`: `{path}` is {float(value)}; it must be a finite number")
     return wanted(value)

@@ -72,7 +72,7 @@ def test_a_command_that_is_not_built_says_so(bitnet, command):
 def test_defaults_are_printed(bitnet):
     page = " ".join(bitnet("serve", "generate", "--help").out.split())
     assert "stop after this many tokens [default: 64; env: BITNET_MAX_TOKENS]" in page
-    assert "one of: table, json, jsonl, yaml, csv; default: table" in page
+    assert "one of: table, json, jsonl, yaml, csv, junit, github; default: table" in page
 
 
 def test_the_page_fits_a_narrow_terminal(bitnet, monkeypatch):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import (
     BadData,
     IOFailure,
@@ -20,7 +21,7 @@ from bitnet_jax.core.errors import (
     Resumable,
     Unavailable,
 )
-from bitnet_jax.core.paths import cache_dir, lock
+from bitnet_jax.core.paths import lock
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint

@@ -115,3 +115,16 @@ def test_extra_is_a_mapping_of_single_values(value):
 def test_a_missing_file(tmp_path):
     with pytest.raises(NoInput):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf", "1e400"])
+def test_a_number_that_is_none(text):
+    with pytest.raises(ConfigError, match=r"`r\.yaml:2:3`: .*learning_rate.*finite"):
+        parse_config(f"optimizer:\n  learning_rate: {text}\nsteps: 1\n", "r.yaml")
+
+
+def test_the_column_is_named_and_an_empty_recipe_is_refused():
+    with pytest.raises(ConfigError, match=r"`r\.yaml:2:9`: unknown setting `model.hidden`"):
+        parse_config("steps: 1\nmodel: {hidden: 2}\n", "r.yaml")
+    with pytest.raises(ConfigError, match="`r.yaml`: just one of"):
+        parse_config("", "r.yaml")

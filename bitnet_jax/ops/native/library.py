@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, BitnetError, Unavailable, UsageError, did_you_mean
-from bitnet_jax.core.paths import cache_dir
 from bitnet_jax.ops.native import build
 from bitnet_jax.ops.native.selftest import SCALE_KINDS, selftest
 
