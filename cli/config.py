@@ -135,9 +135,9 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
 
 
 def _all_fields() -> dict[str, set[str]]:
-    """Returns the command words -> field names, over every built command."""
+    """Returns the command words -> field names, over every command."""
     fields = {"": {field.name for field in dataclasses.fields(GlobalArgs)}}
-    for command in registry.built():
+    for command in registry.COMMANDS:
         _, cls = registry.load(command)
         own = {field.name for field in dataclasses.fields(cls)}
         fields[registry.words(command)] = own | fields[""]
