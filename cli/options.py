@@ -226,13 +226,12 @@ def device_option():
     )
 
 
-def precision_option(*precisions: str, built: bool = True):
+def precision_option(*precisions: str):
     return option(
         "-P",
         "--precision",
         default="1.58",
-        choices=precisions or ("1.58",),
-        built=built,
+        choices=precisions,
         help="bits per weight",
     )
 
@@ -269,8 +268,8 @@ def count_option(help: str, default: Optional[int] = None, shown_default: Option
     )
 
 
-def jobs_option(help: str, built: bool = True):
-    return option("-j", "--jobs", type=whole(1), default=1, metavar="N", built=built, help=help)
+def jobs_option(help: str):
+    return option("-j", "--jobs", type=whole(1), default=1, metavar="N", help=help)
 
 
 def yes_option(help: str):

@@ -63,7 +63,7 @@ class BenchCompareArgs(PluginArgs):
         help="the models, separated by commas",
     )
     metrics: list[str] = metrics_option("latency", "throughput", "memory")
-    engines: list[str] = option(
+    runtimes: list[str] = option(
         default_factory=list,
         type=str,
         repeat=True,
