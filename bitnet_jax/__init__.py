@@ -35,6 +35,7 @@ __all__ = (
     "SubNorm",
     "build_kernels",
     "convert",
+    "converted",
     "create",
     "digest",
     "dump_passes",

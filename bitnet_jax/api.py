@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from bitnet_jax.runtime.model import Model as Model
     from bitnet_jax.runtime.model import load as load
     from bitnet_jax.workflows.convert import convert as convert
+    from bitnet_jax.workflows.convert import converted as converted
     from bitnet_jax.workflows.create import create as create
     from bitnet_jax.workflows.create import list_architectures as list_architectures
     from bitnet_jax.workflows.digest import digest as digest
@@ -79,6 +80,7 @@ HOMES: dict[str, str] = {
     "SubNorm": "passes.recipes.sub_norm",
     "build_kernels": "workflows.kernels",
     "convert": "workflows.convert",
+    "converted": "workflows.convert",
     "create": "workflows.create",
     "digest": "workflows.digest",
     "dump_passes": "ir.stages",
@@ -123,6 +125,7 @@ __all__ = (
     "SubNorm",
     "build_kernels",
     "convert",
+    "converted",
     "create",
     "digest",
     "dump_passes",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
@@ -33,6 +34,13 @@ def check(cls: type) -> None:
         raise TypeError(f"{cls.__name__} is not a dataclass")
     if "__slots__" in vars(cls):
         raise TypeError(f"{cls.__name__} has slots: argparse-dataclass reads vars()")
+    if hasattr(cls, "__post_init__"):
+        raise TypeError(
+            f"{cls.__name__}.__post_init__ would run on unfinished values: check in run"
+        )
+    words = [field for field in dataclasses.fields(cls) if field.metadata.get("positional")]
+    if any(field.metadata.get("repeat") for field in words[:-1]):
+        raise TypeError(f"{cls.__name__}: no word can follow a list of words")
     for field in dataclasses.fields(cls):
         where = f"{cls.__name__}.{field.name}"
         kind, meta = field.type, field.metadata
@@ -44,6 +52,11 @@ def check(cls: type) -> None:
             raise TypeError(f"{where}: no `from __future__ import annotations` with args classes")
         if not isinstance(kind, type) and origin is None:
             raise TypeError(f"{where}: {kind!r} is no plain type")
+        for key in ("required", "keep_underscores", "group"):
+            if key in meta:
+                raise TypeError(f"{where}: `{key}` is argparse's; say `needed=True` or a spelling")
+        if "action" in meta:
+            raise TypeError(f"{where}: argparse-dataclass drops `action`; say repeat or count")
         if not field.init:
             raise TypeError(f"{where}: init=False breaks once the option is given")
         if field.default is MISSING and field.default_factory is MISSING:
@@ -77,6 +90,8 @@ class _Store(argparse.Action):
 class _Repeat(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         so_far = getattr(namespace, self.dest)
+        if self.nargs is not None:  # each word has become a list already
+            values = [item for part in values for item in part]
         setattr(namespace, self.dest, [*([] if so_far is MISSING else so_far), *values])
 
 
@@ -89,11 +104,18 @@ class _Count(argparse.Action):
 class Parser(argparse.ArgumentParser):
     """An argparse parser for some args dataclasses, whose errors are `UsageError`s."""
 
-    def __init__(self, *classes: type, prog: str = "bitnet"):
+    def __init__(
+        self,
+        *classes: type,
+        prog: str = "bitnet",
+        elsewhere: Callable[[str], Sequence[str]] = lambda spelling: (),
+    ):
+        """`elsewhere` names the commands that have an option, for one that this one lacks."""
         # Abbreviations would take `--for` for `--format`, and break when an option is added.
         super().__init__(prog=prog, add_help=False, allow_abbrev=False, exit_on_error=False)
         self.fields: dict[str, dataclasses.Field] = {}
         self.spelled: dict[str, dataclasses.Field] = {}
+        self._elsewhere = elsewhere
         # argparse-dataclass passes no `action`, so this is asked for every valued option.
         self.register("action", None, self._action)
         for cls in classes:
@@ -114,17 +136,21 @@ class Parser(argparse.ArgumentParser):
         return _Store(option_strings, dest, **options)
 
     def _check_value(self, action, value):
-        # argparse's own message quotes reprs and suggests nothing.
-        if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            if value in self.fields[action.dest].metadata.get("planned", ()):
+        # argparse's own message quotes reprs and suggests nothing; it knows no choice in a list.
+        if action.choices is None:
+            return
+        known = [str(choice) for choice in action.choices]
+        for item in value if isinstance(value, list) else [value]:
+            if item in action.choices:
+                continue
+            if item in self.fields[action.dest].metadata.get("planned", ()):
                 raise not_built(
-                    f"{self._spelled_as(action)} `{value}`", "built are: " + ", ".join(known)
+                    f"{self._spelled_as(action)} `{item}`", "built are: " + ", ".join(known)
                 )
-            close = nearest(str(value), known)
+            close = nearest(str(item), known)
             raise UsageError(
                 "cli.bad_value",
-                f"`{value}` is not a value of {self._spelled_as(action)}",
+                f"`{item}` is not a value of {self._spelled_as(action)}",
                 (f"did you mean `{close[0]}`? " if close else "") + "known: " + ", ".join(known),
             )
 
@@ -184,13 +210,20 @@ class Parser(argparse.ArgumentParser):
                     f"`{word}` is one word too many for `{self.prog}`",
                     f"put a text with spaces in quotes; `{self.prog} --help` shows what it takes",
                 )
-            field = free.pop(0)
-            values[field.name] = self.convert(field, [word])
+            if free[0].metadata.get("repeat"):
+                field = free[0]
+                values[field.name] = values.get(field.name, []) + self.convert(field, [word])
+            else:
+                field = free.pop(0)
+                values[field.name] = self.convert(field, [word])
 
     def _unknown(self, token: str) -> UsageError:
         name = token.partition("=")[0]
         close = close_options(name, self.spelled)
         hint = "did you mean " + " or ".join(f"`{n}`" for n in close) + "?" if close else None
+        others = self._elsewhere(name)
+        if others and not (close and _is_slip(name, close[0])):
+            hint = "it is an option of " + ", ".join(f"`bitnet {words}`" for words in others)
         return UsageError(
             "cli.unknown_option",
             f"`{self.prog}` has no option `{name}`",
@@ -205,6 +238,11 @@ def _list_of(element: Callable[[str], Any], *, commas: bool) -> Callable[[str], 
         return [element(part.strip()) for part in text.split(",") if part.strip()]
 
     return parse
+
+
+def _is_slip(name: str, meant: str) -> bool:
+    """Says whether two spellings differ by the slip of a key, not by a word."""
+    return difflib.SequenceMatcher(None, name, meant).ratio() > 0.9
 
 
 def _is_number(text: str) -> bool:

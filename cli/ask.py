@@ -23,7 +23,12 @@ from .fields import long_name
 def missing(parser: Parser, settings: Mapping[str, Setting]) -> list[dataclasses.Field]:
     """Returns the needed options without a value."""
     needed = [field for field in parser.fields.values() if field.metadata.get("needed")]
-    return [field for field in needed if settings[field.name].value in (None, [])]
+    return [
+        field
+        for field in needed
+        if settings[field.name].value in (None, [])
+        and not any(settings[name].value for name in field.metadata.get("unless", ()))
+    ]
 
 
 def refuse(fields: list[dataclasses.Field], prog: str, example: str) -> UsageError:
@@ -66,5 +71,9 @@ def _answer(field: dataclasses.Field, prompt: str, parser: Parser, streams: Stre
 
 def whole_line(argv: list[str], words: str, answers: Mapping[str, Setting]) -> str:
     """Returns the line that would have needed no question."""
-    said = [f"--{name.replace('_', '-')}={setting.value}" for name, setting in answers.items()]
+    said = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, setting in answers.items()
+        for value in (setting.value if isinstance(setting.value, list) else [setting.value])
+    ]
     return shlex.join(["bitnet", *words.split(), *argv, *said])

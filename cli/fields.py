@@ -28,10 +28,12 @@ def option(
     nargs: str | None = None,
     const: Any = None,
     needed: bool = False,
+    unless: Sequence[str] = (),
     positional: bool = False,
     repeat: bool = False,
     commas: bool = False,
     count: bool = False,
+    built: bool = True,
     shown_default: str | None = None,
     report: bool = False,
 ) -> Any:
@@ -43,10 +45,13 @@ def option(
       planned: values that are announced and not built yet: refused as such.
       needed: a value must come from somewhere; asked for on a terminal. Never argparse's
         `required`, which could not be met by the environment or a settings file.
-      positional: may also be given as a bare word, in the order of the fields.
+      unless: with `needed`, the fields that take its place.
+      positional: may also be given as a bare word, in the order of the fields; a `repeat`ed one
+        takes all that are left.
       repeat: may be given several times; the value is a list.
       commas: with `repeat`, one value may also hold several, separated by commas.
       count: how often it was given (-vv is 2).
+      built: False for an option that is announced: help shows it, giving it is refused.
       const: the value when it is given without one (with nargs="?").
       report: its value is the page to write, as that of --report (`session` writes it).
       shown_default: what help says when the true default is only known later.
@@ -62,11 +67,13 @@ def option(
         "const": const,
         "shown_default": shown_default,
         "needed": needed or None,
+        "unless": tuple(unless) or None,
         "positional": positional or None,
         "repeat": repeat or None,
         "commas": commas or None,
         "count": count or None,
         "report": report or None,
+        "built": None if built else False,
     }
     metadata.update({key: value for key, value in given.items() if value is not None})
     if default_factory is not None:
@@ -106,6 +113,21 @@ def number(
         return value
 
     return parse
+
+
+def size(text: str) -> str:
+    """A type: a shape of tokens, "512" or "4x512" (batch x length)."""
+    parts = text.split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"`{text}` is neither a length (512) nor a shape (4x512)")
+    return text
+
+
+def key_value(text: str) -> str:
+    """A type: KEY=VALUE."""
+    if not text.partition("=")[0] or "=" not in text:
+        raise argparse.ArgumentTypeError(f"`{text}` is not KEY=VALUE")
+    return text
 
 
 def long_name(field: dataclasses.Field) -> str:

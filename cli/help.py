@@ -1,7 +1,8 @@
-"""The help pages: of the program, a group, a command, and a few topics.
+"""The help pages: of the program, a group, a command; `bitnet help` finds the one meant.
 
 Text from the registry's table and from the args dataclasses; nothing is said twice. The
-pages of the program and the groups import no args class, so that they come at once.
+pages of the program and the groups import no args class, so that they come at once. What holds
+for every command stands in `topics`; words that are no page's name are looked for by `search`.
 """
 
 from __future__ import annotations
@@ -10,54 +11,61 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_jax.core.errors import UsageError
 
-from . import registry
-from .route import close_to, near, or_else
+from . import registry, topics
+from .layout import columns, fill, reflow
+from .route import HELP_FLAGS, close_to, near, or_else
+from .topics import TOPICS
 
 if TYPE_CHECKING:
     import dataclasses
 
-MODES = """\
-every command takes
-  --json             one record on stdout, nothing else (--emit yaml|csv|jsonl for others)
-  -v, -q             say more (-vv: everything), or nothing but errors
-  --no-input         never ask, for scripts
-  --help             its options, their environment variables, and examples
-`bitnet help exit-codes`, `settings` and `environment` tell what scripts rely on."""
+MODES = (
+    ("--json", "one record on stdout, nothing else (--emit yaml|csv|jsonl for others)"),
+    ("-v, -q", "say more (-vv: everything), or nothing but errors"),
+    ("--no-input", "never ask, for scripts"),
+    ("--help", "its options, their environment variables, and examples"),
+)
+LATER = "not built yet in this version"
 
 
-def program() -> str:
+def program(width: int) -> str:
     """Returns the page of `bitnet` alone: what to run first, then what there is."""
-    lines = [f"bitnet: {registry.ABOUT}", "", "start here"]
-    width = max(len(line) for line, _ in registry.FIRST_STEPS)
-    lines += [f"  {line:<{width}}  {why}" for line, why in registry.FIRST_STEPS]
-    lines += ["", "groups (`bitnet GROUP` lists its commands)"]
-    for name, about in registry.GROUPS.items():
-        lines.append(f"  {name:<7}  {about}{'' if _has_built(name) else ' (not built yet)'}")
+    lines = [*fill(f"bitnet: {registry.ABOUT}", width), "", "start here"]
+    lines += columns(registry.FIRST_STEPS, width)
+    lines += ["", "groups (see `bitnet GROUP`)"]
+    about = registry.GROUPS.items()
+    marked = [(g, text + ("" if _has_built(g) else " (not built yet)")) for g, text in about]
+    lines += columns(marked, width)
     short = [(name, target) for (place, name), target in registry.ALIASES.items() if not place]
     lines += ["", "short forms"]
-    lines += [f"  bitnet {name:<9}  = bitnet {' '.join(target)}" for name, target in short]
-    return "\n".join([*lines, "", MODES]) + "\n"
+    lines += columns([(f"bitnet {name}", f"= bitnet {' '.join(to)}") for name, to in short], width)
+    lines += ["", "every command takes", *columns(MODES, width), "", "more"]
+    lines += columns(
+        [
+            ("bitnet help TOPIC", ", ".join(TOPICS)),
+            ("bitnet help WORD", "the commands, options, topics and errors that it occurs in"),
+        ],
+        width,
+    )
+    return "\n".join(lines) + "\n"
 
 
-def group(name: str) -> str:
+def group(name: str, width: int) -> str:
     """Returns the page of a group: its first step, and its commands."""
     first, why = registry.GROUP_FIRST[name]
-    lines = [f"bitnet {name}: {registry.GROUPS[name]}", "", "start here"]
-    lines += [f"  {first}", f"      {why}"]
+    lines = [*fill(f"bitnet {name}: {registry.GROUPS[name]}", width), "", "start here"]
+    lines += [f"  {first}", *fill(why, width, " " * 6)]
     commands = [command for command in registry.COMMANDS if command.group == name]
     aliases = {alias: to for (place, alias), to in registry.ALIASES.items() if place == name}
-    width = max(len(word) for word in [*aliases, *(command.name for command in commands)])
-    built = [f"  {c.name:<{width}}  {c.help}" for c in commands if c.target]
-    planned = [f"  {c.name:<{width}}  {c.help}" for c in commands if not c.target]
+    built = [(c.name, c.help) for c in commands if c.target]
+    planned = [(c.name, c.help) for c in commands if not c.target]
     ready = {(c.group, c.name) for c in registry.built()}
     for alias, to in aliases.items():
-        line = f"  {alias:<{width}}  = bitnet {' '.join(to)}"
-        (built if to in ready else planned).append(line)
-    for head, rows in (("commands", built), ("not built yet in this version", planned)):
+        (built if to in ready else planned).append((alias, f"= bitnet {' '.join(to)}"))
+    for head, rows in (("commands", built), (LATER, planned)):
         if rows:
-            lines += ["", head, *rows]
-    if built:
-        lines += ["", f"`bitnet {name} COMMAND --help` shows options and examples."]
+            lines += ["", head, *columns(rows, width)]
+    lines += ["", *fill(f"`bitnet {name} COMMAND --help` shows options and examples.", width)]
     return "\n".join(lines) + "\n"
 
 
@@ -67,37 +75,39 @@ def _has_built(name: str) -> bool:
     return name in places + [place for (place, _), to in registry.ALIASES.items() if to in ready]
 
 
-def not_built(command: registry.Command) -> str:
-    """Returns the page of a command that is only announced."""
-    words = registry.words(command)
-    return f"bitnet {words}: {command.help}\n\nNot built yet in this version.\n"
-
-
 def command(row: registry.Command, width: int) -> str:
-    """Returns the page of a built command."""
+    """Returns the page of a command, built or not."""
     import dataclasses
 
     from .options import GlobalArgs
 
     module, cls = registry.load(row)
     words = registry.words(row)
-    # A base class's fields come first in the dataclass; what is needed comes first on the page.
+    # What is needed comes first on the page, and what several commands share comes last: a base
+    # class's fields come first in the dataclass.
     own = sorted(
         dataclasses.fields(cls),
-        key=lambda f: (not f.metadata.get("positional"), not f.metadata.get("needed")),
+        key=lambda f: (
+            not f.metadata.get("positional"),
+            not f.metadata.get("needed"),
+            f.name not in vars(cls).get("__annotations__", ()),
+        ),
     )
     aliases = [
         f"bitnet {' '.join(alias).strip()}"
         for alias, target in registry.ALIASES.items()
         if target == (row.group, row.name)
     ]
-    lines = [f"bitnet {words}: {row.help}"]
+    lines = fill(f"bitnet {words}: {row.help}", width)
     if aliases:
-        lines.append(f"also: {', '.join(aliases)}")
-    lines += ["", f"usage: bitnet {words} {_usage(own)}".rstrip()]
+        lines += fill(f"also: {', '.join(aliases)}", width)
+    if row.target is None:
+        told = f"{LATER.capitalize()}: it checks its options, and ends with exit code 69."
+        lines += ["", *fill(told, width)]
+    lines += ["", *fill(f"usage: bitnet {words} {_usage(own)}", width)]
     more = getattr(module, "DETAILS", "")
     if more:
-        lines += ["", more.strip()]
+        lines += ["", *reflow(more, width)]
     if own:
         lines += ["", "options"]
     lines += [line for field in own for line in _option(field, width)]
@@ -115,6 +125,8 @@ def _usage(fields: list[dataclasses.Field]) -> str:
     for field in fields:
         meta = field.metadata
         value = meta.get("metavar") or field.name.upper()
+        if meta.get("repeat") and meta.get("positional"):
+            value += " ..."
         if meta.get("positional"):
             parts.append(value if meta.get("needed") else f"[{value}]")
         elif meta.get("needed"):
@@ -124,7 +136,6 @@ def _usage(fields: list[dataclasses.Field]) -> str:
 
 def _option(field: dataclasses.Field, width: int) -> list[str]:
     """Returns an option's lines: its spellings, what it does, default, environment."""
-    import textwrap
     import typing
 
     from .fields import env_name, long_name, spellings
@@ -144,89 +155,30 @@ def _option(field: dataclasses.Field, width: int) -> list[str]:
     if choices:
         notes.append("one of: " + ", ".join(map(str, choices)))
     if meta.get("needed"):
-        notes.append("needed")
+        others = [f"--{name.replace('_', '-')}" for name in meta.get("unless", ())]
+        notes.append("needed" + (f" without {' or '.join(others)}" if others else ""))
     default = _default(field) if takes_value else ""
     if default:
         notes.append(f"default: {default}")
     notes.append(f"env: {env_name(field)}")
-    text = f"{meta['help']} [{'; '.join(notes)}]"
-    body = textwrap.wrap(text, max(20, width - 10), break_long_words=False)
-    return [f"  {names}", *(f"          {line}" for line in body)]
+    later = "" if meta.get("built", True) else "(not built yet) "
+    text = f"{later}{meta['help']} [{'; '.join(notes)}]"
+    return [*_names(names, width), *fill(text, width, " " * 10)]
+
+
+def _names(names: str, width: int) -> list[str]:
+    """Returns the spellings: one line, or the rest a little to the right."""
+    first, *rest = fill(names, width - 4)
+    return [f"  {first}", *(f"    {line}" for line in rest)]
 
 
 def _default(field: dataclasses.Field) -> str:
     from .fields import default_of
 
     value: Any = field.metadata.get("shown_default", default_of(field))
-    return "" if value is None or value == [] else str(value)
-
-
-def _exit_codes() -> str:
-    from .exit_codes import MEANING
-
-    lines = [f"  {code:>3}  {meaning}" for code, meaning in MEANING.items()]
-    return "\n".join(["exit codes: what a script can rely on", "", *lines]) + "\n"
-
-
-def _settings() -> str:
-    return """\
-settings: where an option's value comes from, first match wins
-
-  1  the command line             --max-tokens 128
-  2  the environment              BITNET_MAX_TOKENS=128
-  3  a settings file              --settings FILE, or BITNET_SETTINGS
-  4  the workspace                bitnet.toml, in this folder or one above it
-  5  a profile                    --profile NAME, BITNET_PROFILE, or the default one
-  6  the default, as `bitnet COMMAND --help` prints it
-
-A file names options as the command line does; [group] and [group.command] narrow them:
-
-  progress = "plain"
-  [serve]
-  max-tokens = 128
-  [model.convert]
-  encoding = "packed"
-
-A name that no option has is an error (exit 78), with the nearest one that exists.
-`bitnet dev config` shows what is set, and where; `bitnet dev profile` makes profiles.
-"""
-
-
-def _environment() -> str:
-    import textwrap
-
-    from .config import LIBRARY_ENV
-
-    lines = []
-    for name, what in LIBRARY_ENV.items():
-        lines += [f"  {name}"]
-        lines += textwrap.wrap(what, 88, initial_indent=" " * 10, subsequent_indent=" " * 10)
-    return ENVIRONMENT.format(variables="\n".join(lines))
-
-
-ENVIRONMENT = """\
-environment: the variables that are read
-
-every option is also a variable: BITNET_ and its long name, in capitals, - as _
-  --max-tokens 128    BITNET_MAX_TOKENS=128
-  --quiet             BITNET_QUIET=1 (1, true, yes, on; 0, false, no, off)
-  -vv                 BITNET_VERBOSE=2
-The command line wins over it; it wins over a settings file (`bitnet help settings`).
-`bitnet COMMAND --help` names the variable of each option. An empty one counts as not set.
-
-read by the library, also where there is no command line
-{variables}
-
-not ours, and heeded
-  CXX
-          the C++ compiler that builds the CPU kernels; default: c++, g++, clang++
-  NO_COLOR, TERM=dumb
-          no colour
-
-Another variable that begins with BITNET_ is an error (exit 78), with the nearest one that exists.
-"""
-
-TOPICS = {"exit-codes": _exit_codes, "settings": _settings, "environment": _environment}
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _suggest(place: str, word: str) -> str:
@@ -236,23 +188,29 @@ def _suggest(place: str, word: str) -> str:
     return f"topics: {', '.join(TOPICS)}; groups: {', '.join(registry.GROUPS)}"
 
 
-def topic(argv: list[str], width: int) -> str:
+def found(argv: list[str], width: int) -> str:
     """Returns the page that `bitnet help ...` asks for.
 
     Raises:
-      UsageError: there is no such group, command or topic.
+      UsageError: there is no such group, command or topic, and the words occur nowhere.
     """
-    names = [word for word in argv if not word.startswith("-")]
-    if not names:
-        return program() + "\ntopics: " + ", ".join(f"bitnet help {t}" for t in TOPICS) + "\n"
-    if names[0] in TOPICS:
-        return TOPICS[names[0]]()
-    if names[0] in registry.GROUPS and len(names) == 1:
-        return group(names[0])
-    place, name = (names[0], names[1]) if names[0] in registry.GROUPS else ("", names[0])
-    row = registry.find(place, name)
-    if row is None:
+    words = [word for word in argv if word not in HELP_FLAGS]
+    if not words:
+        about = [(f"bitnet help {name}", topic.about) for name, topic in TOPICS.items()]
+        return "\n".join([program(width), "topics", *columns(about, width)]) + "\n"
+    if len(words) == 1 and (name := topics.find(words[0])):
+        return topics.page(name, width)
+    if len(words) == 1 and words[0] in registry.GROUPS:
+        return group(words[0], width)
+    place, word = (words[0], words[1]) if words[0] in registry.GROUPS else ("", words[0])
+    row = registry.find(place, word)
+    if row is not None and len(words) == 1 + bool(place):
+        return command(row, width)
+    from .search import search
+
+    page = search([word.strip("`") for word in words], width)
+    if page is None:
         raise UsageError(
-            "cli.unknown_topic", f"no help on `{' '.join(names)}`", _suggest(place, name)
+            "cli.unknown_topic", f"no help on `{' '.join(words)}`", _suggest(place, word)
         )
-    return command(row, width) if row.target else not_built(row)
+    return page

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bitnet_jax.core.errors import BitnetError
 
 from . import help as pages
-from . import registry
 from .route import HELP_FLAGS, Route, route
 from .stdio import Output, OutputClosed, Talk, standard
 
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             plan = route(argv)
             page = _page(plan)
             if page is None:
-                return _command(plan, argv, three)
+                return _command(plan, three)
             _, stdout, _ = three
             stdout.write(page)
             stdout.flush()
@@ -48,20 +47,18 @@ def main(argv: list[str] | None = None) -> int:
 def _page(plan: Route) -> str | None:
     """Returns the text of a page, or None when a command is to run."""
     if plan.kind == "guide":
-        return pages.program()
+        return pages.program(_width())
     if plan.kind == "group":
-        return pages.group(plan.group)
+        return pages.group(plan.group, _width())
     if plan.kind == "version":
         from importlib.metadata import version
 
         return f"bitnet {version('bitnet-jax')}\n"
     if plan.kind == "help":
-        return pages.topic(plan.argv, _width())
+        return pages.found(plan.argv, _width())
     before_dashes = plan.argv[: plan.argv.index("--")] if "--" in plan.argv else plan.argv
     if not any(token in HELP_FLAGS for token in before_dashes):
         return None
-    if plan.command.target is None:
-        return pages.not_built(plan.command)
     return pages.command(plan.command, _width())
 
 
@@ -71,25 +68,19 @@ def _width() -> int:
     return min(max(get_terminal_size().columns, 40), 100)
 
 
-def _command(plan: Route, argv: list[str], three: Three) -> int:
+def _command(plan: Route, three: Three) -> int:
     """Runs a command from its options to its exit code."""
-    from .failure import not_built
     from .session import Session
 
-    words = registry.words(plan.command)
-    if plan.command.target is None:
-        hint = f"`bitnet {plan.command.group}` lists the commands that run"
-        return _fail_early(not_built(f"`bitnet {words}`", hint), argv, three, words)
     return Session(plan.command, plan.argv, _streams(three)).run()
 
 
-def _fail_early(error: BitnetError, argv: list[str], three: Three, words: str | None = None) -> int:
+def _fail_early(error: BitnetError, argv: list[str], three: Three) -> int:
     """Reports an error met before there was a command to run."""
     from .failure import result_of
     from .session import finish, guess_emit
 
-    if words is None:
-        words = " ".join(token for token in argv[:2] if not token.startswith("-"))
+    words = " ".join(token for token in argv[:2] if not token.startswith("-"))
     streams = _streams(three)
     return finish(result_of(error), words, guess_emit(argv, streams.env), streams)
 

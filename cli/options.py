@@ -5,6 +5,7 @@ This file and the commands' files must not use postponed annotations or
 """
 
 # ruff: noqa: UP045
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, Optional
@@ -12,10 +13,15 @@ from typing import Literal, Optional
 from .failure import not_built
 from .fields import number, option, whole
 
-# One letter means one thing on every command; tests/cli walks the registry against this.
+# One letter means one thing on every command. An option's letter is its first one, small or
+# capital, where that is left; tests/cli walks the registry against this.
 LETTERS = {
     "a": "allow",
+    "A": "against",
+    "b": "batch-sizes",
+    "B": "baseline",
     "c": "config",
+    "C": "comprehensive",
     "d": "device",
     "D": "defect",
     "e": "emit",
@@ -23,23 +29,36 @@ LETTERS = {
     "f": "format",
     "F": "force",
     "h": "help",
+    "H": "host",
     "i": "input",
+    "I": "input-shape",
     "j": "jobs",
+    "J": "json",
     "k": "top-k",
     "l": "layers",
+    "L": "log-file",
     "m": "model",
+    "M": "metrics",
     "n": "count",
+    "N": "no-input",
     "o": "output",
+    "O": "output-dir",
     "p": "prompt",
+    "P": "precision",
     "q": "quiet",
+    "Q": "quick",
     "r": "resume-from",
     "R": "report",
     "s": "seed",
     "S": "settings",
     "t": "temperature",
+    "T": "tolerance",
+    "u": "unset",
     "v": "verbose",
     "V": "version",
+    "w": "workers",
     "x": "export-json",
+    "X": "export-metrics",
     "y": "yes",
 }
 
@@ -53,6 +72,8 @@ PLANNED_FORMATS = {
     "safetensors": (".safetensors",),
     "stablehlo": (".stablehlo", ".mlir"),
 }
+# What the name of a model may end with, told by nothing but that.
+MODEL_SUFFIXES = (".bitnet", ".hf", *(s for names in PLANNED_FORMATS.values() for s in names))
 
 
 @dataclass
@@ -65,7 +86,9 @@ class GlobalArgs:
         default="table",
         help="how the record is printed; jsonl streams events while it runs",
     )
-    json: bool = option(default=False, help="same as --emit json: one envelope, nothing else")
+    json: bool = option(
+        "-J", "--json", default=False, help="same as --emit json: one envelope, nothing else"
+    )
     export_json: Optional[str] = option(
         "-x",
         "--export-json",
@@ -93,8 +116,12 @@ class GlobalArgs:
     )
     verbose: int = option("-v", "--verbose", default=0, count=True, help="say more; twice for all")
     quiet: bool = option("-q", "--quiet", default=False, help="say nothing but errors")
-    no_input: bool = option(default=False, help="never ask; a missing option is an error")
-    log_file: Optional[str] = option(metavar="FILE", help="also write the log to FILE")
+    no_input: bool = option(
+        "-N", "--no-input", default=False, help="never ask; a missing option is an error"
+    )
+    log_file: Optional[str] = option(
+        "-L", "--log-file", metavar="FILE", help="also write the log to FILE"
+    )
     log_format: Literal["text", "json"] = option(default="text", help="how log lines are written")
     debug: bool = option(default=False, help="show the traceback of an error")
 
@@ -113,10 +140,30 @@ def model_option(*more: str):
     )
 
 
+def models_option(*more: str):
+    """One model or several: an option, and every bare word."""
+    return option(
+        "-m",
+        "--model",
+        *more,
+        default_factory=list,
+        type=str,
+        repeat=True,
+        nargs="+",
+        metavar="MODEL",
+        needed=True,
+        unless=("manifest",),
+        positional=True,
+        help="the model, or several: a .bitnet file, or a Hugging Face directory or "
+        ".safetensors file",
+    )
+
+
 def output_option(
     *more: str,
     help: str,
     needed: bool = False,
+    unless: tuple[str, ...] = (),
     default: Optional[str] = None,
     shown_default: Optional[str] = None,
 ):
@@ -126,6 +173,7 @@ def output_option(
         *more,
         metavar="PATH",
         needed=needed,
+        unless=unless,
         default=default,
         help=help,
         shown_default=shown_default,
@@ -137,20 +185,29 @@ def page_option():
     return option(
         "-o",
         "--output",
-        metavar="FILE",
+        metavar="FILE.html",
         report=True,
         help="write the findings as one HTML page; the same as --report",
     )
 
 
-def format_option():
+def format_option(help: str = "the output's format"):
     return option(
         "-f",
         "--format",
         choices=FORMATS,
         planned=tuple(PLANNED_FORMATS),
-        help="the output's format",
+        help=help,
         shown_default="by the output's name",
+    )
+
+
+def encoding_option(shown_default: str = "the source's, where the format has it"):
+    return option(
+        "-E",
+        "--encoding",
+        help="the format's variant: packed, master, latent, ...",
+        shown_default=shown_default,
     )
 
 
@@ -178,6 +235,70 @@ def resume_option():
     )
 
 
+# `gpu` is whichever of CUDA and ROCm this machine has.
+DEVICES = ("auto", "cpu", "gpu", "cuda", "rocm", "tpu", "metal", "mlx")
+
+
+def device_option():
+    return option(
+        "-d",
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where it runs; auto takes the best there is and says which",
+    )
+
+
+def precision_option(*precisions: str):
+    return option(
+        "-P",
+        "--precision",
+        default="1.58",
+        choices=precisions,
+        help="bits per weight",
+    )
+
+
+def metrics_option(*metrics: str):
+    return option(
+        "-M",
+        "--metrics",
+        default_factory=lambda: list(metrics),
+        type=str,
+        repeat=True,
+        commas=True,
+        choices=metrics,
+        metavar="LIST",
+        help="what is compared or shown, separated by commas",
+    )
+
+
+def export_metrics_option():
+    return option(
+        "-X", "--export-metrics", metavar="FILE", help="write the record's data as JSON to FILE"
+    )
+
+
+def count_option(help: str, default: Optional[int] = None, shown_default: Optional[str] = None):
+    return option(
+        "-n",
+        "--count",
+        type=whole(1),
+        metavar="N",
+        default=default,
+        shown_default=shown_default,
+        help=help,
+    )
+
+
+def jobs_option(help: str):
+    return option("-j", "--jobs", type=whole(1), default=1, metavar="N", help=help)
+
+
+def yes_option(help: str):
+    return option("-y", "--yes", default=False, help=help)
+
+
 def dump_passes_option():
     """Read by `session`: a command that compiles a model only declares it."""
     return option(
@@ -203,7 +324,7 @@ def seed_option(default: Optional[int] = 0, shown_default: Optional[str] = None)
 class PluginArgs:
     """Base class of every command that opens, makes, trains or runs a model.
 
-    The files are run before the command is (`session`): never one that a model names.
+    The files are run before the command is (`load_plugins`): never one that a model names.
     """
 
     plugin: list[str] = option(
@@ -213,6 +334,33 @@ class PluginArgs:
         metavar="FILE",
         help="run this Python file first: it adds a family of models (docs/write-a-family.md); "
         "may be repeated",
+    )
+
+
+def load_plugins(files: Sequence[str]) -> None:
+    """Runs the Python files that the person named, before the command that they are for."""
+    if files:
+        from bitnet_jax import api
+
+        for file in files:
+            api.load_plugin(file)
+
+
+@dataclass
+class ManyModelsArgs:
+    """Base class of every command that takes several models (`batch` runs it for each)."""
+
+    manifest: Optional[str] = option(
+        metavar="FILE",
+        help="the models: a text file with one a line, or a YAML or JSON list; - reads stdin "
+        "(`bitnet help batch`)",
+    )
+    output_dir: Optional[str] = option(
+        "-O",
+        "--output-dir",
+        metavar="DIR",
+        help="for several models: the folder for what comes of each; what is there already and "
+        "still holds is skipped",
     )
 
 

@@ -1,7 +1,8 @@
 """Every group and command of `bitnet`, as a table.
 
 A command is a row and a file. The row names the module and the args class as text, so that
-reading the table imports neither; a row without a module is announced and not built yet.
+reading the table imports neither; a row without a module is announced and not built yet:
+its args class stands in the group's `_planned.py`.
 Knows nothing of options (the args classes do) and runs nothing.
 """
 
@@ -212,7 +213,11 @@ def names_in(group: str) -> list[str]:
 
 
 def load(command: Command):
-    """Imports a built command; returns (module, its args class)."""
+    """Imports a command; returns (what has its EXAMPLES and, once built, `run`; its args class)."""
+    if command.target is None:
+        place = import_module(f".commands.{command.group}._planned", __package__)
+        planned = place.PLANNED[command.name]
+        return planned, planned.args
     module_name, _, class_name = command.target.partition(":")
     module = import_module(f".{module_name}", __package__)
     return module, getattr(module, class_name)

@@ -132,3 +132,12 @@ def close_to(group: str, word: str) -> list[str]:
         others = {command.name: registry.words(command) for command in registry.COMMANDS}
         close = [others[name] for name in near(word, others)]
     return close
+
+
+def having(spelling: str) -> list[str]:
+    """Returns the commands that have an option of this spelling, those that are built first."""
+    from .fields import option_strings
+
+    rows = sorted(registry.COMMANDS, key=lambda command: command.target is None)
+    found = [row for row in rows if spelling in option_strings(registry.load(row)[1])]
+    return [registry.words(row) for row in found[:3]]

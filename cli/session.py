@@ -12,18 +12,18 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from bitnet_jax.core.errors import IOFailure, UsageError
 
-from . import ask, config, exit_codes, log, progress, registry
+from . import ask, config, exit_codes, log, planned, progress, registry, route
 from .args import Parser
 from .context import Context, Streams
 from .envelope import plain
 from .failure import Terminated, result_of
-from .options import GlobalArgs
+from .options import GlobalArgs, load_plugins
 from .render import RENDERERS, render, talk, write_export
 from .report import check_page, page_file, write_page
 from .result import CommandResult
@@ -47,7 +47,7 @@ def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
 
 
 class Session:
-    """Runs one built command.
+    """Runs one command.
 
     `emit`, `quiet` and `debug` start as guesses from the words typed and become what the
     settings say, so that an error met on the way is told in the form that was asked for.
@@ -81,12 +81,13 @@ class Session:
 
     def _result(self) -> CommandResult:
         module, cls = registry.load(self.command)
-        parser = Parser(GlobalArgs, cls, prog=f"bitnet {self.words}")
+        parser = Parser(GlobalArgs, cls, prog=f"bitnet {self.words}", elsewhere=route.having)
         settings = self._settings(parser, module)
         values = {name: setting.value for name, setting in settings.items()}
         shared = {name: values.pop(name) for name in list(values) if name in _GLOBAL_NAMES}
         settle_loudness(shared, settings)
         self._take(GlobalArgs(**shared), settings)
+        planned.check(self.command, parser.fields, settings)
         self.force = bool(values.get("force"))
         pages = [values[f.name] for f in dataclasses.fields(cls) if f.metadata.get("report")]
         self.page = page_file(shared["report"], pages)
@@ -122,7 +123,8 @@ class Session:
     def _settings(self, parser: Parser, module: Any) -> dict[str, config.Setting]:
         typed = parser.typed(self.argv)
         settings = config.resolve(parser, self.command, typed, self.streams.env, Path.cwd())
-        absent = ask.missing(parser, settings)
+        # Nobody is asked for what a command that is not built yet would need.
+        absent = ask.missing(parser, settings) if self.command.target else []
         if absent:
             if settings["no_input"].value or not self.streams.asks:
                 raise ask.refuse(absent, parser.prog, module.EXAMPLES[0])
@@ -177,15 +179,6 @@ class Session:
 
 
 _GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
-
-
-def load_plugins(files: Sequence[str]) -> None:
-    """Runs the Python files that the person named, before the command that they are for."""
-    if files:
-        from bitnet_jax import api
-
-        for file in files:
-            api.load_plugin(file)
 
 
 def dumping(folder: str | None) -> contextlib.AbstractContextManager[None]:

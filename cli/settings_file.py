@@ -40,9 +40,9 @@ Check = Callable[[str, Any, str], None]
 
 
 def names_by_command() -> dict[str, set[str]]:
-    """Returns the command words -> field names, over every built command."""
+    """Returns the command words -> field names, over every command."""
     fields = {"": {field.name for field in dataclasses.fields(GlobalArgs)}}
-    for command in registry.built():
+    for command in registry.COMMANDS:
         _, cls = registry.load(command)
         own = {field.name for field in dataclasses.fields(cls)}
         fields[registry.words(command)] = own | fields[""]

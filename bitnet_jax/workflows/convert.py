@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, InternalError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BadData, BitnetError, InternalError, UsageError, did_you_mean
 from bitnet_jax.core.paths import atomic_file, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
@@ -132,6 +132,40 @@ def _convert(
 def _receipt(record: dict[str, Any]) -> bytes:
     text = json.dumps({"schema": "bitnet/1", **record}, indent=2, sort_keys=True)
     return text.encode() + b"\n"
+
+
+def converted(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    format: str | None = None,
+    encoding: str | None = None,
+) -> dict[str, Any] | None:
+    """Returns the record of this conversion if it was made before and still holds, else None.
+
+    It holds while source and output have the digests that the receipt states; both are read.
+
+    Raises:
+      NoInput, BadData, …: the source cannot be opened.
+    """
+    output = Path(output)
+    receipt = receipt_path(output, format)
+    try:
+        record = json.loads(receipt.read_bytes())
+        claimed = record["digest_before"], record["digest_after"]
+        asked = (str(source), format_of(output, format), encoding or record["encoding"])
+        if asked != (record["source"], record["format"], record["encoding"]):
+            return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None  # no receipt of ours
+    before = open_checkpoint(source).digest().to_json()
+    try:
+        after = open_checkpoint(output).digest().to_json()
+    except BitnetError:
+        return None
+    if (before, after) != claimed:
+        return None
+    return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
 
 
 def receipt_path(output: Path, format: str | None = None) -> Path:

@@ -1,10 +1,13 @@
 """The help pages."""
 
 import dataclasses
+import shlex
+from pathlib import Path
 
 import pytest
 
-from bitnet_cli import registry
+from bitnet_cli import help as help_pages
+from bitnet_cli import registry, topics
 from bitnet_cli.config import LIBRARY_ENV
 from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.fields import env_name, long_name
@@ -28,18 +31,20 @@ def test_a_group_lists_its_commands_and_its_first_step(bitnet, group):
     page = bitnet(group)
     assert page.rc == 0
     assert page.out == bitnet(group, "--help").out == bitnet("help", group).out
+    words = " ".join(page.out.split())
     for command in registry.COMMANDS:
         if command.group == group:
-            assert f"  {command.name} " in page.out and command.help in page.out
+            assert f"  {command.name} " in page.out and command.help in words
     assert registry.GROUP_FIRST[group][0] in page.out
 
 
-@pytest.mark.parametrize("command", BUILT)
+@pytest.mark.parametrize("command", [*BUILT, *PLANNED])
 def test_a_command_page_has_its_line_every_option_its_variable_and_two_examples(bitnet, command):
     page = bitnet(*registry.words(command).split(), "--help")
     assert page.rc == 0 and page.err == ""
     head, _, examples = page.out.partition("\nexamples\n")
-    assert command.help in head.splitlines()[0]
+    assert " ".join(head.split()).startswith(f"bitnet {registry.words(command)}: {command.help}")
+    assert ("Not built yet in this version" in head) == (command.target is None)
     assert len(examples.splitlines()) >= 2
     words = " ".join(head.split())
     _, cls = registry.load(command)
@@ -58,15 +63,17 @@ def test_help_stands_anywhere_and_needs_nothing_else(bitnet, command):
 
 
 @pytest.mark.parametrize("command", PLANNED)
-def test_a_command_that_is_not_built_says_so(bitnet, command):
+def test_a_command_that_is_not_built_checks_its_options_and_says_so(bitnet, command):
+    for example in registry.load(command)[0].EXAMPLES:
+        run = bitnet(*shlex.split(example)[1:], "--emit=json")
+        assert run.rc == 69
+        assert run.envelope["errors"][0]["code"] == "cli.not_built"
+        assert registry.words(command) in run.envelope["errors"][0]["message"]
+        assert run.envelope["command"] == registry.words(command)
     words = registry.words(command).split()
-    page = bitnet(*words, "--help")
-    assert page.rc == 0 and "Not built yet" in page.out
-    run = bitnet(*words, "--json", "whatever")
-    assert run.rc == 69
-    assert run.envelope["errors"][0]["code"] == "cli.not_built"
-    assert registry.words(command) in run.envelope["errors"][0]["message"]
-    assert run.envelope["command"] == registry.words(command)
+    assert bitnet(*words, "--jsno").err.count("`--json`") == 1
+    # Neither a terminal nor --debug makes it ask, or show a traceback.
+    assert bitnet(*words, terminal=True).rc == 69
 
 
 def test_defaults_are_printed(bitnet):
@@ -78,16 +85,78 @@ def test_defaults_are_printed(bitnet):
 def test_the_page_fits_a_narrow_terminal(bitnet, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     page = bitnet("model", "convert", "--help").out
-    body = [line for line in page.splitlines() if line.startswith(" " * 10)]
-    assert max(map(len, body)) <= 44
+    body, _, _ = page.partition("\nexamples\n")  # those are whole lines, to be copied
+    assert max(map(len, body.splitlines())) <= 44
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("page", ["", "model", "bench", "dev", "help", "help convert"])
+def test_every_page_fits_and_says_the_same_at_any_width(bitnet, monkeypatch, width, page):
+    wide = bitnet(*page.split()).out
+    monkeypatch.setenv("COLUMNS", str(width))
+    narrow = bitnet(*page.split()).out
+    assert narrow.split() == wide.split()
+    # What may be longer is one word, or a line to be copied.
+    long = [line for line in narrow.splitlines() if len(line) > min(width, 100)]
+    assert all(line.startswith("  bitnet ") or len(line.split()) == 1 for line in long), long
+
+
+def test_pages_are_plain_ascii(bitnet):
+    """So that they look the same in any locale."""
+    for page in ("", "model", "quant", "model convert --help", "bench run --help", "help"):
+        assert bitnet(*page.split()).out.isascii()
+    assert all(bitnet("help", name).out.isascii() for name in topics.TOPICS)
 
 
 def test_topics(bitnet):
     page = bitnet("help", "exit-codes")
     assert all(f"{code:>3}  {meaning}" in page.out for code, meaning in MEANING.items())
     assert "BITNET_" in bitnet("help", "settings").out
-    wrong = bitnet("help", "exit-code")
-    assert wrong.rc == 2 and "hint" in wrong.err
+    for name, topic in topics.TOPICS.items():
+        page = bitnet("help", name)
+        assert page.rc == 0 and topic.about in page.out.splitlines()[0]
+        assert name in bitnet("help").out
+    for word, name in topics.SAME.items():
+        assert bitnet("help", word).out == bitnet("help", name).out
+
+
+def test_a_word_is_looked_for_in_commands_options_topics_and_errors(bitnet):
+    page = bitnet("help", "scales")
+    heads = [line for line in page.out.splitlines() if line and not line.startswith(" ")]
+    assert heads == ["`scales` occurs in", "commands", "options", "topics", "errors"]
+    assert "bitnet help formats" in page.out and "bitnet quant optimize" in page.out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("convert", "bitnet model convert"),
+        ("DIGESTS", "bitnet model convert"),
+        ("hyperopt", "--optimizer"),  # a value of a choice
+        ("BITNET_TOP_K", "--top-k"),
+        ("--sampler", "--optimizer"),
+        ("model.not_found", "exit 66"),
+        ("gguf", "bitnet help formats"),
+        ("tune scales", "bitnet quant optimize"),
+        ("quantize", "bitnet quant convert"),  # by its alias
+        ("exit-code", "bitnet help exit-codes"),
+    ],
+)
+def test_what_a_word_finds(bitnet, words, line):
+    done = bitnet("help", *words.split())
+    assert done.rc == 0 and line in done.out
+
+
+def test_a_word_that_is_everywhere_shows_the_first_and_counts_the_rest(bitnet):
+    page = bitnet("help", "the").out
+    assert "more: a second word narrows it" in page and len(page.splitlines()) < 150
+
+
+def test_every_error_can_be_asked_for(bitnet):
+    table = Path(help_pages.__file__).with_name("errors.tsv").read_text().splitlines()
+    assert len(table) > 100
+    code = table[7].partition("\t")[0]
+    assert code in bitnet("help", code).out
 
 
 def test_the_environment_page_names_every_variable_of_the_library(bitnet):
@@ -102,8 +171,6 @@ def test_what_is_not_built_is_not_promised(bitnet):
     lines = bitnet().out.splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("(not built yet)")]
     assert marked == ["bench"]
-    assert "COMMAND --help" not in bitnet("bench").out
-    assert "COMMAND --help" in bitnet("quant").out  # by its alias of `train qat`
     assert "HTTP" not in "\n".join(lines)
 
 
@@ -120,11 +187,10 @@ def test_a_command_without_options_has_no_empty_heading(bitnet, fake_command):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ("exit-code", "did you mean `bitnet help exit-codes`?"),
+        ("exit-cdoes", "did you mean `bitnet help exit-codes`?"),
         ("quickstrt", "did you mean `bitnet quickstart`?"),
-        ("convert", "did you mean `bitnet model convert`"),
         ("model convrt", "did you mean `bitnet model convert`?"),
-        ("nosuch", "topics: exit-codes, settings, environment; groups: model, quant, "),
+        ("nosuch", "topics: batch, devices, environment, exit-codes, formats, "),
         ("model zzzz", "topics: "),
     ],
 )

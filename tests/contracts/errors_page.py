@@ -1,17 +1,18 @@
-"""Writes docs/errors.md from the source: every code, its exit code, its words.
+"""Writes docs/errors.md and cli/errors.tsv from the source: every code, its exit code, its words.
 
 Reads the syntax tree of `bitnet_jax` and `cli`, and runs none of it. A code must stand in the
 source as a literal, or be passed as one to the function that raises it, so that it can
 be found by searching for it; what cannot be followed is an `Unfollowed`.
 
-    python -m tests.contracts.errors_page > docs/errors.md
+    python -m tests.contracts.errors_page
+
+The table is what `bitnet help KEYWORD` searches: an installed program has no docs.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -216,18 +217,35 @@ def _passed(
             yield where, code, text_of(argument(call, said, "message")) or ""
 
 
-def page() -> str:
-    """The whole of docs/errors.md."""
-    rows: dict[str, Raised] = {}
+def rows() -> list[Raised]:
+    """One row for each code."""
+    found: dict[str, Raised] = {}
     # Where several places raise one code, the page shows the first that has words.
     for item in sorted(scan()[0], key=lambda r: (r.code, not r.message, r.where, r.message)):
-        rows.setdefault(item.code, item)
+        found.setdefault(item.code, item)
+    return list(found.values())
+
+
+def _words(item: Raised) -> str:
+    return " ".join(item.message.split())
+
+
+def page() -> str:
+    """The whole of docs/errors.md."""
     lines = []
-    for item in rows.values():
-        words = item.message.replace("|", "\\|").replace("\n", " ").strip()
+    for item in rows():
+        words = _words(item).replace("|", "\\|")
         lines.append(f"| `{item.code}` | {item.exit_code} | {words} | `{item.where}` |\n")
     return HEAD + "".join(lines)
 
 
+def table() -> str:
+    """The whole of cli/errors.tsv: code, exit code, words."""
+    return "".join(f"{item.code}\t{item.exit_code}\t{_words(item)}\n" for item in rows())
+
+
+WRITTEN = {"docs/errors.md": page, "cli/errors.tsv": table}
+
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    for name, text in WRITTEN.items():
+        (ROOT / name).write_text(text())

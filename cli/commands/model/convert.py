@@ -2,17 +2,21 @@
 
 # ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
+from ... import batch
 from ...context import Context
 from ...fields import option
 from ...options import (
+    ManyModelsArgs,
     ModelArgs,
     check_suffix,
     dump_passes_option,
+    encoding_option,
     force_option,
     format_option,
-    model_option,
+    jobs_option,
+    models_option,
     output_option,
 )
 from ...pages.convert import page
@@ -21,26 +25,25 @@ from ...result import CommandResult, Pairs, table_of
 EXAMPLES = (
     "bitnet model convert model.hf --output model.bitnet",
     "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
+    "bitnet model convert --input a.hf b.hf c.hf --output-dir converted",
 )
 
 DETAILS = """\
 The source's format is told by its content. Digests are taken before and after, the output
-being opened again; they must be equal, or the scales that changed are listed."""
+being opened again; they must be equal, or the scales that changed are listed. Several models go
+into --output-dir, in .bitnet files unless --format says otherwise (`bitnet help batch`)."""
 
 
 @dataclass
-class ConvertArgs(ModelArgs):
+class ConvertArgs(ManyModelsArgs, ModelArgs):
     """Options of `bitnet model convert`."""
 
-    model: str = model_option("-i", "--input")
-    output: str = output_option(help="the file or folder to write", needed=True)
-    format: Optional[str] = format_option()
-    encoding: Optional[str] = option(
-        "-E",
-        "--encoding",
-        help="the format's variant: packed, master, latent, ...",
-        shown_default="the source's, where the format has it",
+    model: list[str] = models_option("-i", "--input")
+    output: Optional[str] = output_option(
+        help="the file or folder to write", needed=True, unless=("output_dir", "manifest")
     )
+    format: Optional[str] = format_option()
+    encoding: Optional[str] = encoding_option()
     allow: list[str] = option(
         "-a",
         "--allow",
@@ -51,16 +54,38 @@ class ConvertArgs(ModelArgs):
         metavar="CODE",
         help="go on past this finding of the checks, and record it; may be repeated",
     )
+    strict: bool = option(
+        default=False, built=False, help="refuse an output whose scales differ in the last bit"
+    )
+    jobs: int = jobs_option("how many models at once, each in a process")
     force: bool = force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
 
+# What the output is called, of each format; the first is written unless another is asked for.
+SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf"}
+
+
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:
+    return batch.each(convert, args, ctx, written=batch.Models(SUFFIXES, _made))
+
+
+def _made(item: batch.Item) -> Any:
+    """Returns the record of this conversion if it was made before and still holds."""
     from bitnet_jax import api
 
+    args = item.args
+    return api.converted(item.model, args.output, format=args.format, encoding=args.encoding)
+
+
+def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
+    """Converts one model."""
+    from bitnet_jax import api
+
+    assert args.output is not None  # needed, or named by the batch
     check_suffix(args.output, args.format)
     record = api.convert(
-        source=args.model,
+        source=model,
         output=args.output,
         format=args.format,
         encoding=args.encoding,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ... import batch
 from ...context import Context
 from ...fields import option
-from ...options import ModelArgs, force_option, model_option
+from ...options import ManyModelsArgs, ModelArgs, force_option, jobs_option, models_option
 from ...pages.inspect import page
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
@@ -21,28 +22,39 @@ for people shows."""
 
 LAYER_COLUMNS = ("name", "shape", "trits.minus", "trits.zero", "trits.plus", "scale")
 PARAMETER_COLUMNS = ("name", "shape", "dtype")
+# A row for each of several models.
+SUMMARY = ("architecture", "parameters", "bits_per_weight", "digest.trits")
 TABLES = ("layers", "runs_in")
 
 
 @dataclass
-class InspectArgs(ModelArgs):
+class InspectArgs(ManyModelsArgs, ModelArgs):
     """Options of `bitnet model inspect`."""
 
-    model: str = model_option("-i", "--input")
+    model: list[str] = models_option("-i", "--input")
     show_layers: bool = option(
         default=False, help="a row for each ternary matrix: shares of -1, 0, +1, and scale"
     )
     show_parameters: bool = option(
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
-    force: bool = force_option("replace the files of --export-json and --report if they exist")
+    jobs: int = jobs_option("how many models at once, each in a process")
+    force: bool = force_option(
+        "replace what --export-json, --report and --output-dir write, if it exists"
+    )
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:
+    shown = args.show_layers or args.show_parameters
+    return batch.each(inspect, args, ctx, columns=SUMMARY, pages=shown)
+
+
+def inspect(model: str, args: InspectArgs, ctx: Context) -> CommandResult:
+    """Looks into one model."""
     from bitnet_jax import api
 
-    record = api.inspect(args.model, offline=args.offline or None, progress=ctx.progress)
-    result = CommandResult.of(record, rows="layers", page=page, subject=args.model)
+    record = api.inspect(model, offline=args.offline or None, progress=ctx.progress)
+    result = CommandResult.of(record, rows="layers", page=page, subject=model)
     result.sections = sections(result.data, args.show_layers, args.show_parameters)
     return result
 

@@ -1,15 +1,22 @@
 """`bitnet model validate`: the checkpoint doctor."""
 
 # ruff: noqa: UP045
-
 from dataclasses import dataclass
 from typing import Optional
 
 from bitnet_jax.core.errors import CheckFailed
 
+from ... import batch
 from ...context import Context
 from ...fields import option
-from ...options import ModelArgs, force_option, model_option, page_option
+from ...options import (
+    ManyModelsArgs,
+    ModelArgs,
+    force_option,
+    jobs_option,
+    models_option,
+    page_option,
+)
 from ...pages.validate import COLUMNS, page
 from ...result import CommandResult, Text, table_of
 
@@ -24,35 +31,49 @@ an error."""
 
 
 @dataclass
-class ValidateArgs(ModelArgs):
+class ValidateArgs(ManyModelsArgs, ModelArgs):
     """Options of `bitnet model validate`."""
 
-    model: str = model_option("-i", "--input")
+    model: list[str] = models_option("-i", "--input")
     check_weights: bool = option(
         default=False, help="look at the values: zero tensors, NaN, constant rows, checksums"
     )
     check_quantization: bool = option(
         default=False, help="look at trits and scales: histograms, inverted scales, digests"
     )
+    receipt: Optional[str] = option(
+        metavar="FILE", built=False, help="derive every claim of this receipt again, from --source"
+    )
+    source: Optional[str] = option(
+        metavar="MODEL", built=False, help="with --receipt: the model that it was made from"
+    )
+    jobs: int = jobs_option("how many models at once, each in a process")
     output: Optional[str] = page_option()
-    force: bool = force_option("replace the files of --export-json and --report if they exist")
+    force: bool = force_option(
+        "replace what --export-json, --report and --output-dir write, if it exists"
+    )
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:
+    return batch.each(validate, args, ctx, pages=True)
+
+
+def validate(model: str, args: ValidateArgs, ctx: Context) -> CommandResult:
+    """Checks one model."""
     from bitnet_jax import api
 
     everything = not (args.check_weights or args.check_quantization)
     record = api.validate(
-        args.model,
+        model,
         check_weights=args.check_weights or everything,
         check_quantization=args.check_quantization or everything,
         offline=args.offline or None,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, rows="findings", page=page, subject=args.model)
+    result = CommandResult.of(record, rows="findings", page=page, subject=model)
     findings = result.data["findings"]
     if not findings:
-        result.sections = [Text(f"{args.model}: nothing to mend")]
+        result.sections = [Text(f"{model}: nothing to mend")]
         return result
     known = [name for name in COLUMNS if any(name in finding for finding in findings)]
     result.sections = [table_of(findings, known)]
@@ -62,7 +83,7 @@ def run(args: ValidateArgs, ctx: Context) -> CommandResult:
         result.fail(
             CheckFailed(
                 "model.validate_failed",
-                f"`{args.model}` has {len(wrong)} finding(s) of severity error: {codes}",
+                f"`{model}` has {len(wrong)} finding(s) of severity error: {codes}",
                 "each finding's `fix` says what to do",
             )
         )

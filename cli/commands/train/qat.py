@@ -2,11 +2,18 @@
 
 # ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import ModelArgs, dump_passes_option, model_option, output_option, resume_option
+from ...options import (
+    ModelArgs,
+    dump_passes_option,
+    model_option,
+    output_option,
+    precision_option,
+    resume_option,
+)
 from ...pages import training
 from ...result import CommandResult, sections_of
 
@@ -28,7 +35,7 @@ class TrainQatArgs(ModelArgs):
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
-    precision: Literal["1.58"] = option(default="1.58", help="bits per weight to train towards")
+    precision: str = precision_option("1.58")
     resume_from: Optional[str] = resume_option()
     dump_passes: Optional[str] = dump_passes_option()
 

@@ -48,6 +48,7 @@ RECORDS = {
         "max_logit_difference": None,
         "outputs": ["model.bitnet"],
     },
+    "converted": None,
     "inspect": {
         "digest": DIGEST,
         "architecture": "bitnet",

@@ -1,0 +1,175 @@
+"""The commands of `bitnet dev` that are not built yet: their options and examples."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass
+from typing import Optional
+
+from ...fields import option
+from ...options import (
+    DEVICES,
+    PluginArgs,
+    device_option,
+    force_option,
+    model_option,
+    output_option,
+    page_option,
+    precision_option,
+    yes_option,
+)
+from ...planned import Planned
+
+REAL_DEVICES = tuple(name for name in DEVICES if name != "auto")
+
+
+@dataclass
+class InitArgs:
+    """Options of `bitnet dev init`."""
+
+    template: str = option(
+        choices=("transformer",), default="transformer", help="what the project starts from"
+    )
+    precision: str = precision_option("1.58")
+    output: str = output_option(help="the folder to write", default=".")
+    force: bool = force_option("replace the files that it writes")
+
+
+@dataclass
+class DebugArgs(PluginArgs):
+    """Options of `bitnet dev debug`."""
+
+    model: str = model_option()
+    input: Optional[str] = option(
+        "-i",
+        "--input",
+        metavar="FILE",
+        help="the tokens or the text (JSON)",
+        shown_default="built in",
+    )
+    against: Optional[str] = option(
+        "-A",
+        "--against",
+        metavar="MODEL",
+        help="a second model, or a kernel by its name: tells the first op that diverges",
+    )
+    device: str = device_option()
+
+
+@dataclass
+class TestArgs:
+    """Options of `bitnet dev test`."""
+
+    integration: bool = option(default=False, help="whole models, too, not only kernels")
+    devices: list[str] = option(
+        default_factory=lambda: ["cpu"],
+        type=str,
+        repeat=True,
+        commas=True,
+        choices=REAL_DEVICES,
+        metavar="LIST",
+        help="where they run, separated by commas; an absent one is skipped, and said",
+    )
+    require: list[str] = option(
+        default_factory=list,
+        type=str,
+        repeat=True,
+        commas=True,
+        choices=REAL_DEVICES,
+        metavar="DEVICE",
+        help="a device whose absence is an error; may be repeated",
+    )
+
+
+@dataclass
+class DevValidateArgs(PluginArgs):
+    """Options of `bitnet dev validate`."""
+
+    model: str = model_option()
+    comprehensive: bool = option(
+        "-C", "--comprehensive", default=False, help="every proof; says first how long it takes"
+    )
+    output: Optional[str] = page_option()
+    device: str = device_option()
+
+
+@dataclass
+class ConfigArgs:
+    """Options of `bitnet dev config`."""
+
+    key: Optional[str] = option(positional=True, metavar="KEY", help="only this setting")
+
+
+@dataclass
+class ProfileArgs:
+    """Options of `bitnet dev profile`."""
+
+    name: Optional[str] = option(positional=True, metavar="NAME", help="the profile")
+
+
+@dataclass
+class WorkspaceArgs:
+    """Options of `bitnet dev workspace`."""
+
+
+@dataclass
+class CompletionArgs:
+    """Options of `bitnet dev completion`."""
+
+    shell: Optional[str] = option(
+        positional=True,
+        choices=("bash", "zsh", "fish", "powershell", "tcsh"),
+        help="the shell",
+    )
+
+
+@dataclass
+class LspArgs:
+    """Options of `bitnet dev lsp`."""
+
+
+@dataclass
+class InstallArgs:
+    """Options of `bitnet dev install`."""
+
+    extra: str = option(positional=True, needed=True, metavar="EXTRA", help="the extra: serve, ...")
+    yes: bool = yes_option("install without asking")
+
+
+@dataclass
+class UpdateArgs:
+    """Options of `bitnet dev update`."""
+
+    check: bool = option(default=False, help="only say what there is")
+    yes: bool = yes_option("update without asking")
+
+
+PLANNED = {
+    "init": Planned(
+        InitArgs,
+        "bitnet dev init --template transformer --precision 1.58",
+        "bitnet dev init -o my-model",
+    ),
+    "debug": Planned(
+        DebugArgs,
+        "bitnet dev debug --model model.bitnet --input debug_input.json --verbose",
+        "bitnet dev debug model.bitnet --against model.hf",
+    ),
+    "test": Planned(
+        TestArgs,
+        "bitnet dev test --integration --devices cpu,metal,mlx",
+        "bitnet dev test --devices cpu --require cpu",
+    ),
+    "validate": Planned(
+        DevValidateArgs,
+        "bitnet dev validate --model model.bitnet --comprehensive --output report.html",
+        "bitnet dev validate model.bitnet --json",
+    ),
+    "config": Planned(ConfigArgs, "bitnet dev config", "bitnet dev config max-tokens --json"),
+    "profile": Planned(ProfileArgs, "bitnet dev profile", "bitnet dev profile fast"),
+    "workspace": Planned(WorkspaceArgs, "bitnet dev workspace", "bitnet dev workspace --json"),
+    "completion": Planned(
+        CompletionArgs, "bitnet dev completion bash", "bitnet dev completion zsh"
+    ),
+    "lsp": Planned(LspArgs, "bitnet dev lsp", "bitnet dev lsp --log-file lsp.log"),
+    "install": Planned(InstallArgs, "bitnet dev install serve", "bitnet dev install train --yes"),
+    "update": Planned(UpdateArgs, "bitnet dev update --check", "bitnet dev update --yes"),
+}
