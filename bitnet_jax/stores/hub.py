@@ -25,7 +25,7 @@ from bitnet_jax.stores.hub_cache import Repo
 from bitnet_jax.stores.store import Reach, RemoteFile, check_name, require
 from bitnet_jax.stores.transfer import Cut, check_space, download, link, part_of, patiently, size_of
 
-PACKAGE, EXTRA = "huggingface_hub", "hub"
+PACKAGE, HTTP, EXTRA = "huggingface_hub", "httpx2", "hub"
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Kinds of repository that the hub writes before the organisation.
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
@@ -43,6 +43,7 @@ def open_hub(address: Address, reach: Reach) -> CachedRepo | HubRepo:
     if reach.offline:
         return CachedRepo(address, repo, path)
     require(PACKAGE, EXTRA, address)
+    require(HTTP, EXTRA, address)  # an older client stands on another one
     return HubRepo(address, repo, path, reach)
 
 

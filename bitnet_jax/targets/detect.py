@@ -24,6 +24,9 @@ PACKAGES: dict[str, str | None] = {
     "transformers": "hf",
     "torch": "hf",
     "gguf": "gguf",
+    "huggingface-hub": "hub",
+    "gcsfs": "gcs",
+    "s3fs": "s3",
 }
 COMPILERS = ("c++", "g++", "clang++")
 

@@ -101,7 +101,7 @@ def model():
 
 @pytest.fixture
 def api(fake_api, model):
-    return fake_api(**RECORDS, load=lambda path: model)
+    return fake_api(**RECORDS, load=lambda path, **reach: model)
 
 
 EXAMPLES = [
@@ -132,8 +132,9 @@ def test_what_training_resumes_from_is_what_works(bitnet):
 
 
 def said(calls, name):
-    """Returns the keyword arguments of a call, less the progress it was given."""
+    """Returns the keyword arguments of a call, less the progress and `offline` (below)."""
     args, kwargs = calls[name]
+    assert kwargs.pop("offline", None) is None
     if "progress" in kwargs:
         assert isinstance(kwargs.pop("progress"), Progress)
     return args, kwargs
@@ -241,6 +242,26 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
     assert done.envelope["data"] == RECORDS[name]
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("model convert a -o b", "convert"),
+        ("model create --shape s -o o", "create"),
+        ("model inspect m", "inspect"),
+        ("model validate m", "validate"),
+        ("serve generate m hello", "load"),
+        ("serve chat m hello", "load"),
+        ("train qat -m m -c c", "train_qat"),
+    ],
+)
+def test_offline_reaches_the_library_from_every_command_that_takes_a_model(bitnet, api, line, name):
+    assert bitnet(*line.split(), "--offline").rc == 0
+    assert api[name][1]["offline"] is True
+    assert isinstance(api[name][1]["progress"], Progress)
+    assert bitnet(*line.split()).rc == 0
+    assert api[name][1]["offline"] is None  # as the environment says
+
+
 def test_quickstart_says_whether_the_three_are_one_model_and_what_is_next(bitnet, api, monkeypatch):
     monkeypatch.setattr("sys.argv", [".venv/bin/bitnet"])
     monkeypatch.setenv("PATH", "")
@@ -329,7 +350,7 @@ def test_validate_exits_with_one_for_an_error_only(bitnet, fake_api):
 
 
 def test_a_library_error_reaches_the_envelope(bitnet, fake_api):
-    def refuse(path):
+    def refuse(path, **reach):
         raise BadData("model.lfs_pointer", "`m` is a Git LFS pointer", "git lfs pull")
 
     fake_api(inspect=refuse)
