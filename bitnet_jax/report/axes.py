@@ -112,7 +112,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     powers = range(first, last + 1)
     every = max(1, math.ceil(len(powers) / max(most, 1)))
     ticks = [10.0**power for power in powers if (power - first) % every == 0]
-    if len(ticks) >= 3:
+    if len(powers) >= 3:
         return ticks
     wanted = (1, 2, 5)
     span = range(first - 1, last + 1)
@@ -126,6 +126,8 @@ def text(
 ) -> Markup:
     """Returns words at (x, y), cut to `limit` pixels; the whole of them shows on hover."""
     words = clean(words)
+    if not words:
+        return Markup()
     shown = shorten(words, limit, SIZE) if limit else words
     hover = full or (words if shown != words else "")
     return element(

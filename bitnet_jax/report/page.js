@@ -49,7 +49,8 @@
           head.setAttribute("aria-sort", next);
           const sign = next === "ascending" ? 1 : -1;
           const keyed = sorted.map((row) => [key(row, column), row]);
-          keyed.sort((a, b) => last(a[0]) - last(b[0]) || sign * order(a[0], b[0]));
+          keyed.sort((a, b) =>
+            last(a[0]) - last(b[0]) || (last(a[0]) ? 0 : sign * order(a[0], b[0])));
           keyed.forEach((pair, index) => { sorted[index] = pair[1]; });
         }
         body.append(...sorted);

@@ -24,6 +24,8 @@ import os, sys
 reads, writes = os.dup(int(sys.argv[1])), os.dup(int(sys.argv[2]))
 os.dup2(reads, 3)
 os.dup2(writes, 4)
+for number in (3, 4):  # a dup2 onto itself would leave it closed on exec
+    os.set_inheritable(number, True)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 _OPTIONS = (
@@ -61,6 +63,13 @@ class Browser:
         os.close(to_write)
         self._buffer, self._number, self._session = b"", 0, None
         self.events: list[dict[str, Any]] = []
+        try:
+            self._open_tab()
+        except BaseException:
+            self._end()
+            raise
+
+    def _open_tab(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -79,13 +88,16 @@ class Browser:
             self._session = None
             self.call("Browser.close")
         finally:
-            os.close(self._write)
-            os.close(self._read)
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._end()
+
+    def _end(self) -> None:
+        os.close(self._write)
+        os.close(self._read)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     # ----------------------------------------------------------------- protocol
     def call(self, method: str, **params: Any) -> dict[str, Any]:

@@ -46,9 +46,9 @@ def draw(chart: Lines, size: float) -> Picture:
     title = axis_title(chart.x_axis, chart.x_unit)
     parts.append(x_axis(x, box, title, 4 if size < WIDE else 8))
     parts += [_band(curve, chart, x, y, index) for index, curve in enumerate(chart.series)]
-    parts += _marks(chart, y, box)
     for index, (curve, points) in enumerate(zip(chart.series, curves, strict=True)):
         parts.append(_curve(curve, points, x, y, index))
+    parts += _marks(chart, curves, y, box)
     return Picture(box.bottom + (44 if title else 26), join(parts))
 
 
@@ -99,7 +99,11 @@ def _band(curve: Curve, chart: Lines, x: Scale, y: Scale, index: int) -> Markup 
     return path(placed, f"band f{colour_of(curve.colour, index)}")
 
 
-def _marks(chart: Lines, y: Scale, box: Box) -> list[Markup]:
+def _marks(chart: Lines, curves: list, y: Scale, box: Box) -> list[Markup]:
+    """Draws the marks, each named at the side where the curves are farther from it."""
+    known = [[point for point in points if point is not None] for points in curves]
+    firsts = [points[0][1] for points in known if points]
+    lasts = [points[-1][1] for points in known if points]
     parts = []
     for mark in chart.marks:
         value = finite(mark.value)
@@ -110,8 +114,15 @@ def _marks(chart: Lines, y: Scale, box: Box) -> list[Markup]:
         above = at - 6 if at - 20 > box.top else at + 16
         room = min(width(words) * SIZE, box.right - box.left)
         parts.append(line(box.left, at, box.right, at, "mark"))
-        parts.append(text(box.right - 4, above, words, "figure end halo", limit=room + 1))
+        left = _distance(firsts, at, y) > _distance(lasts, at, y)
+        x, side = (box.left + 4, "") if left else (box.right - 4, " end")
+        parts.append(text(x, above, words, f"figure halo{side}", limit=room + 1))
     return parts
+
+
+def _distance(values: list[float], at: float, y: Scale) -> float:
+    """Returns how many pixels the nearest of `values` is from a mark at pixel `at`."""
+    return min(abs(y.at(value) - at) for value in values)
 
 
 def legend(chart: Lines) -> list[tuple[str, str, str]]:
@@ -127,7 +138,8 @@ def legend(chart: Lines) -> list[tuple[str, str, str]]:
 
 def describe(chart: Lines) -> str:
     names = ", ".join(curve.name for curve in chart.series)
-    marks = ", ".join(f"{mark.name} {show(mark.value)}" for mark in chart.marks)
+    known = [mark for mark in chart.marks if finite(mark.value) is not None]
+    marks = ", ".join(f"{mark.name} {show(mark.value)}" for mark in known)
     points = max((len(curve.x) for curve in chart.series), default=0)
     return f"lines: {names}; up to {points} points" + (f"; compared with {marks}" if marks else "")
 
