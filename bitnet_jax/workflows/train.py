@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
+from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.checkpoint import (
     Checkpoint,
@@ -97,6 +98,7 @@ def prepare_scratch(recipe: TrainConfig) -> Prepared:
     Raises:
       BadData: the family is unknown, or refuses the recipe's model; before anything is read.
     """
+    check_room_to_compile()
     family_for(recipe.model.spec(0, ()))  # the ids are the tokenizer's, and not known yet
     corpus = read_corpus(recipe.data)
     tokenizer = train_tokenizer(
@@ -118,6 +120,7 @@ def prepare_scratch(recipe: TrainConfig) -> Prepared:
 
 def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike) -> Prepared:
     """Corpus encoded by the checkpoint's own tokenizer, and its latent weights."""
+    check_room_to_compile()
     checkpoint = open_checkpoint(model)
     params = {name: np.asarray(v, np.float32) for name, v in checkpoint.latent().items()}
     files = _tokenizer_of(checkpoint)
