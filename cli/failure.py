@@ -9,6 +9,7 @@ from bitnet_jax.core.errors import BitnetError, InternalError, Unavailable
 
 from .result import CommandResult
 
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "failed to map segment", "Cannot allocate memory")
 REPORT = "this is a bug of bitnet-jax: run again with --debug and report what it prints"
 
 
@@ -43,7 +44,8 @@ def as_error(error: BaseException) -> BitnetError:
         return Ended("cli.terminated", "ended by SIGTERM")
     text = str(error).strip()
     # XLA reports a full device as a RuntimeError of its own; its class is not importable here.
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    # A library that finds no room is an ImportError; only its text tells it from a missing one.
+    if isinstance(error, MemoryError) or any(word in text for word in NO_MEMORY):
         return Unavailable(
             "memory.exhausted",
             f"not enough memory: {text.splitlines()[0] if text else 'the system gave no more'}",

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from bitnet_jax.core.paths import os_failure
 
@@ -33,6 +36,38 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+class Keeper(logging.FileHandler):
+    """Appends to the log's file; where it cannot, that is said once and the work goes on."""
+
+    def __init__(self, file: str, stderr: Writer):
+        self._shown, self._stderr, self._broken = file, stderr, False
+        super().__init__(file, encoding="utf-8")
+
+    def _open(self) -> Any:
+        # Not blocking: to open a FIFO would wait for a reader, for ever.
+        def opener(name: str, flags: int) -> int:
+            return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._broken:
+            self._broken = True
+            told = os_failure(error, "write the log to", self._shown)
+            self._stderr.write(f"warning: {told.message}\n")
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what could not be written before cannot be now
+            if not self._broken:
+                told = os_failure(error, "write the log to", self._shown)
+                self._stderr.write(f"warning: {told.message}\n")
+
+
 @contextlib.contextmanager
 def configured(
     stderr: Writer, *, verbose: int, quiet: bool, file: str | None, form: str
@@ -48,7 +83,7 @@ def configured(
     screen.setFormatter(JsonFormatter() if form == "json" else text)
     if file is not None:
         try:
-            keeper = logging.FileHandler(file, encoding="utf-8")
+            keeper = Keeper(file, stderr)
         except OSError as error:
             raise os_failure(error, "write the log to", file) from error
         dated = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")

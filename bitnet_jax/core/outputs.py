@@ -30,7 +30,9 @@ def os_failure(error: OSError, action: str, path: os.PathLike | str) -> BitnetEr
         return PermissionDenied("io.permission", where, "check the owner and mode of the path")
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return IOFailure(
-            "io.disk_full", where, "free some space, or write elsewhere; nothing was left behind"
+            "io.disk_full",
+            where,
+            "free some space, or write elsewhere; nothing half-written is left",
         )
     return IOFailure("io.failed", where)
 

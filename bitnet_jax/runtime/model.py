@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
@@ -68,7 +69,12 @@ class Model:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, implementation: str | None = None):
-        """Reads every tensor of `checkpoint` onto the device."""
+        """Reads every tensor of `checkpoint` onto the device.
+
+        Raises:
+          Unavailable: memory does not suffice (``memory.exhausted``).
+        """
+        check_room_to_compile()
         self.checkpoint = checkpoint
         self.packed = to_device(checkpoint)
         self.engine = Engine(checkpoint.spec, self.packed, implementation)

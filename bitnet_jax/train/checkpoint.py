@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,9 +74,12 @@ def save(folder: Path, state: TrainState, host: HostState, keep: int = 2) -> Pat
 
     path = folder.absolute() / str(host.step)
     leaves = _leaves(state)
+    if path.is_dir() and read_host(path) == host:
+        return path  # resumed, and not one step taken: Orbax would remove it before it writes
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        _remove_unfinished(folder)
+        with _system_errors(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(
                 path,
                 args=ocp.args.Composite(
@@ -85,8 +91,41 @@ def save(folder: Path, state: TrainState, host: HostState, keep: int = 2) -> Pat
         for step in list_steps(folder)[:-keep]:
             shutil.rmtree(folder / str(step))
     except OSError as error:
+        _remove_unfinished(folder)
         raise os_failure(error, "write the checkpoint", path) from error
     return path
+
+
+# Orbax's name of a checkpoint under construction; one that lies there when another is begun
+# was left by a process that was killed, for a run's folder has one writer at a time.
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+# How its storage library ends the text of an error of the operating system.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in folder.glob(_UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turns what the storage library raises for a full disk, and the like, into `OSError`.
+
+    It raises a ValueError with the system's error as text, and logs it with a traceback
+    from another thread, where nobody asked.
+    """
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+    finally:
+        log.disabled = before
 
 
 def restore(path: Path, like: TrainState) -> tuple[TrainState, HostState]:

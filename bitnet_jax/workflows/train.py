@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, Unavailable, UsageError
+from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.checkpoint import (
     Checkpoint,
@@ -105,6 +106,7 @@ def prepare_scratch(recipe: TrainConfig, reach: Reach | None = None) -> Prepared
     Raises:
       BadData: the family is unknown, or refuses the recipe's model; before anything is read.
     """
+    check_room_to_compile()
     family_for(recipe.model.spec(0, ()))  # the ids are the tokenizer's, and not known yet
     corpus = read_corpus(recipe.data, reach)
     tokenizer = train_tokenizer(
@@ -126,6 +128,7 @@ def prepare_scratch(recipe: TrainConfig, reach: Reach | None = None) -> Prepared
 
 def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike, reach: Reach) -> Prepared:
     """Corpus encoded by the checkpoint's own tokenizer, and its latent weights."""
+    check_room_to_compile()
     checkpoint = open_checkpoint(model, offline=reach.offline, progress=reach.progress)
     params = {name: np.asarray(v, np.float32) for name, v in checkpoint.latent().items()}
     files = _tokenizer_of(checkpoint)
