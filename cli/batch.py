@@ -264,6 +264,10 @@ def _jobs(args: Any) -> int:
 def _make_folder(folder: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CannotCreate(
+            "batch.not_a_folder", f"`{folder}` exists and is no folder", "name another --output-dir"
+        ) from error
     except OSError as error:
         raise os_failure(error, "create", folder) from error
 
@@ -341,5 +345,5 @@ def _gathered(
 
 def _of(model: str, error: dict[str, Any]) -> dict[str, Any]:
     """Returns an error that names its model."""
-    named = model in error["message"]
+    named = f"`{model}" in error["message"]
     return error if named else {**error, "message": f"`{model}`: {error['message']}"}

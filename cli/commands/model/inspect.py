@@ -23,7 +23,7 @@ for people shows."""
 LAYER_COLUMNS = ("name", "shape", "trits.minus", "trits.zero", "trits.plus", "scale")
 PARAMETER_COLUMNS = ("name", "shape", "dtype")
 # A row for each of several models.
-SUMMARY = ("architecture", "parameters", "bits_per_weight", "digest.trits")
+SUMMARY = ("architecture.family", "parameters", "bits_per_weight", "file_bytes")
 TABLES = ("layers", "runs_in")
 
 

@@ -1,0 +1,71 @@
+"""A conversion that was made before: does it still hold?"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitnet_jax.core.errors import NoInput
+from bitnet_jax.workflows.convert import convert, converted
+from bitnet_jax.workflows.create import create
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A tiny model `m.hf` and what was made of it, `m.bitnet`."""
+    monkeypatch.chdir(tmp_path)
+    create(shape="tiny", layers=1, output="m.hf")
+    return convert("m.hf", "m.bitnet", probe=False)
+
+
+def test_it_holds_and_its_record_is_the_one_of_then(made):
+    again = converted("m.hf", "m.bitnet")
+    assert again["digest_after"] == made["digest_after"]
+    assert again["receipt"] == made["receipt"] and again["outputs"] == made["outputs"]
+
+
+def spoil_output():
+    data = bytearray(Path("m.bitnet").read_bytes())
+    data[-70] ^= 1
+    Path("m.bitnet").write_bytes(data)
+
+
+def replace_source():
+    create(shape="tiny", layers=1, output="m.hf", seed=5, force=True)
+
+
+def lie_in_receipt():
+    receipt = json.loads(Path("m.receipt.json").read_text())
+    receipt["digest_after"]["trits"] = "00" * 32
+    Path("m.receipt.json").write_text(json.dumps(receipt))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_output,
+        replace_source,
+        lie_in_receipt,
+        lambda: Path("m.bitnet").unlink(),
+        lambda: Path("m.bitnet").write_bytes(b""),
+        lambda: Path("m.receipt.json").unlink(),
+        lambda: Path("m.receipt.json").write_text("[]"),
+        lambda: Path("m.receipt.json").write_text("[" * 5000),
+        lambda: Path("m.receipt.json").write_text('{"digest_before": 1}'),
+    ],
+)
+def test_it_does_not_once_something_changed(made, spoil):
+    spoil()
+    assert converted("m.hf", "m.bitnet") is None
+
+
+def test_another_format_encoding_or_source_is_another_conversion(made):
+    assert converted("m.hf", "m.bitnet", encoding="packed") is not None
+    assert converted("m.hf", "m.bitnet", encoding="master") is None
+    assert converted("./m.hf", "m.bitnet") is None
+
+
+def test_a_source_that_is_gone_is_told(made):
+    Path("m.hf").rename("elsewhere")
+    with pytest.raises(NoInput):
+        converted("m.hf", "m.bitnet")
