@@ -1,6 +1,6 @@
 """Writing files so that nobody ever sees half of one; locks; cache folders.
 
-The only file that makes POSIX-only calls (`fcntl`, directory fsync, umask).
+Makes the POSIX-only calls that files need (`fcntl`, umask); `system` makes the others.
 Knows nothing of what the files hold.
 """
 
