@@ -12,6 +12,7 @@ PINS   := .ci/constraints.txt
 # setuptools warns that an editable `cli/` is found under its folder's name too: it is not used so.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH  := torch==2.13.0
+PACKAGES := tests/debian-packages.txt
 
 # Options for one run: make quickstart ARGS="--minutes 1"; make test TESTS=tests/quant
 ARGS    ?=
@@ -35,7 +36,8 @@ setup: $(STAMPS)/dev ## Set up .venv for work on the project
 test: $(STAMPS)/dev system-packages lint ## Lint and run the test suite (under 15 minutes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) $(TESTS)
 
-test-heavy: $(STAMPS)/heavy system-packages ## Run the tests against torch and transformers
+test-heavy: PACKAGES += tests/debian-packages-heavy.txt
+test-heavy: $(STAMPS)/heavy system-packages ## Run the tests against torch, transformers, other machines
 	$(BIN)/python -m pytest -m heavy --timeout 1800 $(ARGS) $(TESTS)
 
 lint: $(STAMPS)/dev ## ruff, mypy and the layers
@@ -88,14 +90,14 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml $(PINS)
 # torch first, and by itself: every other package that wants it then takes the one installed.
 $(STAMPS)/heavy: $(STAMPS)/dev
 	$(PIP) $(TORCH)
-	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3]'
+	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3,release]'
 	@touch $@
 
 # Debian packages of the tests. Elsewhere, or without root, say what is missing and go on:
 # a test that cannot run then fails or is counted, it does not vanish.
 system-packages:
 	@missing=""; \
-	for package in $$(grep -v '^#' tests/debian-packages.txt); do \
+	for package in $$(grep -hv '^#' $(PACKAGES)); do \
 		command -v $$package > /dev/null 2>&1 || dpkg -s $$package > /dev/null 2>&1 || \
 			missing="$$missing $$package"; \
 	done; \
@@ -105,5 +107,5 @@ system-packages:
 		apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
 	else \
-		echo "missing:$$missing (see tests/debian-packages.txt)"; \
+		echo "missing:$$missing (see $(PACKAGES))"; \
 	fi

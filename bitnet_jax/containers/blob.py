@@ -18,6 +18,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.core.paths import os_failure
+from bitnet_jax.core.system import read_at
 
 # One cache line, and the widest vector register: kernels read it without a split load.
 ALIGNMENT = 64
@@ -91,13 +92,7 @@ class Blob:
         return buffer
 
     def _pread(self, view: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._fd, [view], offset)
-        with self._lock:  # Windows has no positioned read
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            piece = os.read(self._fd, len(view))
-        view[: len(piece)] = piece
-        return len(piece)
+        return read_at(self._fd, view, offset, self._lock)
 
 
 def load_json(text: bytes, *, code: str, where: str) -> Any:

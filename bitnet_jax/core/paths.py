@@ -2,8 +2,9 @@
 
 Everything is made under a temporary name and renamed. While it is made, a lock file beside
 it keeps other writers out; both are named after the target, so that the next run knows what
-a killed one left, and removes it. Beside `locks.py` the only file that makes POSIX-only calls
-(directory fsync, umask, the exchange of two names). Knows nothing of what the files hold.
+a killed one left, and removes it. Makes the POSIX-only calls that files need (directory
+fsync, umask, the exchange of two names), as `locks` makes those of locks and `system` the
+others. Knows nothing of what the files hold.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_jax.core.errors import BadData, Unavailable, UsageError, shown
+from bitnet_jax.core.system import can_confine
 from bitnet_jax.runtime import chat_child
 from bitnet_jax.runtime.tokenizer import Tokenizer, refuse_surrogates
 
@@ -51,6 +52,8 @@ KNOWN_TEMPLATES: Mapping[str, str] = {
     "8d95602b6d9b67aef0fdbd213cebabb000f06ba15abd3b2366d1815116efdb0d": "2B4T, system line",
 }
 
+# Where the child finds `bitnet_jax.core`.
+_PACKAGE = str(Path(__file__).parents[2])
 # A role may be part of a special token that the template builds (`<|` ~ role ~ `|>`), so
 # it must not be free text.
 _ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -234,7 +237,7 @@ def end_of_turn_ids(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[int, 
 
 def _in_child(job: str, limits: Limits) -> dict[str, str]:
     found = importlib.util.find_spec("minijinja")
-    if importlib.util.find_spec("resource") is None or not sys.executable or found is None:
+    if not can_confine() or not sys.executable or found is None:
         raise Unavailable(
             "chat.no_sandbox",
             "this system cannot confine the model's chat template, which is unknown code",
@@ -242,8 +245,8 @@ def _in_child(job: str, limits: Limits) -> dict[str, str]:
         )
     command = [
         *(sys.executable, "-I", "-S", "-B", chat_child.__file__),
-        *(str(Path(found.origin or "").parent.parent), str(limits.memory_bytes)),
-        str(limits.cpu_seconds),
+        *(str(limits.memory_bytes), str(limits.cpu_seconds)),
+        *(str(Path(found.origin or "").parent.parent), _PACKAGE),
     ]
     # The child sees none of our environment, only what the interpreter itself may need.
     kept = {k: v for k, v in os.environ.items() if k in ("LD_LIBRARY_PATH", "SYSTEMROOT")}

@@ -3,11 +3,11 @@
 A template is code from whoever made the checkpoint. minijinja refuses most abuse
 (attribute escapes, huge repetitions, endless loops by fuel), but a template that
 doubles a string aborts the whole process. So a template that is not known to be
-harmless is rendered by `python -I -S chat_child.py <folder of minijinja>`, which
-takes away from itself memory, time, files and processes before it reads one byte.
+harmless is rendered by `python -I -S chat_child.py <folders>`, which takes away from
+itself memory, time, files and processes before it reads one byte.
 
-Stands alone: imports the standard library and minijinja only, nothing of this
-package (the child must start in 30 ms). The limits are POSIX; `chat` asks before.
+Imports the standard library, minijinja and `core.system` only (the child must start
+in 30 ms). Not every system can confine a process; `chat` asks before.
 """
 
 from __future__ import annotations
@@ -95,30 +95,17 @@ def _tojson(
     )
 
 
-def _limit(memory: int, seconds: int) -> None:
-    import resource
-
-    limits = {
-        resource.RLIMIT_AS: memory,
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_NOFILE: 3,
-    }
-    for what, value in limits.items():
-        resource.setrlimit(what, (value, value))
-
-
-def main(folder: str, memory: int, seconds: int) -> None:
-    """Reads a job from stdin, writes its answer to stdout."""
-    sys.path.append(folder)
+def main(memory: int, seconds: int, *folders: str) -> None:
+    """Reads a job from stdin, writes its answer to stdout; `folders` hold what it imports."""
+    sys.path.extend(folders)
     import minijinja  # noqa: F401  before the limits: no file can be opened under them
 
-    _limit(memory, seconds)
+    from bitnet_jax.core.system import confine
+
+    confine(memory, seconds)
     job = json.loads(sys.stdin.buffer.read())
     sys.stdout.buffer.write(json.dumps(answer(job)).encode("ascii"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -8,6 +8,7 @@ import platform
 import shutil
 from typing import Any
 
+from bitnet_jax.core.system import usable_cores
 from bitnet_jax.targets.target import Target
 
 # Distribution -> the extra that brings it; None: a core dependency.
@@ -46,7 +47,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
 """Compiles the C++ kernels into one shared library, and says where such libraries lie.
 
-The file name carries a key of everything the library depends on, so that a change
-of source, flags, compiler or jaxlib makes a new file and never an old one's reuse.
+The file name carries a key of everything the library depends on, so that a change of
+source, flags, compiler or XLA's interface makes a new file and never an old one's reuse.
 Beside each library stands its SHA-256: a truncated file would kill the process in
 `dlopen`, so it is compared first. Knows nothing of loading or of JAX's tracing.
 """
@@ -12,9 +12,9 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
-import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -35,13 +35,35 @@ from bitnet_jax.core.paths import (
     os_failure,
     scratch_directory,
 )
+from bitnet_jax.core.system import foreign_owner, foreign_writers
 
 SOURCE_DIR = Path(__file__).parent
 MAIN_SOURCE = "library.cc"
+SOURCE_KINDS = (".cc", ".h", ".map")
 # -ffp-contract=off: a fused multiply-add would round once where the contract rounds twice.
 # Instruction sets are chosen per function, so there is no -march here.
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-pthread")
-COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-ffp-contract=off", "-fvisibility=hidden")
+
+
+@dataclass(frozen=True)
+class System:
+    """How a system's libraries are called and made: `{sources}` in a flag is their folder."""
+
+    suffix: str
+    flags: tuple[str, ...]
+    compilers: tuple[str, ...]
+
+
+SYSTEMS = {
+    "Linux": System(
+        ".so",
+        ("-fPIC", "-pthread", "-Wl,--version-script={sources}/exports.map"),
+        ("c++", "g++", "clang++"),
+    ),
+    "Darwin": System(".dylib", ("-fPIC", "-pthread"), ("c++", "clang++", "g++")),
+    # No g++ there: it keeps 32-byte vectors on a stack that Windows aligns to 16 (its bug 54412).
+    "Windows": System(".dll", (), ("clang++",)),
+}
 COMPILE_SECONDS = 300
 LOCK_SECONDS = 300
 
@@ -65,17 +87,40 @@ class Compiler:
     version: str
 
 
+def this_system() -> System:
+    """How libraries are made here; a system that is not in the table is taken for a Linux."""
+    return SYSTEMS.get(platform.system(), SYSTEMS["Linux"])
+
+
+def ffi_headers() -> Path:
+    """The folder of XLA's headers in the installed jaxlib."""
+    import jaxlib
+
+    return Path(jaxlib.__file__).parent / "include"
+
+
+@cache
+def ffi_version() -> str:
+    """The version of the C interface between the installed jaxlib and the kernels.
+
+    It, not jaxlib's own version, says whether a library fits: XLA refuses handlers that
+    were compiled against another.
+    """
+    text = (ffi_headers() / "xla/ffi/api/c_api.h").read_text("utf-8")
+    found = dict(re.findall(r"^#define XLA_FFI_API_(MAJOR|MINOR) (\d+)$", text, re.M))
+    return f"{found['MAJOR']}.{found['MINOR']}"
+
+
 @cache
 def source_key() -> str:
-    """SHA-256 over the sources, the flags, jaxlib's version and the architecture."""
-    import jaxlib.version
-
+    """SHA-256 over the sources, the flags, XLA's interface, system and architecture."""
     digest = hashlib.sha256()
-    for path in sorted([*SOURCE_DIR.glob("*.h"), *SOURCE_DIR.glob("*.cc")]):
+    for path in sorted(path for path in SOURCE_DIR.iterdir() if path.suffix in SOURCE_KINDS):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode())
         digest.update(content)
-    for fact in (*FLAGS, jaxlib.version.__version__, platform.system(), platform.machine()):
+    facts = (ffi_version(), platform.system(), platform.machine())
+    for fact in (*FLAGS, *this_system().flags, *facts):
         digest.update(f"{fact}\n".encode())
     return digest.hexdigest()
 
@@ -87,13 +132,13 @@ def name_prefix() -> str:
 
 def library_name(compiler: Compiler) -> str:
     key = hashlib.sha256(compiler.version.encode()).hexdigest()
-    return f"{name_prefix()}{key[:8]}.so"
+    return f"{name_prefix()}{key[:8]}{this_system().suffix}"
 
 
 def find_compiler(environ: Mapping[str, str] = os.environ) -> Compiler | None:
-    """The first C++ compiler that answers: ``CXX``, then c++, g++, clang++."""
+    """The first C++ compiler that answers: ``CXX``, then those that this system may have."""
     named = shlex.split(environ.get("CXX", ""))
-    for command in ([named] if named else []) + [[name] for name in COMPILERS]:
+    for command in ([named] if named else []) + [[name] for name in this_system().compilers]:
         program = shutil.which(command[0], path=environ.get("PATH"))
         if program is None:
             continue
@@ -115,20 +160,17 @@ def check_private(path: Path) -> None:
     Raises:
       PermissionDenied: code ``kernel.unsafe_path``.
     """
-    if not hasattr(os, "geteuid"):
-        return  # Windows: the cache folder is in the user's profile, guarded by its ACL
-    found = path.stat()
-    if found.st_uid not in (0, os.geteuid()):
+    owner, mode = foreign_owner(path), foreign_writers(path)
+    if owner is not None:
         raise PermissionDenied(
             "kernel.unsafe_path",
-            f"`{path}` belongs to user {found.st_uid}: code from there is not run",
+            f"`{path}` belongs to user {owner}: code from there is not run",
             "set BITNET_CACHE_DIR (or BITNET_KERNELS) to a folder of your own",
         )
-    if stat.S_IMODE(found.st_mode) & 0o022:
+    if mode is not None:
         raise PermissionDenied(
             "kernel.unsafe_path",
-            f"others may write `{path}` (mode {stat.S_IMODE(found.st_mode):04o}): code from "
-            "there is not run",
+            f"others may write `{path}` (mode {mode:04o}): code from there is not run",
             f"chmod go-w {path}",
         )
 
@@ -146,23 +188,37 @@ def check_intact(library: Path) -> None:
         raise BadData("kernel.corrupt", f"`{library}` is not the file that was built")
 
 
-def compile_library(compiler: Compiler, target: Path) -> float:
+def compile_library(
+    compiler: Compiler,
+    target: Path,
+    system: System | None = None,
+    link: tuple[str, ...] = (),
+) -> float:
     """Compiles the sources to `target`, and its digest beside it; returns the seconds.
+
+    Args:
+      compiler: the command; it may compile for another machine.
+      target: the library to write.
+      system: the system that the library is for; None: this one.
+      link: further flags, of which no result depends: what is linked statically.
 
     Raises:
       Unavailable: the compiler fails (code ``kernel.compile_failed``).
     """
-    import jax.ffi
-
     started = time.monotonic()
     with scratch_directory(target.parent) as folder:
         output = folder / target.name
         command = [
             *compiler.command,
             *FLAGS,
+            *(flag.format(sources=SOURCE_DIR) for flag in (system or this_system()).flags),
+            *link,
             f'-DBITNET_SOURCE_KEY="{source_key()}"',
+            # The same bytes wherever the headers and the sources lie.
+            f"-ffile-prefix-map={ffi_headers()}=.",
+            f"-ffile-prefix-map={SOURCE_DIR}=.",
             "-isystem",
-            jax.ffi.include_dir(),
+            str(ffi_headers()),
             str(SOURCE_DIR / MAIN_SOURCE),
             "-o",
             str(output),
@@ -219,8 +275,8 @@ class wait_for_lock:
         self._held.__exit__(*exception)
 
 
-def build(output_dir: Path | str, force: bool = False) -> BuildRecord:
-    """Builds the library ahead of use into `output_dir`, for ``BITNET_KERNELS``.
+def build(output_dir: Path | str, force: bool = False, link: tuple[str, ...] = ()) -> BuildRecord:
+    """Builds the library ahead of use into `output_dir`: for ``BITNET_KERNELS``, or a wheel.
 
     Raises:
       NoInput: `output_dir` does not exist and its parent neither.
@@ -237,7 +293,7 @@ def build(output_dir: Path | str, force: bool = False) -> BuildRecord:
         target = folder / library_name(compiler)
         check_output(target, force=force)
         with wait_for_lock(folder / ".lock", remove=True):
-            seconds = compile_library(compiler, target)
+            seconds = compile_library(compiler, target, link=link)
         library = open_library(target)
     return BuildRecord(str(target), source_key(), compiler.version, seconds, library.usable_isas)
 
@@ -261,10 +317,12 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def no_compiler() -> Unavailable:
+def no_compiler(besides: str | None = None) -> Unavailable:
+    looked_for = ", ".join(("CXX", *this_system().compilers))
     return Unavailable(
         "kernel.no_compiler",
-        "no C++ compiler was found (looked for CXX, " + ", ".join(COMPILERS) + ")",
+        f"no C++ compiler was found (looked for {looked_for})"
+        + (f"; {besides}" if besides else ""),
         "install g++ or clang, or point BITNET_KERNELS at a folder made by "
         "`bitnet dev build --output DIR`",
     )

@@ -12,6 +12,14 @@
 
 namespace ffi = xla::ffi;
 
+// Everything else is hidden (-fvisibility=hidden): the library's own copies of templates must
+// not be taken for those of another library in the process, nor they for its own.
+#if defined(_WIN32)
+#define BITNET_EXPORT extern "C" __declspec(dllexport)
+#else
+#define BITNET_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
 #ifndef BITNET_SOURCE_KEY
 #define BITNET_SOURCE_KEY "unknown"
 #endif
@@ -151,41 +159,46 @@ ffi::Error AccumulateImpl(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> q,
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bitnet_ternary_matmul, MatmulImpl,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("isa")
-                                  .Attr<int64_t>("scale_kind")
-                                  .Attr<int64_t>("group_size"));
+// XLA's own macro for such a symbol has no room for the export.
+BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_matmul(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_DEFINE_HANDLER(handler, MatmulImpl,
+                         ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .Arg<ffi::AnyBuffer>()
+                             .Arg<ffi::Buffer<ffi::U8>>()
+                             .Arg<ffi::Buffer<ffi::F32>>()
+                             .Ret<ffi::AnyBuffer>()
+                             .Attr<int64_t>("isa")
+                             .Attr<int64_t>("scale_kind")
+                             .Attr<int64_t>("group_size"));
+  return (*handler)(frame);
+}
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bitnet_ternary_accumulate, AccumulateImpl,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Ret<ffi::Buffer<ffi::S32>>()
-                                  .Attr<int64_t>("isa"));
+BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_accumulate(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_DEFINE_HANDLER(handler, AccumulateImpl,
+                         ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .Arg<ffi::Buffer<ffi::S8>>()
+                             .Arg<ffi::Buffer<ffi::U8>>()
+                             .Ret<ffi::Buffer<ffi::S32>>()
+                             .Attr<int64_t>("isa"));
+  return (*handler)(frame);
+}
 
-extern "C" {
+BITNET_EXPORT const char* bitnet_source_key() { return BITNET_SOURCE_KEY; }
 
-const char* bitnet_source_key() { return BITNET_SOURCE_KEY; }
+BITNET_EXPORT int64_t bitnet_isa_count() { return bitnet::kKernelCount; }
 
-int64_t bitnet_isa_count() { return bitnet::kKernelCount; }
-
-const char* bitnet_isa_name(int64_t isa) {
+BITNET_EXPORT const char* bitnet_isa_name(int64_t isa) {
   return isa >= 0 && isa < bitnet::kKernelCount ? bitnet::kKernels[isa]->name : nullptr;
 }
 
-int bitnet_isa_usable(int64_t isa) { return Find(isa) != nullptr; }
+BITNET_EXPORT int bitnet_isa_usable(int64_t isa) { return Find(isa) != nullptr; }
 
 // As the FFI entries, on `threads` threads of its own. sizes: batch, tokens, out, in,
 // scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16.
 // Returns 0, 1 (instruction set missing) or 2 (no memory).
-int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x,
+BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x,
                const uint8_t* codes, const float* scale, void* y) {
   Product p = {};
   p.kernel = Find(isa);
@@ -196,5 +209,3 @@ int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
   return RunOnThreads(p, threads) ? 0 : 2;
 }
-
-}  // extern "C"

@@ -1,7 +1,8 @@
 """Opens the kernel library, tests it, and keeps one per process.
 
 Where it comes from, in this order: ``BITNET_KERNELS`` (a read-only folder of
-prebuilt libraries), the cache, the compiler. What is opened has been compared with
+prebuilt libraries), the cache, the wheel that this package was installed from, the
+compiler. What is opened has been compared with
 its digest and has computed a few small products on every instruction set of this
 machine, equal bit for bit to numpy. Knows nothing of primitives or lowering.
 """
@@ -12,7 +13,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitnet_jax.core.caches import cache_dir
@@ -22,6 +23,8 @@ from bitnet_jax.ops.native.selftest import SCALE_KINDS, selftest
 
 # The environment that decides which library is used; a change of it is seen.
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
+# Where a platform wheel holds its library; a source tree has no such folder.
+WHEEL_DIR = build.SOURCE_DIR / "prebuilt"
 FFI_TARGETS = ("bitnet_ternary_matmul", "bitnet_ternary_accumulate")
 
 
@@ -32,7 +35,8 @@ class Library:
     Attributes:
       isas: every instruction set it was built with, best first; the index is the id.
       usable_isas: those that this processor has.
-      origin: ``prebuilt``, ``cache`` or ``built``.
+      origin: ``prebuilt`` (``BITNET_KERNELS``), ``cache``, ``wheel`` or ``built``.
+      passed_over: why the wheel's own library was not taken, where it has one.
     """
 
     path: Path
@@ -40,6 +44,7 @@ class Library:
     isas: tuple[str, ...]
     usable_isas: tuple[str, ...]
     origin: str = "prebuilt"
+    passed_over: str | None = None
 
     def isa_id(self, name: str) -> int:
         return self.isas.index(name)
@@ -66,6 +71,7 @@ class Status:
     usable_isas: tuple[str, ...]
     reason: str | None
     hint: str | None
+    passed_over: str | None = None
 
 
 def open_library(path: Path, origin: str = "prebuilt") -> Library:
@@ -75,8 +81,9 @@ def open_library(path: Path, origin: str = "prebuilt") -> Library:
       PermissionDenied: somebody else could have written it.
       BadData: it is not the file that was built, or computes something else.
     """
-    build.check_private(path.parent)
-    build.check_private(path)
+    if origin != "wheel":  # there, whoever could change it could change this file
+        build.check_private(path.parent)
+        build.check_private(path)
     build.check_intact(path)
     try:
         handle = ctypes.CDLL(str(path))
@@ -101,7 +108,8 @@ def open_library(path: Path, origin: str = "prebuilt") -> Library:
 def obtain(environ: Mapping[str, str] = os.environ) -> Library:
     """Finds, or builds, the library for `environ`.
 
-    A cached library that is corrupt is built again once.
+    A cached library that is corrupt is built again once. One of the wheel's that does not
+    fit is passed over, and what is found instead says why.
 
     Raises:
       Unavailable: there is none and none can be built.
@@ -114,7 +122,7 @@ def obtain(environ: Mapping[str, str] = os.environ) -> Library:
     may_compile = environ.get("BITNET_NO_COMPILE", "0") in ("", "0")
     compiler = build.find_compiler(environ) if may_compile else None
     if compiler is None:
-        return _cached_only(folder, may_compile)
+        return _without_compiler(folder, may_compile)
     path = folder / build.library_name(compiler)
     with build.wait_for_lock(folder / ".lock"):
         if path.exists():
@@ -122,9 +130,12 @@ def obtain(environ: Mapping[str, str] = os.environ) -> Library:
                 return open_library(path, "cache")
             except BadData:
                 path.unlink()  # a crash or a bad disk: once more, and then it is an error
+        found, passed_over = _of_wheel()
+        if found is not None:
+            return found
         build.compile_library(compiler, path)
         try:
-            return open_library(path, "built")
+            return replace(open_library(path, "built"), passed_over=passed_over)
         except BadData as error:
             raise Unavailable(
                 "kernel.unusable",
@@ -134,13 +145,14 @@ def obtain(environ: Mapping[str, str] = os.environ) -> Library:
 
 
 def _prebuilt(folder: Path) -> Library:
-    found = sorted(folder.glob(build.name_prefix() + "*.so"))
+    suffix = build.this_system().suffix
+    found = sorted(folder.glob(f"{build.name_prefix()}*{suffix}"))
     if not found:
-        there = ", ".join(sorted(path.name for path in folder.glob("*.so"))) or "no library"
+        there = ", ".join(sorted(path.name for path in folder.glob(f"*{suffix}"))) or "no library"
         raise Unavailable(
             "kernel.prebuilt_missing",
             f"BITNET_KERNELS=`{folder}` holds no library for this processor, jaxlib and "
-            f"version of bitnet-jax ({build.name_prefix()}*.so); it holds {there}",
+            f"version of bitnet-jax ({build.name_prefix()}*{suffix}); it holds {there}",
             "run `bitnet dev build --output DIR` with the same versions, or unset BITNET_KERNELS",
         )
     try:
@@ -153,17 +165,41 @@ def _prebuilt(folder: Path) -> Library:
         ) from error
 
 
-def _cached_only(folder: Path, may_compile: bool) -> Library:
-    for path in sorted(folder.glob(build.name_prefix() + "*.so")):
+def _of_wheel() -> tuple[Library | None, str | None]:
+    """The library that came in the wheel; or None, and why (None too: it holds none)."""
+    suffix = build.this_system().suffix
+    there = sorted(WHEEL_DIR.glob(f"*{suffix}"))
+    reason = None
+    for path in there:
+        if not path.name.startswith(build.name_prefix()):
+            reason = (
+                f"the wheel's own library `{path.name}` does not fit: this processor, jaxlib "
+                f"(XLA interface {build.ffi_version()}) and these sources need "
+                f"`{build.name_prefix()}*{suffix}`"
+            )
+            continue
+        try:
+            return open_library(path, "wheel"), None
+        except BadData as error:
+            reason = f"the wheel's own library is refused: {error.message}"
+    return None, reason
+
+
+def _without_compiler(folder: Path, may_compile: bool) -> Library:
+    for path in sorted(folder.glob(f"{build.name_prefix()}*{build.this_system().suffix}")):
         try:
             return open_library(path, "cache")
         except BadData:
             continue
+    found, passed_over = _of_wheel()
+    if found is not None:
+        return found
     if may_compile:
-        raise build.no_compiler()
+        raise build.no_compiler(passed_over)
     raise Unavailable(
         "kernel.no_compile",
-        "BITNET_NO_COMPILE is set, and no library is in the cache",
+        "BITNET_NO_COMPILE is set, and no library is in the cache or in the wheel"
+        + (f"; {passed_over}" if passed_over else ""),
         "unset BITNET_NO_COMPILE, or point BITNET_KERNELS at a prebuilt folder",
     )
 
@@ -239,7 +275,10 @@ def status() -> Status:
         isa = chosen_isa(found)
     except BitnetError as error:
         return Status(False, None, None, None, (), error.message, error.hint)
-    return Status(True, str(found.path), found.origin, isa, found.usable_isas, None, None)
+    return Status(
+        *(True, str(found.path), found.origin, isa, found.usable_isas, None, None),
+        passed_over=found.passed_over,
+    )
 
 
 def ffi_target(name: str) -> tuple[str, int]:

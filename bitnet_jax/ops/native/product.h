@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "kernel.h"
 #include "kernel_portable.h"
@@ -46,16 +47,18 @@ struct Product {
   bool y_bf16;
 };
 
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
+// The language's own aligned memory: aligned_alloc is not on Windows, nor on older macOS.
+constexpr std::align_val_t kAlignment{64};
+struct Deleter {
+  void operator()(void* p) const { ::operator delete(p, kAlignment); }
 };
 template <typename T>
-using Buffer = std::unique_ptr<T[], FreeDeleter>;
+using Buffer = std::unique_ptr<T[], Deleter>;
 
 template <typename T>
 static Buffer<T> Allocate(int64_t count) {
-  const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
-  return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes)));
+  const size_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
+  return Buffer<T>(static_cast<T*>(::operator new(bytes, kAlignment, std::nothrow)));
 }
 
 static inline uint16_t ToBf16(float value) {

@@ -38,7 +38,16 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("BITNET_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("BITNET_KERNELS", raising=False)
     monkeypatch.delenv("BITNET_NO_COMPILE", raising=False)
+    monkeypatch.setattr(native, "WHEEL_DIR", tmp_path / "wheel")
     return tmp_path
+
+
+@pytest.fixture
+def wheel(world) -> Path:
+    """The folder that a platform wheel brings, filled by a build of its own."""
+    build.build(world / "wheel")
+    (world / "calls").write_text("")
+    return world / "wheel"
 
 
 def compilations(world: Path) -> int:
@@ -182,3 +191,73 @@ def test_two_builders_at_once_build_once(world):
     origins = sorted(process.communicate(timeout=120)[0].strip() for process in both)
     assert origins == ["built", "cache"]
     assert compilations(world) == 1
+
+
+# ------------------------------------------------------------------- the wheel's own library
+def test_the_wheels_own_library_spares_the_compiler(world, wheel):
+    found = native.obtain()
+    assert (found.origin, found.path.parent, found.passed_over) == ("wheel", wheel, None)
+    assert compilations(world) == 0
+    assert not list((world / "cache" / "kernels").glob("*" + build.this_system().suffix))
+
+
+def test_what_was_asked_for_and_the_cache_come_before_the_wheel(world, wheel, monkeypatch):
+    monkeypatch.setattr(native, "WHEEL_DIR", world / "none")
+    assert native.obtain().origin == "built"
+    monkeypatch.setattr(native, "WHEEL_DIR", wheel)
+    assert native.obtain().origin == "cache"
+    build.build(world / "kernels")
+    monkeypatch.setenv("BITNET_KERNELS", str(world / "kernels"))
+    assert native.obtain().origin == "prebuilt"
+
+
+@pytest.mark.parametrize("no_compile", [False, True])
+def test_the_wheel_serves_where_nothing_can_be_compiled(world, wheel, monkeypatch, no_compile):
+    if no_compile:
+        monkeypatch.setenv("BITNET_NO_COMPILE", "1")
+    else:
+        monkeypatch.delenv("CXX")
+        monkeypatch.setenv("PATH", str(world))
+    assert native.obtain().origin == "wheel"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: overwrite(path, path.read_bytes()[:-1] + b"?"), "not the file that was"),
+        (lambda path: build.digest_path(path).unlink(), "is missing"),
+    ],
+    ids=["flipped", "no digest"],
+)
+def test_a_damaged_library_of_the_wheel_is_passed_over_and_said(
+    world, wheel, monkeypatch, damage, why
+):
+    damage(next(wheel.glob("*" + build.this_system().suffix)))
+    found = native.obtain()
+    assert found.origin == "built" and why in found.passed_over
+    (world / "cache").rename(world / "old cache")
+    monkeypatch.setenv("BITNET_NO_COMPILE", "1")
+    with pytest.raises(Unavailable, match=why) as caught:
+        native.obtain()
+    assert caught.value.code == "kernel.no_compile"
+
+
+def test_a_library_for_another_interface_of_xla_is_refused(world, wheel, monkeypatch):
+    monkeypatch.setattr(build, "ffi_version", lambda: "0.99")
+    build.source_key.cache_clear()
+    try:
+        monkeypatch.delenv("CXX")
+        monkeypatch.setenv("PATH", str(world))
+        with pytest.raises(Unavailable, match="does not fit.*XLA interface 0.99") as caught:
+            native.obtain()
+        assert caught.value.code == "kernel.no_compiler"
+    finally:
+        build.source_key.cache_clear()
+
+
+def test_the_key_follows_the_interface_that_xla_itself_checks():
+    # XLA compares this version when a handler is registered; jaxlib's own may differ.
+    import jax.ffi
+
+    assert build.ffi_headers() == Path(jax.ffi.include_dir())
+    assert [part.isdigit() for part in build.ffi_version().split(".")] == [True, True]
