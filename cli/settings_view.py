@@ -104,8 +104,9 @@ def _row(name: str, layer: str, setting: config.Setting) -> dict[str, Any]:
 
 
 def _narrowed(name: str, words: Iterable[str]) -> list[str]:
-    """Returns the commands, or nothing where it is all those that have the option."""
+    """Returns the commands, or nothing where it is all those built that have the option."""
     known = settings_file.names_by_command()
     field = name.replace("-", "_")
-    everyone = {place for place, names in known.items() if place and field in names}
+    built = map(registry.words, registry.built())
+    everyone = {place for place in built if field in known[place]}
     return [] if set(words) == everyone else sorted(words)

@@ -73,8 +73,8 @@ def parse(text: str, name: str, *, code: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        _check_events(text, name, code)
-        tree = YAML(typ="rt", pure=True).load(text)
+        refused = _refused_event(text)
+        tree = None if refused else YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context).split())
@@ -89,6 +89,9 @@ def parse(text: str, name: str, *, code: str) -> Any:
     except (ValueError, OverflowError) as error:  # a number or a date that is none
         where = _odd_scalar(text, name)
         raise ConfigError(code, f"{where}: {error}", "put it in quotes") from error
+    if refused:
+        line, column, problem, hint = refused
+        raise ConfigError(code, f"{name}:{line}:{column}: {problem}", hint)
     values = _expanded(tree, {})
     if values > MOST_VALUES:
         raise ConfigError(
@@ -106,31 +109,29 @@ def place_of(table: Any, key: Any, name: str) -> str:
     return f"{name}:{line + 1}:{column + 1}"
 
 
-def _check_events(text: str, name: str, code: str) -> None:
-    """Refuses what is nested too deeply, tagged, or part of itself, before it is built."""
+def _refused_event(text: str) -> tuple[int, int, str, str] | None:
+    """What is nested too deeply, tagged, or part of itself, before it is built.
+
+    Returns line, column, the problem and what to do; None where all is well.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml import events as kinds
 
     open_anchors: list[str | None] = []
     for event in YAML(typ="rt", pure=True).parse(io.StringIO(text)):
-        where = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        where = (event.start_mark.line + 1, event.start_mark.column + 1)
         if isinstance(event, kinds.CollectionStartEvent):
             open_anchors.append(event.anchor)
             if len(open_anchors) > MOST_DEPTH:
-                raise ConfigError(
-                    code, f"{where}: nested more than {MOST_DEPTH} deep", "mend the YAML"
-                )
+                return *where, f"nested more than {MOST_DEPTH} deep", "mend the YAML"
         elif isinstance(event, kinds.CollectionEndEvent):
             open_anchors.pop()
         elif isinstance(event, kinds.AliasEvent) and event.anchor in open_anchors:
-            raise ConfigError(
-                code, f"{where}: `*{event.anchor}` stands inside of what it names", "write it out"
-            )
+            return *where, f"`*{event.anchor}` stands inside of what it names", "write it out"
         tag = getattr(event, "tag", None)
         if tag:
-            raise ConfigError(
-                code, f"{where}: the tag `{tag}` is not read: it could name code", "leave it out"
-            )
+            return *where, f"the tag `{tag}` is not read: it could name code", "leave it out"
+    return None
 
 
 def _odd_scalar(text: str, name: str) -> str:

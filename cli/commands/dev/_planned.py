@@ -92,33 +92,8 @@ class DevValidateArgs(PluginArgs):
 
 
 @dataclass
-class ConfigArgs:
-    """Options of `bitnet dev config`."""
-
-    key: Optional[str] = option(positional=True, metavar="KEY", help="only this setting")
-
-
-@dataclass
-class ProfileArgs:
-    """Options of `bitnet dev profile`."""
-
-    name: Optional[str] = option(positional=True, metavar="NAME", help="the profile")
-
-
-@dataclass
 class WorkspaceArgs:
     """Options of `bitnet dev workspace`."""
-
-
-@dataclass
-class CompletionArgs:
-    """Options of `bitnet dev completion`."""
-
-    shell: Optional[str] = option(
-        positional=True,
-        choices=("bash", "zsh", "fish", "powershell", "tcsh"),
-        help="the shell",
-    )
 
 
 @dataclass
@@ -163,12 +138,7 @@ PLANNED = {
         "bitnet dev validate --model model.bitnet --comprehensive --output report.html",
         "bitnet dev validate model.bitnet --json",
     ),
-    "config": Planned(ConfigArgs, "bitnet dev config", "bitnet dev config max-tokens --json"),
-    "profile": Planned(ProfileArgs, "bitnet dev profile", "bitnet dev profile fast"),
     "workspace": Planned(WorkspaceArgs, "bitnet dev workspace", "bitnet dev workspace --json"),
-    "completion": Planned(
-        CompletionArgs, "bitnet dev completion bash", "bitnet dev completion zsh"
-    ),
     "lsp": Planned(LspArgs, "bitnet dev lsp", "bitnet dev lsp --log-file lsp.log"),
     "install": Planned(InstallArgs, "bitnet dev install serve", "bitnet dev install train --yes"),
     "update": Planned(UpdateArgs, "bitnet dev update --check", "bitnet dev update --yes"),
