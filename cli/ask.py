@@ -66,7 +66,8 @@ def _answer(field: dataclasses.Field, prompt: str, parser: Parser, streams: Stre
         try:
             return parser.convert(field, [line.strip()])
         except UsageError as error:
-            streams.stderr.write(f"{error.message}\n")
+            hint = f": {error.hint}" if error.hint else ""
+            streams.stderr.write(f"{error.message}{hint}\n")
 
 
 def whole_line(argv: list[str], words: str, answers: Mapping[str, Setting]) -> str:

@@ -188,7 +188,7 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
         own = dataclasses.replace(args, **{**entry, "model": [entry["model"]]})
         output = entry.get("output") or getattr(args, "output", None)
         if output is None and args.output_dir is not None:
-            output = str(Path(args.output_dir) / written.name(Path(entry["model"]).name, own))
+            output = str(Path(args.output_dir) / written.name(_name(entry["model"]), own))
         if makes and output is None:
             raise UsageError(
                 "cli.missing_option",
@@ -200,6 +200,12 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
         items.append(Item(entry["model"], own, output))
     _check_apart(items, makes)
     return items
+
+
+def _name(model: str) -> str:
+    """Returns the last part of a model's name, also of `.` and `..`."""
+    last = Path(model).name
+    return last if last not in ("", "..") else Path(model).resolve().name or "model"
 
 
 def _check_apart(items: Sequence[Item], makes: bool) -> None:

@@ -115,6 +115,13 @@ def number(
     return parse
 
 
+def named(text: str) -> str:
+    """A type: the name of something. An unset variable of a script must not mean this folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
+    return text
+
+
 def size(text: str) -> str:
     """A type: a shape of tokens, "512" or "4x512" (batch x length)."""
     parts = text.split("x")

@@ -194,7 +194,7 @@ def found(argv: list[str], width: int) -> str:
     Raises:
       UsageError: there is no such group, command or topic, and the words occur nowhere.
     """
-    words = [word for word in argv if word not in HELP_FLAGS]
+    words = [word for word in argv if word.strip() and word not in (*HELP_FLAGS, "--")]
     if not words:
         about = [(f"bitnet help {name}", topic.about) for name, topic in TOPICS.items()]
         return "\n".join([program(width), "topics", *columns(about, width)]) + "\n"

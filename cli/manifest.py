@@ -130,6 +130,6 @@ def _options(raw: Any, parser: Parser, where: str) -> dict[str, Any]:
                 "manifest.bad_value", f"{where}: `{key}`: {told}", getattr(error, "hint", None)
             ) from error
     model = values.get("model")
-    if not model or len(model) != 1 or not model[0]:
+    if not model or len(model) != 1:
         raise BadData("manifest.entry", f"{where}: `model` must name one model", HINT)
     return {**values, "model": model[0]}

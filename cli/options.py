@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Literal, Optional
 
 from .failure import not_built
-from .fields import number, option, whole
+from .fields import named, number, option, whole
 
 # One letter means one thing on every command. An option's letter is its first one, small or
 # capital, where that is left; tests/cli walks the registry against this.
@@ -132,6 +132,7 @@ def model_option(*more: str):
         "-m",
         "--model",
         *more,
+        type=named,
         metavar="MODEL",
         needed=True,
         positional=True,
@@ -147,7 +148,7 @@ def models_option(*more: str):
         "--model",
         *more,
         default_factory=list,
-        type=str,
+        type=named,
         repeat=True,
         nargs="+",
         metavar="MODEL",
@@ -171,6 +172,7 @@ def output_option(
         "-o",
         "--output",
         *more,
+        type=named,
         metavar="PATH",
         needed=needed,
         unless=unless,

@@ -101,6 +101,8 @@ def _width(token: str) -> int:
 def suggest(group: str, word: str) -> str:
     """Returns the hint for an unknown `word` after `group` ("" is the first word)."""
     close = close_to(group, word)
+    if group == "" and any(sign in word for sign in "./"):
+        return f"to look into a model: `bitnet model inspect {word}`"
     if close:
         return or_else([f"bitnet {words}" for words in close])
     return f"`{registry.PROGRAM} {group}".rstrip() + "` lists what there is"

@@ -37,7 +37,7 @@ def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
     if config.TRUTH.get(env.get("BITNET_JSON", "").lower()):
         wanted = "json"
     for index, token in enumerate(argv):
-        if token == "--json":
+        if token in ("--json", "-J"):
             wanted = "json"
         elif token in ("--emit", "-e") and index + 1 < len(argv):
             wanted = argv[index + 1]

@@ -104,6 +104,13 @@ def test_the_name_in_the_folder_is_the_models_with_the_formats_suffix(bitnet, ap
     assert sorted(p.name for p in Path("D").iterdir()) == ["a.hf", "m.hf", "plain.hf"]
 
 
+def test_a_folder_named_by_dots_is_named_as_it_is_called(bitnet, api, monkeypatch):
+    Path("here/in").mkdir(parents=True)
+    monkeypatch.chdir("here/in")
+    bitnet("model", "inspect", ".", "..", "-O", "R")
+    assert sorted(p.name for p in Path("R").iterdir()) == ["here.json", "in.json"]
+
+
 def test_records_of_looks_are_kept_and_skipped_while_they_hold(bitnet, api):
     line = ("model", "inspect", "a.hf", "b.hf", "-O", "records", "--json")
     first = bitnet(*line)
@@ -176,6 +183,8 @@ def test_a_manifest_gives_each_its_options(bitnet, api):
         ("inspect", 2, "needs `--model`"),
         ("inspect a.hf x/a.hf -O R", 2, "in two calls"),
         ("inspect --manifest nowhere", 66, "no manifest"),
+        ("inspect --model=", 2, "the name is empty"),
+        ("convert a.hf --output=", 2, "the name is empty"),
     ],
 )
 def test_what_cannot_be(bitnet, api, line, rc, words):

@@ -152,6 +152,10 @@ def test_a_word_that_is_everywhere_shows_the_first_and_counts_the_rest(bitnet):
     assert "more: a second word narrows it" in page and len(page.splitlines()) < 150
 
 
+def test_no_word_at_all_is_the_first_page(bitnet):
+    assert bitnet("help", "", "--").out == bitnet("help").out
+
+
 def test_every_error_can_be_asked_for(bitnet):
     table = Path(help_pages.__file__).with_name("errors.tsv").read_text().splitlines()
     assert len(table) > 100

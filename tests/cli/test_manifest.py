@@ -56,7 +56,7 @@ def test_a_dash_reads_stdin():
         ("m.txt", "a\0b", "manifest.not_text", "m.txt:1"),
         ("m.txt", '{"output": "x"}', "manifest.entry", "must name one model"),
         ("m.txt", '{"model": ["a", "b"]}', "manifest.entry", "must name one model"),
-        ("m.txt", '{"model": ""}', "manifest.entry", "must name one model"),
+        ("m.txt", '{"model": ""}', "manifest.bad_value", "the name is empty"),
         ("m.txt", '{"modle": "a"}', "manifest.unknown_key", "did you mean `model`"),
         ("m.txt", '{"model": "a", "jobs": 2}', "manifest.unknown_key", "`jobs`"),
         ("m.txt", '{"model": "a", "manifest": "b"}', "manifest.unknown_key", "`manifest`"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bitnet_cli.route import route
+from bitnet_cli.route import having, route
 from bitnet_jax.core.errors import UsageError
 
 
@@ -50,6 +50,8 @@ def test_route(line, kind, command, rest):
         ("model zzzzzz", "cli.unknown_command", "`bitnet model` lists"),
         ("--jsn model inspect", "cli.unknown_option", "`--json`"),
         ("--show-layers model inspect", "cli.unknown_option", "stand after it"),
+        ("m.bitnet hello", "cli.unknown_group", "`bitnet model inspect m.bitnet`"),
+        ("./m", "cli.unknown_group", "`bitnet model inspect ./m`"),
         ("--json", "cli.no_command", "--help"),
         ("--json model", "cli.no_command", "bitnet model --help"),
     ],
@@ -59,6 +61,19 @@ def test_a_mistake_is_answered_with_what_was_meant(line, code, suggestion):
         route(line.split())
     assert caught.value.code == code
     assert suggestion in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("spelling", "commands"),
+    [
+        ("--show-layers", ["model inspect"]),
+        ("--max-tokens", ["serve generate", "serve chat"]),
+        ("--optimize-for", ["model export", "quant optimize"]),
+        ("--nosuch", []),
+    ],
+)
+def test_the_commands_that_have_an_option(spelling, commands):
+    assert having(spelling) == commands
 
 
 def test_a_typo_never_falls_through_to_a_command():

@@ -4,6 +4,7 @@
 import errno
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 import pytest
@@ -275,6 +276,52 @@ def test_a_missing_option_is_an_error_without_a_terminal(bitnet, fake_command):
     }
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("modle inspect m", "did you mean `bitnet model`?"),
+        ("model inspct m", "did you mean `bitnet model inspect`?"),
+        ("model inspect m --show-layer", "did you mean `--show-layers`"),
+        ("model convert m --show-layers", "it is an option of `bitnet model inspect`"),
+        ("model convert m -o x --format bitnt", "did you mean `bitnet`?"),
+        ("model convert m -o x --format ggfu", "known: bitnet, huggingface"),
+        ("bench compare a,b --metrics latncy", "did you mean `latency`?"),
+        ("dev test --devices cpu,metl", "did you mean `metal`?"),
+        ("quant validate m r --metric pl", "did you mean `ppl`?"),
+        ("bench profile m --input-shape 4x", "4x512"),
+        ("model edit m -o x --set novalue", "KEY=VALUE"),
+        ("model inspect m --emit jsn", "did you mean `json`?"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_meant_at_every_level(bitnet, line, hint):
+    done = bitnet(*line.split())
+    assert done.rc == 2 and hint in done.err
+
+
+@pytest.mark.parametrize("json", ["--json", "-J", "--emit=json"])
+def test_a_mistake_in_the_options_is_told_in_the_form_asked_for(bitnet, json):
+    done = bitnet("model", "inspect", "m", "--nosuch", json)
+    assert done.envelope["errors"][0]["code"] == "cli.unknown_option"
+
+
+def test_an_option_that_is_not_built_is_refused_wherever_it_comes_from(bitnet, monkeypatch):
+    line = ("model", "convert", "m", "-o", "x", "--json")
+    assert bitnet(*line, "--strict").envelope["errors"][0]["code"] == "cli.not_built"
+    monkeypatch.setenv("BITNET_STRICT", "1")
+    done = bitnet(*line)
+    assert done.rc == 69 and "`--strict` of `bitnet model convert`" in done.err
+
+
+def test_settings_of_commands_that_are_not_built_are_known(bitnet, fake_command, monkeypatch):
+    fake_command(fine, FakeArgs)
+    Path("bitnet.toml").write_text("[bench.run]\nbatch-sizes = [1, 4]\n")
+    monkeypatch.setenv("BITNET_BATCH_SIZES", "1,4")
+    assert bitnet("dev", "fake", "a").rc == 0
+    assert bitnet("bench", "run", "m").rc == 69
+    monkeypatch.setenv("BITNET_BATCH_SIZES", "1,x")
+    assert bitnet("bench", "run", "m").rc == 78
+
+
 def test_no_input_never_asks(bitnet, fake_command):
     fake_command(fine, NeedyArgs)
     assert bitnet("dev", "fake", "--no-input", terminal=True, stdin="x\nring\n").rc == 2
@@ -285,7 +332,7 @@ def test_a_person_is_asked_until_the_answer_fits_and_shown_the_whole_line(bitnet
     done = bitnet("dev", "fake", terminal=True, stdin="\nmy name\nrong\nring\n")
     assert done.rc == 0
     assert "a shape (ring, line)" in done.err
-    assert "`rong` is not a value of --shape" in done.err
+    assert "`rong` is not a value of --shape: did you mean `ring`? known: ring, line" in done.err
     assert "running: bitnet dev fake '--name=my name' --shape=ring" in done.err
     assert "my name" in done.out
 

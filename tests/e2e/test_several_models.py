@@ -24,21 +24,28 @@ def models(ended):
     return {m["model"]: m for m in ended.envelope["data"]["models"]}
 
 
+@pytest.mark.heavy
 def test_in_processes_of_their_own_the_bytes_are_the_same(place):
     inputs = [f"{name}.hf" for name in NAMES]
-    one = here("model", "convert", "--input", *inputs, "-O", "one", "--json")
+    one = spawn("model", "convert", "--input", *inputs, "-O", "one", "--json", cwd=place)
     two = spawn("model", "convert", *inputs, "-O", "two", "-j", "2", "--json", cwd=place)
     assert one.rc == two.rc == 0, one.err + two.err
     for name in NAMES:
         assert sha256(place / f"one/{name}.bitnet") == sha256(place / f"two/{name}.bitnet")
-    before = Folder(place / "two")
-    again = here("model", "convert", *inputs, "-O", "two", "--json")
+
+
+def test_what_is_converted_is_skipped_and_what_is_damaged_is_told(place):
+    line = ("model", "convert", *(f"{name}.hf" for name in NAMES), "-O", "out", "--json")
+    assert here(*line).rc == 0
+    before = Folder(place / "out")
+    again = here(*line)
     assert again.rc == 0 and all(m["skipped"] for m in models(again).values())
     before.check_untouched()
-    # One that does not open any more is told, and stays as it is: nothing is overwritten.
-    (place / "two/b.bitnet").write_bytes(b"half of a mod")
-    damaged = here("model", "convert", *inputs, "-O", "two", "--json")
+    # One that does not open any more stays as it is: nothing is overwritten.
+    (place / "out/b.bitnet").write_bytes(b"half of a mod")
+    damaged = here(*line)
     assert (damaged.rc, models(damaged)["b.hf"]["errors"][0]["code"]) == (73, "io.exists")
+    assert models(damaged)["a.hf"]["skipped"]
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.heavy)])
