@@ -18,6 +18,8 @@ from bitnet_jax.report.markup import Markup, element
 TALL = 24
 # A longer text is broken over lines.
 LONG = 36
+# Longer still, it is cut: nobody reads it, and it would bury the rest.
+LONGEST = 1000
 # Digests are compared by eye: letter below letter.
 _DIGEST = re.compile("[0-9a-f]{16,}")
 
@@ -33,9 +35,11 @@ def cell(value: Any, name: str = "td", **attributes: Any) -> Markup:
     """Returns one value as a cell: its number exact, its text whole on hover."""
     told = measure(value)
     number = exact(told.value)
-    shown = show(told.value)
+    shown = whole = show(told.value)
+    if len(whole) > LONGEST:
+        shown = f"{whole[: LONGEST // 2]} … {whole[-LONGEST // 2 :]}"
     # What was rounded is whole on hover; what is long may be cut by the page.
-    hover = number if number is not None else shown if len(shown) > 24 else None
+    hover = number if number is not None else whole if len(whole) > 24 else None
     if number is not None and number.replace("-", "−") == shown.replace(",", ""):
         hover = None
     unit = element("span", told.unit, class_="unit") if told.unit else None

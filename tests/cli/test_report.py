@@ -175,3 +175,8 @@ def test_the_page_is_one_file_whatever_json_says(bitnet, fake_command, tmp_path)
     root = parse((tmp_path / "a.html").read_text())
     assert done.rc == 0
     assert record(root)["data"] == json.loads((tmp_path / "a.json").read_text()) == DATA
+
+
+def test_every_command_can_replace_its_page(built_commands):
+    for command, _, cls in built_commands:
+        assert "force" in cls.__dataclass_fields__, command

@@ -169,6 +169,14 @@ def test_it_prints_whole_and_light_from_a_dark_screen(browser, files):
     browser.call("Emulation.setEmulatedMedia", media="print", features=[])
     assert browser.run("getComputedStyle(document.body).color") == rgb(LIGHT["ink"])
     assert browser.run("document.querySelector('#theme').getClientRects().length") == 0
+    browser.call(  # as wide as A4 less its margins
+        "Emulation.setDeviceMetricsOverride",
+        width=688,
+        height=1000,
+        deviceScaleFactor=1,
+        mobile=False,
+    )
     assert browser.run(
-        "[...document.querySelectorAll('.frame')].every(f => f.scrollHeight <= f.clientHeight + 1)"
+        "[...document.querySelectorAll('.frame')].every(f =>"
+        " f.scrollHeight <= f.clientHeight + 1 && f.scrollWidth <= f.clientWidth + 1)"
     )

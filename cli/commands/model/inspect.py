@@ -6,7 +6,7 @@ from typing import Any
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, force_option, model_option
+from ...options import PluginArgs, model_option, record_force_option
 from ...pages.inspect import page
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
@@ -35,7 +35,7 @@ class InspectArgs(PluginArgs):
     show_parameters: bool = option(
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
-    force: bool = force_option("replace the files of --export-json and --report if they exist")
+    force: bool = record_force_option()
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:

@@ -9,7 +9,7 @@ from bitnet_jax.core.errors import CheckFailed
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, force_option, model_option, page_option
+from ...options import PluginArgs, model_option, page_option, record_force_option
 from ...pages.validate import COLUMNS, page
 from ...result import CommandResult, Text, table_of
 
@@ -35,7 +35,7 @@ class ValidateArgs(PluginArgs):
         default=False, help="look at trits and scales: histograms, inverted scales, digests"
     )
     output: Optional[str] = page_option()
-    force: bool = force_option("replace the files of --export-json and --report if they exist")
+    force: bool = record_force_option()
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:

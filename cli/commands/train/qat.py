@@ -6,7 +6,14 @@ from typing import Literal, Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, dump_passes_option, model_option, output_option, resume_option
+from ...options import (
+    PluginArgs,
+    dump_passes_option,
+    model_option,
+    output_option,
+    record_force_option,
+    resume_option,
+)
 from ...pages import training
 from ...result import CommandResult, sections_of
 
@@ -30,6 +37,7 @@ class TrainQatArgs(PluginArgs):
     )
     precision: Literal["1.58"] = option(default="1.58", help="bits per weight to train towards")
     resume_from: Optional[str] = resume_option()
+    force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
 

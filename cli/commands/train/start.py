@@ -6,7 +6,13 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, dump_passes_option, output_option, resume_option
+from ...options import (
+    PluginArgs,
+    dump_passes_option,
+    output_option,
+    record_force_option,
+    resume_option,
+)
 from ...pages import training
 from ...result import CommandResult, sections_of
 
@@ -29,6 +35,7 @@ class TrainStartArgs(PluginArgs):
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
     resume_from: Optional[str] = resume_option()
+    force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
 
