@@ -83,6 +83,13 @@ def test_a_folder_that_is_not_there_is_said_before_the_command_runs(bitnet, fake
     assert bitnet("dev", "fake", "--report", "no/where.html").rc == 66
 
 
+def test_a_folder_is_no_page(bitnet, fake_command, tmp_path):
+    fake_command(lambda a, c: pytest.fail("ran"), FakeArgs)
+    (tmp_path / "a.html").mkdir()
+    done = bitnet("dev", "fake", "--report", "a.html", "--force", "--json")
+    assert done.rc == 73 and done.envelope["errors"][0]["code"] == "io.not_file"
+
+
 def test_the_output_of_a_check_is_its_page(bitnet, fake_command, tmp_path):
     fake_command(fine, CheckArgs)
     assert bitnet("dev", "fake", "--output", "a.html").rc == 0

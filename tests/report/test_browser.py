@@ -46,7 +46,7 @@ OUTSIDE = """[...document.body.querySelectorAll('*')].filter(e => !e.closest('.f
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("name", PAGES)
 def test_it_opens_fits_and_asks_for_nothing(browser, files, name, width, dark):
     browser.show(files / f"{name}.html", width=width, dark=dark)
@@ -136,6 +136,22 @@ def test_a_long_table_is_searched(browser, files):
         "([...document.querySelectorAll('section > input')].pop())"
     )
     assert column(browser, "Matrices", 0) == [samples.name(79, kind) for kind in samples.KINDS]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_rows_with_prose_become_cards_on_a_phone(browser, tmp_path, width):
+    rows = [[f"code.{n}", "words " * 20, n, "x" * 500] for n in range(3)]
+    table = {"kind": "table", "title": "T", "columns": ["code", "fix", "n", "name"], "rows": rows}
+    file = tmp_path / "page.html"
+    file.write_text(report_page("t", [table], {}), encoding="utf-8")
+    browser.show(file, width=width)
+    frame = "document.querySelector('.frame')"
+    shown = browser.run(f"getComputedStyle({frame}.querySelector('thead')).display")
+    assert shown == ("none" if width == 360 else "table-header-group")
+    if width == 360:
+        assert browser.run(f"{frame}.scrollWidth <= {frame}.clientWidth")
+        label = "getComputedStyle(document.querySelector('td:nth-child(2)'), '::before').content"
+        assert browser.run(label) == '"fix: "'
 
 
 def test_the_switch_goes_from_light_to_dark_and_back(browser, files):

@@ -52,7 +52,7 @@ def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
         resume_from=args.resume_from,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, page=training.page)
+    result = CommandResult.of(record, page=training.page, rows="curve")
     result.subject = str(result.data.get("run_dir") or "")
     result.sections = sections_of(training.without_curves(result.data))
     return result
