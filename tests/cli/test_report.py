@@ -112,6 +112,20 @@ def test_a_failed_check_has_a_page_that_says_so(bitnet, fake_command, tmp_path):
     assert "error a.b too <far> off" in root.text and "hint: come nearer" in root.text
 
 
+def test_the_record_is_printed_whatever_became_of_its_page(
+    bitnet, fake_command, tmp_path, monkeypatch
+):
+    def full(result, command, file, *, force):
+        raise errors.IOFailure("io.disk_full", "no space", "free some")
+
+    fake_command(fine, FakeArgs)
+    monkeypatch.setattr("bitnet_cli.session.write_page", full)
+    done = bitnet("dev", "fake", "--report", "a.html", "--json")
+    assert done.rc == 74 == done.envelope["exit_code"] and done.envelope["data"] == DATA
+    assert [error["code"] for error in done.envelope["errors"]] == ["io.disk_full"]
+    assert "wrote" not in done.err and not list(tmp_path.iterdir())
+
+
 def test_a_command_that_raises_writes_no_page(bitnet, fake_command, tmp_path):
     def run(args, ctx):
         raise errors.BadData("a.b", "broken")
