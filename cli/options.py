@@ -228,6 +228,11 @@ def force_option(help: str = "replace the output if it exists"):
     return option("-F", "--force", default=False, help=help)
 
 
+def record_force_option():
+    """--force of a command that writes nothing but its record."""
+    return force_option("replace the files of --report and --export-json if they exist")
+
+
 def resume_option():
     return option(
         "-r",
@@ -423,4 +428,5 @@ class SamplingArgs(ModelArgs):
         metavar="TEXT",
         help="stop before this text; may be repeated",
     )
+    force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
-from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.errors import CannotCreate, UsageError
 from bitnet_jax.core.paths import atomic_file, check_output
 
 from .result import Chart, CommandResult, Figures, Measure, Pairs, Table, Text, sections_of
@@ -46,7 +46,14 @@ def page_file(asked: str | None, by_option: list[str | None]) -> str | None:
 
 def check_page(file: str, *, force: bool) -> None:
     """Refuses, before the command runs, what could not be written after it."""
-    check_output(Path(file), force=force)
+    path = Path(file)
+    check_output(path, force=force)
+    if path.exists() and not path.is_file():
+        raise CannotCreate(
+            "io.not_file",
+            f"`{file}` is no file that a page could replace",
+            "choose another name",
+        )
 
 
 def write_page(result: CommandResult, command: str, file: str, *, force: bool) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bitnet_jax.core.errors import IOFailure, UsageError
+from bitnet_jax.core.errors import BitnetError, IOFailure, UsageError
 
 from . import ask, config, exit_codes, log, planned, progress, registry, route
 from .args import Parser
@@ -114,10 +114,7 @@ class Session:
         if self.export:
             self._export(result)
         if self.page:
-            result.warnings = list(dict.fromkeys([*self.said, *result.warnings]))
-            write_page(result, self.words, self.page, force=self.force)
-            if not self.quiet:
-                self.streams.stderr.write(f"wrote {self.page}\n")
+            self._write_page(result, self.page)
         return result
 
     def _settings(self, parser: Parser, module: Any) -> dict[str, config.Setting]:
@@ -165,6 +162,17 @@ class Session:
             interactive=self.streams.asks and not shared["no_input"],
             program=program(self.streams.env),
         )
+
+    def _write_page(self, result: CommandResult, file: str) -> None:
+        """Writes the page of --report; where that fails, the record is still printed."""
+        result.warnings = list(dict.fromkeys([*self.said, *result.warnings]))
+        try:
+            write_page(result, self.words, file, force=self.force)
+        except BitnetError as error:
+            result.fail(error)
+            return
+        if not self.quiet:
+            self.streams.stderr.write(f"wrote {file}\n")
 
     def _export(self, result: CommandResult) -> None:
         """Writes --export-json; on stdout it stands for the table, and an envelope holds it."""

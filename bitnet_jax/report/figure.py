@@ -36,9 +36,12 @@ def figure(chart: Chart, number: int) -> Markup:
     values = None
     if chart.data:
         table = drawer.data(chart)
-        words = f"values ({show(len(table.rows))} rows)"
+        rows = "1 row" if len(table.rows) == 1 else f"{show(len(table.rows))} rows"
         values = element(
-            "details", element("summary", words), drawn_table(table, chart.title), class_="values"
+            "details",
+            element("summary", f"values ({rows})"),
+            drawn_table(table, chart.title),
+            class_="values",
         )
     return element("figure", _legend(drawer.legend(chart)), *pictures, values)
 

@@ -96,7 +96,7 @@ def clean(text: str) -> str:
 
 
 def _harmless(letter: str) -> bool:
-    if letter == "\n":
+    if letter in "\n\t":
         return True
     noncharacter = ord(letter) & 0xFFFE == 0xFFFE
     kind = unicodedata.category(letter)

@@ -18,6 +18,8 @@ from bitnet_jax.report.markup import Markup, element
 TALL = 24
 # A longer text is broken over lines.
 LONG = 36
+# Longer still, it is cut: nobody reads it, and it would bury the rest.
+LONGEST = 1000
 # Digests are compared by eye: letter below letter.
 _DIGEST = re.compile("[0-9a-f]{16,}")
 
@@ -33,9 +35,11 @@ def cell(value: Any, name: str = "td", **attributes: Any) -> Markup:
     """Returns one value as a cell: its number exact, its text whole on hover."""
     told = measure(value)
     number = exact(told.value)
-    shown = show(told.value)
+    shown = whole = show(told.value)
+    if len(whole) > LONGEST:
+        shown = f"{whole[: LONGEST // 2]} … {whole[-LONGEST // 2 :]}"
     # What was rounded is whole on hover; what is long may be cut by the page.
-    hover = number if number is not None else shown if len(shown) > 24 else None
+    hover = number if number is not None else whole if len(whole) > 24 else None
     if number is not None and number.replace("-", "−") == shown.replace(",", ""):
         hover = None
     unit = element("span", told.unit, class_="unit") if told.unit else None
@@ -75,24 +79,33 @@ def drawn_table(table: Table, name: str) -> Markup:
             for column, number in zip(table.columns, numeric, strict=True)
         ],
     )
-    body = [element("tr", *_row(row, numeric)) for row in table.rows]
-    drawn = element("table", element("thead", head), element("tbody", *body), class_="sortable")
+    prose = any(_long(value) for row in table.rows for value in row)
+    labels = table.columns if prose and len(table.columns) > 2 else [None] * len(table.columns)
+    body = [element("tr", *_row(row, numeric, labels)) for row in table.rows]
+    drawn = element(
+        "table",
+        element("thead", head),
+        element("tbody", *body),
+        # On a narrow screen rows with prose become cards: each value under its label.
+        class_="sortable stack" if labels[0] is not None else "sortable",
+    )
     tall = " tall" if len(table.rows) > TALL else ""
     return element(
         "div", drawn, class_=f"frame{tall}", tabindex=0, role="region", aria_label=f"table: {name}"
     )
 
 
-def _row(row: Sequence[Any], numeric: Sequence[bool]) -> list[Markup]:
+def _row(row: Sequence[Any], numeric: Sequence[bool], labels: Sequence[str | None]) -> list[Markup]:
     cells = []
-    for index, (value, number) in enumerate(zip(row, numeric, strict=True)):
-        long = len(show(measure(value).value)) > LONG
-        kind = "number" if number else "text long" if long else "text"
-        if index:
-            cells.append(cell(value, class_=kind))
-        else:
-            cells.append(cell(value, "th", scope="row", class_=kind))
+    for index, value in enumerate(row):
+        kind = "number" if numeric[index] else "text long" if _long(value) else "text"
+        head = {} if index else {"name": "th", "scope": "row"}
+        cells.append(cell(value, **head, class_=kind, data_label=labels[index]))
     return cells
+
+
+def _long(value: Any) -> bool:
+    return len(show(measure(value).value)) > LONG
 
 
 def _numeric(table: Table) -> list[bool]:

@@ -49,7 +49,7 @@ def run(args: QuickstartArgs, ctx: Context) -> CommandResult:
         force=args.force,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, page=training.quickstart, subject=args.output)
+    result = CommandResult.of(record, page=training.quickstart, subject=args.output, rows="curve")
     result.sections = _sections(result.data, args.output, ctx.program)
     return result
 

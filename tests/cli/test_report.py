@@ -83,6 +83,13 @@ def test_a_folder_that_is_not_there_is_said_before_the_command_runs(bitnet, fake
     assert bitnet("dev", "fake", "--report", "no/where.html").rc == 66
 
 
+def test_a_folder_is_no_page(bitnet, fake_command, tmp_path):
+    fake_command(lambda a, c: pytest.fail("ran"), FakeArgs)
+    (tmp_path / "a.html").mkdir()
+    done = bitnet("dev", "fake", "--report", "a.html", "--force", "--json")
+    assert done.rc == 73 and done.envelope["errors"][0]["code"] == "io.not_file"
+
+
 def test_the_output_of_a_check_is_its_page(bitnet, fake_command, tmp_path):
     fake_command(fine, CheckArgs)
     assert bitnet("dev", "fake", "--output", "a.html").rc == 0
@@ -103,6 +110,20 @@ def test_a_failed_check_has_a_page_that_says_so(bitnet, fake_command, tmp_path):
     root = parse((tmp_path / "a.html").read_text())
     assert "✗ failed, exit code 1" in root.text
     assert "error a.b too <far> off" in root.text and "hint: come nearer" in root.text
+
+
+def test_the_record_is_printed_whatever_became_of_its_page(
+    bitnet, fake_command, tmp_path, monkeypatch
+):
+    def full(result, command, file, *, force):
+        raise errors.IOFailure("io.disk_full", "no space", "free some")
+
+    fake_command(fine, FakeArgs)
+    monkeypatch.setattr("bitnet_cli.session.write_page", full)
+    done = bitnet("dev", "fake", "--report", "a.html", "--json")
+    assert done.rc == 74 == done.envelope["exit_code"] and done.envelope["data"] == DATA
+    assert [error["code"] for error in done.envelope["errors"]] == ["io.disk_full"]
+    assert "wrote" not in done.err and not list(tmp_path.iterdir())
 
 
 def test_a_command_that_raises_writes_no_page(bitnet, fake_command, tmp_path):
@@ -175,3 +196,8 @@ def test_the_page_is_one_file_whatever_json_says(bitnet, fake_command, tmp_path)
     root = parse((tmp_path / "a.html").read_text())
     assert done.rc == 0
     assert record(root)["data"] == json.loads((tmp_path / "a.json").read_text()) == DATA
+
+
+def test_every_command_can_replace_its_page(built_commands):
+    for command, _, cls in built_commands:
+        assert "force" in cls.__dataclass_fields__, command

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import tomllib
 
 import pytest
 
@@ -91,6 +92,27 @@ def test_values_that_are_none():
     texts = [node.text for node in page.all("dd")]
     assert texts == ["NaN", "∞", "−∞", "–", "1, –", "none", "k: 1"]
     assert record(page) == {"x": None, "y": None}
+
+
+def test_code_keeps_its_tabs_and_lines():
+    code = {"kind": "paragraph", "text": "if x:\n\treturn\x07", "code": True}
+    assert parse(report_page("t", [code], {})).all("pre")[0].text == "if x:\n\treturn\\x07"
+
+
+def test_style_and_script_are_in_the_wheel(repo):
+    listed = tomllib.loads((repo / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folder = repo / "bitnet_jax/report"
+    globs = listed["package-data"]["bitnet_jax.report"]
+    found = {file.name for glob in globs for file in folder.glob(glob)}
+    assert found == {f.name for f in folder.iterdir() if f.suffix in (".css", ".js")} != set()
+
+
+def test_a_text_of_a_book_is_cut_and_whole_on_hover():
+    book = "begin " + "word " * 50_000 + "end"
+    page = parse(report_page("t", [{"kind": "pairs", "rows": [["text", book]]}], {}))
+    (value,) = page.all("dd")
+    assert len(value.text) < 1100 and value.text.startswith("begin") and value.text.endswith("end")
+    assert value.all("span")[0].attributes["title"] == book
 
 
 def test_a_page_of_nothing():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ...context import Context
 from ...fields import option
+from ...options import record_force_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -21,6 +22,7 @@ class CheckArgs:
     environment: bool = option(
         default=False, help="this machine and this installation (what is checked without it, too)"
     )
+    force: bool = record_force_option()
 
 
 def run(args: CheckArgs, ctx: Context) -> CommandResult:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ...context import Context
-from ...options import PluginArgs
+from ...options import PluginArgs, record_force_option
 from ...result import CommandResult
 
 EXAMPLES = (
@@ -15,6 +15,8 @@ EXAMPLES = (
 @dataclass
 class ListArchitecturesArgs(PluginArgs):
     """Options of `bitnet model list-architectures`."""
+
+    force: bool = record_force_option()
 
 
 def run(args: ListArchitecturesArgs, ctx: Context) -> CommandResult:

@@ -12,6 +12,7 @@ from ...options import (
     model_option,
     output_option,
     precision_option,
+    record_force_option,
     resume_option,
 )
 from ...pages import training
@@ -37,6 +38,7 @@ class TrainQatArgs(ModelArgs):
     )
     precision: str = precision_option("1.58")
     resume_from: Optional[str] = resume_option()
+    force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
 
@@ -52,7 +54,7 @@ def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
         offline=args.offline or None,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, page=training.page)
+    result = CommandResult.of(record, page=training.page, rows="curve")
     result.subject = str(result.data.get("run_dir") or "")
     result.sections = sections_of(training.without_curves(result.data))
     return result

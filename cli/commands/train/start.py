@@ -6,7 +6,13 @@ from typing import Optional
 
 from ...context import Context
 from ...fields import option
-from ...options import PluginArgs, dump_passes_option, output_option, resume_option
+from ...options import (
+    PluginArgs,
+    dump_passes_option,
+    output_option,
+    record_force_option,
+    resume_option,
+)
 from ...pages import training
 from ...result import CommandResult, sections_of
 
@@ -29,6 +35,7 @@ class TrainStartArgs(PluginArgs):
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )
     resume_from: Optional[str] = resume_option()
+    force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
 
@@ -41,7 +48,7 @@ def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
         resume_from=args.resume_from,
         progress=ctx.progress,
     )
-    result = CommandResult.of(record, page=training.page)
+    result = CommandResult.of(record, page=training.page, rows="curve")
     result.subject = str(result.data.get("run_dir") or "")
     result.sections = sections_of(training.without_curves(result.data))
     return result
