@@ -12,8 +12,8 @@ import sys
 from bitnet_jax.core.errors import Unavailable
 
 # Measured: with this much left a small model compiles and runs (threads' stacks, the
-# compiler, its arenas); with half of it, it crashes.
-COMPILING = 1 << 30
+# compiler, its arenas); with a fifth less, it crashes.
+COMPILING = 5 << 28
 
 
 def address_space_left() -> int | None:

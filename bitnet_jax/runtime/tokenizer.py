@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import tokenizers
 
 from bitnet_jax.core.errors import BadData, UsageError, shown
+from bitnet_jax.runtime.tokenizer_growth import check_growth
 
 if TYPE_CHECKING:
     from bitnet_jax.formats.checkpoint import TokenizerFiles
@@ -61,6 +62,7 @@ class Tokenizer:
         Raises:
           BadData: ``tokenizer.json`` or ``tokenizer.special``.
         """
+        check_growth(source)
         self._source = source
         self._plain = _load(source, parse_special=False)
         self.special_tokens: Mapping[str, int] = MappingProxyType(

@@ -40,7 +40,7 @@ class Canary:
 def _zip() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(Canary()))
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickle.dumps(Canary()))
     return stream.getvalue()
 
 
