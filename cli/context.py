@@ -33,7 +33,12 @@ class Streams:
     @property
     def asks(self) -> bool:
         """Says whether there is a person to ask."""
-        return self._terminal(self.stdin) and self._terminal(self.stderr)
+        return self._terminal(self.stdin) and self._terminal(self.stderr) and not self.unattended
+
+    @property
+    def unattended(self) -> bool:
+        """Says whether this runs in continuous integration, whose terminal nobody looks at."""
+        return self.env.get("CI", "").lower() not in ("", "0", "false")
 
     @property
     def stdout_terminal(self) -> bool:
@@ -42,13 +47,19 @@ class Streams:
     @property
     def bars(self) -> bool:
         """Says whether stderr can show a bar (a dumb terminal cannot go back in its line)."""
-        return self._terminal(self.stderr) and self.env.get("TERM") != "dumb"
+        dumb = self.env.get("TERM") == "dumb" or self.unattended
+        return self._terminal(self.stderr) and not dumb
 
     def colour(self, stream: Output | Talk) -> bool:
-        """Says whether `stream` is coloured: a terminal, unless NO_COLOR is set."""
-        if self.env.get("NO_COLOR") or self.env.get("TERM") == "dumb":
+        """Says whether `stream` is coloured: a terminal is, unless NO_COLOR is set.
+
+        FORCE_COLOR colours a pipe too (a log that is looked at in colour); NO_COLOR wins over it.
+        """
+        if self.env.get("NO_COLOR"):
             return False
-        return self._terminal(stream)
+        if self.env.get("FORCE_COLOR", "0") not in ("", "0", "false"):
+            return True
+        return self._terminal(stream) and self.env.get("TERM") != "dumb"
 
     def end_line(self) -> None:
         """Ends the line of text on stdout before talk that would go on in it."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 from bitnet_jax.core.errors import BitnetError, InternalError, Unavailable
 
 from .result import CommandResult
+from .signals import Terminated
 
 NO_MEMORY = ("RESOURCE_EXHAUSTED", "failed to map segment", "Cannot allocate memory")
 REPORT = "this is a bug of bitnet-jax: run again with --debug and report what it prints"
-
-
-class Terminated(BaseException):
-    """SIGTERM came; raised in the main thread so that what is half-written is removed."""
 
 
 class Interrupted(BitnetError):
@@ -35,6 +32,8 @@ def as_error(error: BaseException) -> BitnetError:
         return error
     if isinstance(error, OSError):
         return _os(error)
+    # A signal may come where Python or a library makes another error of it.
+    error = _stop_behind(error) or error
     if isinstance(error, KeyboardInterrupt):
         why = error.__cause__
         if isinstance(why, BitnetError):  # a run that saved itself first, and says how to go on
@@ -52,6 +51,14 @@ def as_error(error: BaseException) -> BitnetError:
             "use a smaller batch or model, or free memory; `bitnet dev check` shows what there is",
         )
     return InternalError("internal.bug", f"{type(error).__name__}: {text or 'no message'}", REPORT)
+
+
+def _stop_behind(error: BaseException) -> BaseException | None:
+    """Returns the Ctrl-C or SIGTERM that led to `error`, if one did."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, KeyboardInterrupt | Terminated):
+        behind = behind.__cause__ or behind.__context__
+    return behind
 
 
 def _os(error: OSError) -> BitnetError:

@@ -1,6 +1,6 @@
 """`bitnet`: parse, run, render, exit code.
 
-The edge of the program: streams, signals, the environment and every exception end here.
+The edge of the program: streams, the environment, signals and every exception end here.
 Knows nothing of what any command does.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jax.core.errors import BitnetError
 
 from . import help as pages
 from .route import HELP_FLAGS, Route, route
+from .signals import Terminated, stoppable, telling
 from .stdio import Output, OutputClosed, Talk, standard
 
 if TYPE_CHECKING:
@@ -27,21 +28,43 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     three = standard()
     try:
-        try:
-            plan = route(argv)
-            page = _page(plan)
-            if page is None:
-                return _command(plan, three)
-            _, stdout, _ = three
-            stdout.write(page)
-            stdout.flush()
-        except BitnetError as error:
-            return _fail_early(error, argv, three)
-        return 0
+        with stoppable():
+            return _run(argv, three)
     except OutputClosed:
         return 0
-    except KeyboardInterrupt:
-        return 130
+    # The edge of the edge: a signal beside a command's own run, which tells of those in it.
+    except (KeyboardInterrupt, Terminated) as stop:
+        with telling(143 if isinstance(stop, Terminated) else 130):
+            return _stopped(stop, argv, three)
+
+
+def _run(argv: list[str], three: Three) -> int:
+    """Prints a page, or runs a command."""
+    try:
+        plan = route(argv)
+        page = _page(plan)
+        if page is None:
+            return _command(plan, three)
+        _, stdout, _ = three
+        stdout.write(page)
+        stdout.flush()
+    except BitnetError as error:
+        return _fail_early(error, argv, three)
+    return 0
+
+
+def _stopped(stop: BaseException, argv: list[str], three: Three) -> int:
+    """Tells of a signal once, and on stdout only where nothing stands yet."""
+    from .failure import as_error, result_of
+    from .render import talk
+
+    _, stdout, stderr = three
+    error = as_error(stop)
+    if not stdout.written:
+        return _fail_early(error, argv, three)
+    if not stderr.told:
+        talk(result_of(stop), _streams(three), quiet=False, said=[])
+    return error.exit_code
 
 
 def _page(plan: Route) -> str | None:
@@ -91,19 +114,7 @@ def _streams(three: Three) -> Streams:
     return Streams(*three, os.environ)
 
 
-def entry() -> NoReturn:
-    """The process: runs its own command line and ends with the exit code."""
-    try:
-        code = main()
-    except KeyboardInterrupt:  # just after the command had ended
-        code = 130
-    import signal
+if __name__ == "__main__":  # python -m bitnet_cli.main: the process is `bitnet_cli` itself
+    import runpy
 
-    # All is tidied up. A signal from here on just ends the process: Python's own handler would
-    # raise in whatever runs at exit (JAX clears its caches there) and print a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    entry()
+    runpy.run_module("bitnet_cli", run_name="__main__")

@@ -50,6 +50,7 @@ def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str
         if error.get("hint"):
             lines += ["", f"{paint('hint', CYAN)}: {printable(error['hint'])}"]
     if lines:
+        streams.stderr.told = streams.stderr.told or bool(result.errors)
         streams.stderr.write("\n".join(lines) + "\n")
         streams.stderr.flush()
 
@@ -82,21 +83,44 @@ def _yaml(result: CommandResult, command: str, streams: Streams) -> str:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
+    yaml.allow_unicode = _is_utf8(streams)
     yaml.sort_base_mapping_type_on_output = False  # keep the envelope's order
     out = io.StringIO()
     yaml.dump(_record(result, command), out)
     return out.getvalue()
 
 
+def _junit(result: CommandResult, command: str, streams: Streams) -> str:
+    from .ci_forms import junit
+
+    # Whatever the stream cannot encode stands as &#...; in either.
+    return junit(_record(result, command), "utf-8" if _is_utf8(streams) else "us-ascii")
+
+
+def _github(result: CommandResult, command: str, streams: Streams) -> str:
+    from .ci_forms import github
+
+    return github(_record(result, command))
+
+
+def _is_utf8(streams: Streams) -> bool:
+    return streams.stdout.encoding.lower().replace("-", "") == "utf8"
+
+
 def _csv(result: CommandResult, command: str, streams: Streams) -> str:
     rows = _rows(result)
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        return ""
+    cells = [names, *([row.get(name) for name in names] for row in rows)]
+    return "".join(map(_csv_line, cells))
+
+
+def _csv_line(cells: list[Any]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    if names:
-        writer.writerow([_cell(name) for name in names])
-        writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
-    return out.getvalue()
+    # Only what is in the line's end is put in quotes for its sake, and a bare \r needs them too.
+    csv.writer(out, lineterminator="\r\n").writerow([_cell(cell) for cell in cells])
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _rows(result: CommandResult) -> list[dict[str, Any]]:
@@ -111,10 +135,14 @@ def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
+# What makes a cell a formula; also in the wide forms that some programs fold.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         # A spreadsheet would run such a cell as a formula.
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        return f"'{value}" if value.startswith(FORMULA) else value
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
@@ -197,6 +225,8 @@ RENDERERS: dict[str, Callable[[CommandResult, str, Streams], str]] = {
     "jsonl": _jsonl,
     "yaml": _yaml,
     "csv": _csv,
+    "junit": _junit,
+    "github": _github,
 }
 
 

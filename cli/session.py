@@ -22,12 +22,12 @@ from . import ask, config, exit_codes, log, planned, progress, registry, route
 from .args import Parser
 from .context import Context, Streams
 from .envelope import plain
-from .failure import Terminated, result_of
+from .failure import result_of
 from .options import GlobalArgs, load_plugins
 from .render import RENDERERS, render, talk, write_export
 from .report import check_page, page_file, write_page
 from .result import CommandResult
-from .signals import stoppable
+from .signals import Terminated
 from .stdio import OutputClosed
 
 
@@ -67,8 +67,7 @@ class Session:
     def run(self) -> int:
         """Returns the exit code; everything has been printed."""
         try:
-            with stoppable():
-                result = self._result()
+            result = self._result()
         except OutputClosed:
             return exit_codes.OK
         # The edge: whatever was raised becomes a code, a message and a hint.
@@ -219,7 +218,7 @@ def program(env: Mapping[str, str]) -> str:
     if shutil.which(registry.PROGRAM, path=env.get("PATH", os.defpath)):
         return registry.PROGRAM
     if sys.argv[0].endswith(".py"):  # python -m
-        return shlex.join([sys.executable, "-m", "bitnet_cli.main"])
+        return shlex.join([sys.executable, "-m", "bitnet_cli"])
     return shlex.quote(sys.argv[0])
 
 

@@ -3,7 +3,7 @@
 Python runs a signal's handler between any two instructions. Inside JAX those may lie in a
 callback that C++ made and that must not raise: the process would be aborted where it stands,
 half-written files and all. So while JAX is on the stack, the exception waits until it is not.
-Knows nothing of commands.
+Knows nothing of commands. `bitnet --help` loads this file: it imports little.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
-from .failure import Terminated
+
+class Terminated(BaseException):
+    """SIGTERM came; raised in the main thread so that what is half-written is removed."""
+
 
 RAISED: dict[int, type[BaseException]] = {
     signal.SIGINT: KeyboardInterrupt,
@@ -24,19 +27,23 @@ RAISED: dict[int, type[BaseException]] = {
 # Packages that call Python from C++ which cannot pass an exception on.
 FRAGILE = frozenset({"jax", "jaxlib"})
 _AGAIN_SECONDS = 0.02
+# A key that bounces, or a hasty second press, must not cut the tidying up short.
+_ONE_PRESS_SECONDS = 0.3
+_TELLING_SECONDS = 2.0
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Makes both signals unwind the block, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    stops = _Stops()
     before = {number: signal.getsignal(number) for number in RAISED}
+    stops = _Stops()
     mine = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup
-    for number in mine:
-        signal.signal(number, stops.handle)
+    try:
+        for number in mine:
+            signal.signal(number, stops.handle)
+    except ValueError:  # only the main thread may set handlers
+        yield
+        return
     try:
         yield
     finally:
@@ -46,17 +53,49 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextlib.contextmanager
+def telling(code: int) -> Iterator[None]:
+    """Lets the block say why it all ended, whatever is pressed.
+
+    Not for ever: whoever reads may have stopped reading, and then a later press ends the process
+    with `code`.
+    """
+    before = {number: signal.getsignal(number) for number in RAISED}
+    until = time.monotonic() + _TELLING_SECONDS
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > until:
+            os._exit(code)
+
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, handle)
+    except ValueError:  # only the main thread may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 class _Stops:
     """The handler; `waiting` while a signal is held back, `over` after the block."""
 
     def __init__(self) -> None:
         self.waiting = self.over = False
+        self.raised = float("-inf")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting:
-            return  # a second Ctrl-C: the first one is still to come
+        if self.waiting or time.monotonic() - self.raised < _ONE_PRESS_SECONDS:
+            return  # a second Ctrl-C: the first one is still to come, or has just come
         if not _fragile(frame):
+            self.raised = time.monotonic()
             raise RAISED[number]
+        import threading
+
         self.waiting = True
         timer = threading.Timer(_AGAIN_SECONDS, self._again, (number,))
         timer.daemon = True

@@ -72,12 +72,14 @@ class Output(_Stream):
 
     Attributes:
       line_open: whether what was written last ended within a line.
+      written: whether anything was.
     """
 
-    line_open = False
+    line_open = written = False
 
     def write(self, text: str) -> int:
         if text:
+            self.written = True
             self._try("write", text)
             self.line_open = not text.endswith("\n")
         return len(text)
@@ -113,7 +115,13 @@ class Output(_Stream):
 
 
 class Talk(_Stream):
-    """stderr: talk. Where nobody can be told, nobody is; the outcome stays what it is."""
+    """stderr: talk. Where nobody can be told, nobody is; the outcome stays what it is.
+
+    Attributes:
+      told: whether an error was.
+    """
+
+    told = False
 
     def write(self, text: str) -> int:
         self._try("write", text)

@@ -65,6 +65,12 @@ not ours, and heeded
           the C++ compiler that builds the CPU kernels; default: c++, g++, clang++
   NO_COLOR, TERM=dumb
           no colour
+  FORCE_COLOR
+          colour in a pipe too
+  CI
+          nobody is there: no question is asked, and progress is lines
+  HF_HOME, HF_HUB_CACHE
+          where models that were fetched lie
 
 Another variable that begins with BITNET_ is an error (exit 78), with the nearest that exists."""
 

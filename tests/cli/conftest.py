@@ -77,7 +77,7 @@ def spawn(tmp_path):
     """Runs `bitnet *argv` in a process of its own."""
 
     def run(*argv, env=None, code=None, **options):
-        line = [sys.executable, "-c", code] if code else [sys.executable, "-m", "bitnet_cli.main"]
+        line = [sys.executable, "-c", code] if code else [sys.executable, "-m", "bitnet_cli"]
         done = subprocess.run(
             [*line, *map(str, argv)],
             capture_output=True,

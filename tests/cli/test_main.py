@@ -60,7 +60,7 @@ def test_help_takes_less_than_five_times_an_empty_python():
         return time.perf_counter() - start
 
     # Interleaved, so that a busy machine slows both.
-    pairs = [(seconds("-c", "pass"), seconds("-m", "bitnet_cli.main", "--help")) for _ in range(9)]
+    pairs = [(seconds("-c", "pass"), seconds("-m", "bitnet_cli", "--help")) for _ in range(9)]
     empty, help_page = (statistics.median(column) for column in zip(*pairs, strict=True))
     assert help_page < 5 * empty, f"{help_page:.3f} s against {empty:.3f} s"
 
@@ -105,7 +105,7 @@ def test_a_pipe_closed_while_text_streams_ends_the_command(tmp_path):
 
 def test_a_closed_pipe_of_help_is_quiet(spawn):
     done = subprocess.run(
-        f"{sys.executable} -m bitnet_cli.main --help | head -c 1",
+        f"{sys.executable} -m bitnet_cli --help | head -c 1",
         shell=True,
         capture_output=True,
         text=True,
@@ -158,7 +158,7 @@ FULL = pytest.param(
 def shell(tmp_path, line):
     """Runs `bitnet` with the words and redirections of `line`."""
     done = subprocess.run(
-        f"{sys.executable} -m bitnet_cli.main {line}",
+        f"{sys.executable} -m bitnet_cli {line}",
         shell=True,
         capture_output=True,
         text=True,

@@ -151,3 +151,13 @@ def test_of_takes_warnings_out_of_the_record():
     assert (result.data, result.warnings) == ({"a": 1}, ["w"])
     with pytest.raises(TypeError, match="mapping"):
         CommandResult.of([1])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=x", "\uff1dx"])
+def test_no_cell_of_a_csv_is_a_formula_also_in_its_head(text):
+    rows = list(
+        csv.reader(io.StringIO(rendered("csv", CommandResult(data={text: text})), newline=""))
+    )
+    assert rows == [[f"'{text}"], [f"'{text}"]]
+    # A number is one, and stays it.
+    assert rendered("csv", CommandResult(data={"a": -1})) == "a\n-1\n"

@@ -10,11 +10,11 @@ from typing import Optional
 import pytest
 
 from bitnet_cli.exit_codes import MEANING
-from bitnet_cli.failure import Terminated
 from bitnet_cli.fields import option, whole
 from bitnet_cli.options import PluginArgs
 from bitnet_cli.result import CommandResult, Table, Text
 from bitnet_cli.session import program
+from bitnet_cli.signals import Terminated
 from bitnet_jax.core import errors
 
 
@@ -178,7 +178,7 @@ def test_how_the_program_is_called_again(monkeypatch, tmp_path):
     assert program({"PATH": str(tmp_path)}) == "bitnet"
     monkeypatch.setattr("sys.argv", ["cli/main.py"])
     monkeypatch.setattr("sys.executable", "/usr/bin/python3")
-    assert program({"PATH": ""}) == "/usr/bin/python3 -m bitnet_cli.main"
+    assert program({"PATH": ""}) == "/usr/bin/python3 -m bitnet_cli"
 
 
 def test_a_failed_check_keeps_its_record(bitnet, fake_command):

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from bitnet_cli.failure import Terminated
-from bitnet_cli.signals import RAISED, stoppable
+from bitnet_cli.signals import RAISED, Terminated, stoppable
 
 
 @pytest.mark.parametrize("number", RAISED)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODULE = (sys.executable, "-m", "bitnet_cli.main")
+MODULE = (sys.executable, "-m", "bitnet_cli")
 ERROR = re.compile(r"error\[([a-z_]+(?:\.[a-z0-9_]+)+)\]: \S.*")
 
 

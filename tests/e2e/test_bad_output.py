@@ -176,7 +176,7 @@ def test_stdout_that_is_full(place):
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "bitnet_cli.main", "model", "inspect", "m"],
+            [sys.executable, "-m", "bitnet_cli", "model", "inspect", "m"],
             stdout=full, stderr=subprocess.PIPE, cwd=place, text=True, timeout=120,
         )  # fmt: skip
     assert done.returncode == 74 and "error[io.disk_full]" in done.stderr
