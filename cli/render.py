@@ -112,7 +112,7 @@ def _csv(result: CommandResult, command: str, streams: Streams) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         return ""
-    cells = [names, *([row.get(name) for name in names] for row in rows)]
+    cells: list[list[Any]] = [names, *([row.get(name) for name in names] for row in rows)]
     return "".join(map(_csv_line, cells))
 
 
