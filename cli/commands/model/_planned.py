@@ -86,7 +86,7 @@ class PublishArgs(PluginArgs):
     """Options of `bitnet model publish`."""
 
     model: str = model_option("-i", "--input")
-    to: str = option(
+    repo: str = option(
         metavar="hf://ORG/NAME", positional=True, needed=True, help="where it is published"
     )
     message: Optional[str] = option(metavar="TEXT", help="what the change is about")
