@@ -174,7 +174,7 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
     entries: list[dict[str, Any]] = [{"model": model} for model in args.model]
     if args.manifest is not None:
         entries += manifest.read(args.manifest, type(args), ctx.streams.stdin)
-    makes = hasattr(args, "output")  # the command's output is a model, not the record of a look
+    makes = isinstance(written, Models)  # else --output, if there is one, is the page of it all
     if makes and args.output is not None and len(entries) > 1:
         raise UsageError(
             "cli.clash",
@@ -186,7 +186,7 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
     items = []
     for entry in entries:
         own = dataclasses.replace(args, **{**entry, "model": [entry["model"]]})
-        output = entry.get("output") or getattr(args, "output", None)
+        output = (entry.get("output") or args.output) if makes else None
         if output is None and args.output_dir is not None:
             output = str(Path(args.output_dir) / written.name(_name(entry["model"]), own))
         if makes and output is None:

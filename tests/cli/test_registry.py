@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 import pytest
 
@@ -114,7 +114,9 @@ def test_an_option_holds_the_same_wherever_it_stands():
         # the verbs of `dev config` are its own: bare words, that nobody writes into a file.
         if field.name not in ("model", "action"):
             kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
-            kind = kinds[0] if get_origin(field.type) is Union else field.type
+            if get_origin(field.type) is Literal:  # which values it takes differs, too
+                kinds = [type(kinds[0])]
+            kind = kinds[0] if get_origin(field.type) in (Union, Literal) else field.type
             first, known = seen.setdefault(field.name, (words, kind))
             assert kind == known, f"--{field.name} of `{words}` and `{first}`"
 

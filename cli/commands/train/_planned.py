@@ -13,6 +13,7 @@ from ...options import (
     jobs_option,
     model_option,
     output_option,
+    page_option,
     resume_option,
     seed_option,
 )
@@ -40,7 +41,7 @@ class TrainValidateArgs(PluginArgs):
     target: Optional[str] = option(
         metavar="TARGET", help="compile for this instead: v5e-64", shown_default="this machine"
     )
-    output: Optional[str] = option("-o", "--output", metavar="FILE.html", help="same as --report")
+    output: Optional[str] = page_option()
 
 
 @dataclass
