@@ -101,8 +101,11 @@ def _columns(chart: Bars, size: float) -> Picture:
     columns: list[Markup] = []
     for index, name in enumerate(chart.categories):
         for lane, (begin, end, value, colour, series) in enumerate(_bars(chart, values, index)):
-            x = box.left + step * index + (lane * step / lanes if lanes > 1 else 0)
-            wide, high, y = step / lanes - gap, abs(end - begin), min(begin, end)
+            place = index + (0.0 if chart.stacked else lane / lanes)
+            # Rounded here: the end of one column is the beginning of the next, to the bit.
+            x = round(box.left + step * place, 2)
+            wide = round(box.left + step * (place + 1 / lanes), 2) - gap - x
+            high, y = abs(end - begin), min(begin, end)
             words = f"{name}, {series}: {_label(chart, value)}" if size >= WIDE else ""
             columns.append(_bar(x, y, wide, high, colour, words, fine=True))
     parts.append(element("g", *columns, class_=None if gap else "crisp"))
