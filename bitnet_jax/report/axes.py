@@ -15,7 +15,7 @@ from bitnet_jax.report.format import clean, shorten, tick, width
 from bitnet_jax.report.markup import Markup, element, join
 
 SIZE = 12  # of the font, in pixels; page.css says the same
-WIDE, NARROW = 896, 328
+WIDE, NARROW = 960, 328
 GAP = 8
 
 

@@ -59,7 +59,7 @@ def test_it_opens_fits_and_asks_for_nothing(browser, files, name, width, dark):
     seen = browser.run(
         "['wide', 'narrow'].filter(k => document.querySelector('svg.' + k).getClientRects().length)"
     )
-    assert seen == (["narrow"] if width < 640 else ["wide"])
+    assert seen == (["narrow"] if width < 720 else ["wide"])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

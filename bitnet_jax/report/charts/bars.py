@@ -96,22 +96,19 @@ def _columns(chart: Bars, size: float) -> Picture:
     numbers = Scale(0.5, count + 0.5, box.left, box.right)
     step = (box.right - box.left) / count
     lanes = 1 if chart.stacked else max(len(chart.series), 1)
-    gap = min(1.0, step * 0.15)
+    # Where hundreds share the width, gaps would only flicker.
+    gap = min(1.0, step * 0.15) if step > 4 else 0.0
+    columns: list[Markup] = []
     for index, name in enumerate(chart.categories):
         for lane, (begin, end, value, colour, series) in enumerate(_bars(chart, values, index)):
-            x = box.left + step * index + (lane * step / lanes if lanes > 1 else 0)
+            place = index + (0.0 if chart.stacked else lane / lanes)
+            # Rounded here: the end of one column is the beginning of the next, to the bit.
+            x = round(box.left + step * place, 2)
+            wide = round(box.left + step * (place + 1 / lanes), 2) - gap - x
+            high, y = abs(end - begin), min(begin, end)
             words = f"{name}, {series}: {_label(chart, value)}" if size >= WIDE else ""
-            parts.append(
-                _bar(
-                    x,
-                    min(begin, end),
-                    step / lanes - gap,
-                    abs(end - begin),
-                    colour,
-                    words,
-                    fine=True,
-                )
-            )
+            columns.append(_bar(x, y, wide, high, colour, words, fine=True))
+    parts.append(element("g", *columns, class_=None if gap else "crisp"))
     title = chart.category_axis or "number in the order of the table"
     parts.append(x_axis(numbers, box, title, 4 if size < WIDE else 8))
     return Picture(box.bottom + 44, join(parts))
@@ -138,15 +135,17 @@ def _bar(
 ) -> Markup:
     if wide < 0:
         x, wide = x + wide, -wide
-    # Where hundreds share the width, a tenth of a pixel is too coarse.
-    spelled = (lambda v: f"{v:.2f}") if fine else float
+    # Where hundreds share the width, a tenth of a pixel is too coarse. Both ends are rounded, not
+    # the size: what touches in numbers must touch on the screen.
+    places = 2 if fine else 1
+    left, top = round(x, places), round(y, places)
     return element(
         "rect",
         element("title", words) if words else None,
-        x=spelled(x),
-        y=float(y),
-        width=spelled(wide),
-        height=float(high),
+        x=f"{left:.{places}f}",
+        y=f"{top:.{places}f}",
+        width=f"{round(x + wide, places) - left:.{places}f}",
+        height=f"{round(y + high, places) - top:.{places}f}",
         class_=f"f{colour}",
     )
 

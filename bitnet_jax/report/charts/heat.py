@@ -30,15 +30,15 @@ def draw(chart: Heat, size: float) -> Picture:
         return nothing(size)
     low, high = min(known), max(known)
     left = min(max(width(name) for name in chart.rows) * SIZE, size * 0.36) + GAP
-    box = Box(left, 6, size - 6, 6 + ROW * len(chart.rows))
+    top = 24.0 if chart.axis else 6.0
+    box = Box(left, top, size - 6, top + ROW * len(chart.rows))
     # Few columns do not become banners.
     step = min((box.right - box.left) / len(chart.columns), 56.0)
-    parts: list[Markup | None] = []
+    parts = [text(2, SIZE, axis_title(chart.axis, chart.unit), "axis", limit=size - 4)]
     for index, name in enumerate(chart.rows):
-        top = box.top + index * ROW
-        parts.append(text(left - GAP, top + ROW / 2 + 4, name, "end", limit=left - GAP, full=name))
+        y = box.top + index * ROW
+        parts.append(text(left - GAP, y + ROW / 2 + 4, name, "end", limit=left - GAP, full=name))
         for column, value in enumerate(chart.values[index]):
-            shade = _shade(finite(value), low, high)
             if value is None:
                 continue
             words = f"{name}, {chart.columns[column]}: {with_unit(show(value), chart.unit)}"
@@ -47,16 +47,15 @@ def draw(chart: Heat, size: float) -> Picture:
                     "rect",
                     element("title", words) if size >= WIDE else None,
                     x=f"{left + column * step:.2f}",
-                    y=float(top + 1),
+                    y=float(y + 1),
                     width=f"{max(step - min(1.0, step * 0.12), 0.2):.2f}",
                     height=ROW - 2,
-                    class_=shade,
+                    class_=_shade(finite(value), low, high),
                 )
             )
     parts.append(_columns(chart, box, step))
-    bottom = box.bottom + 40
-    parts.append(_ramp(chart, low, high, left, bottom, size))
-    return Picture(bottom + 34, join(parts))
+    parts.append(_ramp(low, high, box.bottom + 48))
+    return Picture(box.bottom + 66, join(parts))
 
 
 def _shade(value: float | None, low: float, high: float) -> str:
@@ -85,26 +84,16 @@ def _columns(chart: Heat, box: Box, step: float) -> Markup:
     return join(parts)
 
 
-def _ramp(chart: Heat, low: float, high: float, left: float, top: float, size: float) -> Markup:
+def _ramp(low: float, high: float, top: float) -> Markup:
     """Draws what the shades mean, below the columns."""
     wide = 14.0
-    low_text, high_text = show(low), with_unit(show(high), chart.unit)
-    begin = 2 + width(low_text) * SIZE + GAP
-    top += 8
+    begin = 2 + width(show(low)) * SIZE + GAP
     shades = [
         element("rect", x=begin + index * wide, y=top, width=wide, height=12.0, class_=f"h{index}")
         for index in range(SHADES)
     ]
     after = begin + SHADES * wide + GAP
-    name = axis_title(chart.axis, "")
-    words = f"{high_text}   {name}" if name else high_text
-    return join(
-        [
-            text(2, top + 10, low_text),
-            *shades,
-            text(after, top + 10, words, limit=size - after - 4),
-        ]
-    )
+    return join([text(2, top + 10, show(low)), *shades, text(after, top + 10, show(high))])
 
 
 def legend(chart: Heat) -> list[tuple[str, str, str]]:
