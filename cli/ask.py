@@ -53,7 +53,7 @@ def _answer(field: dataclasses.Field, prompt: str, parser: Parser, streams: Stre
     while True:
         streams.stderr.write(prompt)
         streams.stderr.flush()
-        line = streams.stdin.readline()
+        line = streams.answer()
         if not line:
             raise UsageError("cli.missing_option", f"no answer came for `{long_name(field)}`")
         if not line.strip():
@@ -61,7 +61,8 @@ def _answer(field: dataclasses.Field, prompt: str, parser: Parser, streams: Stre
         try:
             return parser.convert(field, [line.strip()])
         except UsageError as error:
-            streams.stderr.write(f"{error.message}\n")
+            hint = f": {error.hint}" if error.hint else ""
+            streams.stderr.write(f"{error.message}{hint}\n")
 
 
 def whole_line(argv: list[str], words: str, answers: Mapping[str, Setting]) -> str:
