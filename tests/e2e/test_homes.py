@@ -1,4 +1,4 @@
-"""No HOME, a HOME that may not be written, a HOME that is a file: nothing breaks, nothing litters."""
+"""No HOME, a HOME that may not be written, a HOME that is a file: nothing breaks."""
 
 import os
 import shutil
