@@ -8,7 +8,7 @@ the same. What Python does before it comes here (a tenth of a second) is out of 
 from __future__ import annotations
 
 # `signal` is a file, and takes a moment; what it is made of is part of Python itself.
-import _signal
+import _signal  # type: ignore[import-not-found]  # no stub: `signal` is its face
 import os
 import sys
 

@@ -58,7 +58,7 @@ def _answer(field: dataclasses.Field, prompt: str, parser: Parser, streams: Stre
     while True:
         streams.stderr.write(prompt)
         streams.stderr.flush()
-        line = streams.stdin.readline()
+        line = streams.answer()
         if not line:
             raise UsageError("cli.missing_option", f"no answer came for `{long_name(field)}`")
         if not line.strip():

@@ -61,6 +61,13 @@ class Streams:
             return True
         return self._terminal(stream) and self.env.get("TERM") != "dumb"
 
+    def answer(self) -> str:
+        """Returns the line that was typed at a question, with its end; "" when there is none."""
+        line = self.stdin.readline()
+        if line.endswith("\n"):
+            self.stderr.line_open = False  # Enter ended it on the screen
+        return line
+
     def end_line(self) -> None:
         """Ends the line of text on stdout before talk that would go on in it."""
         if self.stdout.line_open and self.stdout_terminal and self._terminal(self.stderr):
@@ -148,7 +155,7 @@ class Context:
                 )
             self.streams.stderr.write(prompt)
             self.streams.stderr.flush()
-        line = self.streams.stdin.readline()
+        line = self.streams.answer()
         if asking and not line:
             self._talk("")  # Ctrl-D leaves the cursor behind the prompt
         return line.rstrip("\n") if line else None

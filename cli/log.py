@@ -13,10 +13,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from bitnet_jax.core.errors import BitnetError
 from bitnet_jax.core.paths import os_failure
 
 from .stdio import Writer
 
+# What was run, and how it ended: for --log-file. On the screen the person typed it, and sees it.
+RUN = logging.getLogger("bitnet_cli.run")
 NAMES = ("bitnet_jax", "bitnet_cli", "py.warnings")
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
@@ -69,6 +72,21 @@ class Keeper(logging.FileHandler):
 
 
 @contextlib.contextmanager
+def run(line: str) -> Iterator[None]:
+    """Writes what is run, and how the block ended."""
+    RUN.info("bitnet %s (process %d)", line, os.getpid())
+    try:
+        yield
+    except BitnetError as error:
+        RUN.error("[%s] %s", error.code, error.message)
+        raise
+    except BaseException as error:
+        RUN.error("%s", type(error).__name__, exc_info=error)
+        raise
+    RUN.info("done")
+
+
+@contextlib.contextmanager
 def configured(
     stderr: Writer, *, verbose: int, quiet: bool, file: str | None, form: str
 ) -> Iterator[None]:
@@ -78,6 +96,7 @@ def configured(
     screen.setLevel(loudness)
     # Python's own warnings speak to developers: the file has them, the screen only with -v.
     screen.addFilter(lambda record: record.name != "py.warnings" or verbose > 0)
+    screen.addFilter(lambda record: record.name != RUN.name)
     handlers: list[logging.Handler] = [screen]
     text: logging.Formatter = logging.Formatter("%(levelname)s %(name)s: %(message)s")
     screen.setFormatter(JsonFormatter() if form == "json" else text)

@@ -14,6 +14,7 @@ from typing import Any
 
 from .context import Streams
 from .envelope import dump
+from .exit_codes import INTERRUPTED
 from .result import (
     Chart,
     CommandResult,
@@ -49,6 +50,10 @@ def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str
         lines.append(f"{paint('error', RED)}[{error['code']}]: {one_line(error['message'])}")
         if error.get("hint"):
             lines += ["", f"{paint('hint', CYAN)}: {printable(error['hint'])}"]
+    # A question, or the ^C that a terminal shows, stands in the line that the cursor is in.
+    if lines and streams.stderr.isatty():
+        if streams.stderr.line_open or result.exit_code == INTERRUPTED:
+            lines.insert(0, "")
     if lines:
         streams.stderr.told = streams.stderr.told or bool(result.errors)
         streams.stderr.write("\n".join(lines) + "\n")
@@ -151,7 +156,8 @@ def _people(result: CommandResult, command: str, streams: Streams) -> str:
     if sections is None:
         sections = sections_of(_record(result, command)["data"])
     sections = [section for section in sections if not isinstance(section, Chart)]
-    if streams.stdout_terminal and any(isinstance(section, Table) for section in sections):
+    tables = any(isinstance(section, Table) for section in sections)
+    if streams.stdout_terminal and tables and _is_utf8(streams):  # it draws with lines
         return _rich(sections, streams)
     paint = painter(streams.colour(streams.stdout))
     return "\n".join(_plain(section, paint) for section in sections)
@@ -196,6 +202,8 @@ def _numeric(table: Table) -> list[bool]:
 
 def _rich(sections: Sequence[Section], streams: Streams) -> str:
     """Draws sections for a terminal; rich is imported for nobody else."""
+    from shutil import get_terminal_size
+
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -203,20 +211,46 @@ def _rich(sections: Sequence[Section], streams: Streams) -> str:
 
     out = io.StringIO()
     colour = streams.colour(streams.stdout)
-    console = Console(file=out, force_terminal=True, no_color=not colour, highlight=False)
+    width, height = get_terminal_size()
+    console = Console(
+        file=out,
+        force_terminal=True,
+        no_color=not colour,
+        highlight=False,
+        width=width,
+        height=height,  # else TERM=dumb would be taken for 80 columns
+    )
     paint = painter(colour)
     for section in sections:
-        if not isinstance(section, Table):
-            out.write(_plain(section, paint) + "\n")
+        if not isinstance(section, Table) or _too_narrow(section, width):
+            out.write((_plain if not isinstance(section, Table) else _records)(section, paint))
+            out.write("\n")
             continue
         drawn = RichTable(title=RichText(section.title), title_justify="left", box=box.SIMPLE_HEAD)
         for name, numeric in zip(section.columns, _numeric(section), strict=True):
-            drawn.add_column(RichText(name), justify="right" if numeric else "left")
+            justify: Any = "right" if numeric else "left"
+            drawn.add_column(RichText(name), justify=justify, overflow="fold")
         for row in section.rows:
             # Text, never markup: `[bold]` in a tensor's name is a name.
             drawn.add_row(*[RichText(show(value)) for value in row])
         console.print(drawn)
     return out.getvalue()
+
+
+def _too_narrow(table: Table, width: int) -> bool:
+    """Says whether words would be broken to fit the table's columns beside each other."""
+    cells = [list(table.columns)] + [[show(value) for value in row] for row in table.rows]
+    words = [
+        max(len(w) for row in cells for w in row[i].split() or [""]) for i in range(len(cells[0]))
+    ]
+    return sum(word + 3 for word in words) > width
+
+
+def _records(table: Any, paint: Callable[[str, str], str]) -> str:
+    """Returns a table that is wider than the terminal as a block of lines for each row."""
+    head = f"{paint(table.title, BOLD)}\n" if table.title else ""
+    blocks = [Pairs(list(zip(table.columns, row, strict=True))) for row in table.rows]
+    return head + "\n".join(_plain(block, paint) for block in blocks)
 
 
 RENDERERS: dict[str, Callable[[CommandResult, str, Streams], str]] = {

@@ -103,10 +103,13 @@ class Session:
             context.warnings = self.said
             try:
                 # A library that prints must not spoil the record: stdout is ours.
-                with contextlib.redirect_stdout(cast(Any, self.streams.stderr)):
+                talk = contextlib.redirect_stdout(cast(Any, self.streams.stderr))
+                with log.run(shlex.join([*self.words.split(), *self.argv])), talk:
                     load_plugins(values.get("plugin", ()))
                     with dumping(values.get("dump_passes")):
                         result = module.run(cls(**values), context)
+                    for told in result.errors:
+                        log.RUN.error("[%s] %s", told["code"], told["message"])
             finally:
                 context.progress.close()
         result.data = plain(result.data)  # what has no JSON form is met here, and told as a bug

@@ -2,7 +2,8 @@
 
 Python runs a signal's handler between any two instructions. Inside JAX those may lie in a
 callback that C++ made and that must not raise: the process would be aborted where it stands,
-half-written files and all. So while JAX is on the stack, the exception waits until it is not.
+half-written files and all. So while JAX is on the stack, the exception waits until it is not. And
+while a module is imported: an extension in C may make a broken import of it, with words of its own.
 Knows nothing of commands. `bitnet --help` loads this file: it imports little.
 """
 
@@ -26,6 +27,9 @@ RAISED: dict[int, type[BaseException]] = {
 }
 # Packages that call Python from C++ which cannot pass an exception on.
 FRAGILE = frozenset({"jax", "jaxlib"})
+# Whatever these call is an import. A file of the user's is imported too, and may never end.
+IMPORTING = frozenset({"importlib._bootstrap", "importlib._bootstrap_external"})
+_IMPORT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.02
 # A key that bounces, or a hasty second press, must not cut the tidying up short.
 _ONE_PRESS_SECONDS = 0.3
@@ -86,13 +90,15 @@ class _Stops:
 
     def __init__(self) -> None:
         self.waiting = self.over = False
-        self.raised = float("-inf")
+        self.raised, self.since = float("-inf"), float("inf")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.waiting or time.monotonic() - self.raised < _ONE_PRESS_SECONDS:
             return  # a second Ctrl-C: the first one is still to come, or has just come
-        if not _fragile(frame):
-            self.raised = time.monotonic()
+        self.since = min(self.since, time.monotonic())
+        patient = time.monotonic() - self.since < _IMPORT_SECONDS
+        if not _fragile(frame, patient):
+            self.raised, self.since = time.monotonic(), float("inf")
             raise RAISED[number]
         import threading
 
@@ -107,9 +113,10 @@ class _Stops:
             os.kill(os.getpid(), number)
 
 
-def _fragile(frame: FrameType | None) -> bool:
+def _fragile(frame: FrameType | None, patient: bool) -> bool:
     while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in FRAGILE:
+        name = str(frame.f_globals.get("__name__"))
+        if name.partition(".")[0] in FRAGILE or (patient and name in IMPORTING):
             return True
         frame = frame.f_back
     return False

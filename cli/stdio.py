@@ -118,13 +118,16 @@ class Talk(_Stream):
     """stderr: talk. Where nobody can be told, nobody is; the outcome stays what it is.
 
     Attributes:
+      line_open: whether what was written last ended within a line, as a question does.
       told: whether an error was.
     """
 
-    told = False
+    line_open = told = False
 
     def write(self, text: str) -> int:
-        self._try("write", text)
+        if text:
+            self._try("write", text)
+            self.line_open = not text.endswith("\n")
         return len(text)
 
     def flush(self) -> None:

@@ -18,6 +18,7 @@ EXAMPLES = (
 )
 
 DETAILS = """\
+Actions:
   list [COMMAND]   what is set, and where; with a command, every option of it
   get NAME         one setting: what each layer says of it, the strongest first
   set NAME VALUE   writes it into the workspace's bitnet.toml, or with --to profile into the

@@ -18,6 +18,7 @@ EXAMPLES = (
 )
 
 DETAILS = """\
+Actions:
   list             the profiles there are, and which is the default
   show NAME        what it sets
   create NAME      a new one, with the --set given
