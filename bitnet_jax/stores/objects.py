@@ -20,7 +20,15 @@ from bitnet_jax.core.paths import lock, os_failure
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.objects_errors import SERVICES, told
 from bitnet_jax.stores.store import Reach, RemoteFile, check_name, require
-from bitnet_jax.stores.transfer import Cut, check_space, download, link, part_of, size_of
+from bitnet_jax.stores.transfer import (
+    ATTEMPTS_OF_CLIENTS,
+    Cut,
+    check_space,
+    download,
+    link,
+    part_of,
+    size_of,
+)
 
 BLOCK = 8 << 20
 # What tells one content of an object from the next, as the services call it.
@@ -129,7 +137,8 @@ class Objects:
                 for file in missing:
                     blob = blobs / file.identity
                     where = str(self._folder.child(file.name))
-                    download(blob, file, partial(self._read, file, part_of(blob)), update, where)
+                    read = partial(self._read, file, part_of(blob))
+                    download(blob, file, read, update, where, ATTEMPTS_OF_CLIENTS)
                     link(blob, view / file.name)
             _prune(blobs, {file.identity for file in wanted.values()})
         return view

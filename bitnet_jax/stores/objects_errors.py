@@ -35,7 +35,13 @@ SERVICES: dict[str, Service] = {
     "gs": Service(
         "gcsfs",
         "gcs",
-        ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError", "aiohttp:ClientError"),
+        (
+            "gcsfs.retry:HttpError",
+            "google.auth.exceptions:GoogleAuthError",
+            "aiohttp:ClientError",
+            "builtins:RuntimeError",  # an answer that it has no class for
+            "builtins:ValueError",  # "requester pays"
+        ),
         "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
     ),
     "s3": Service(
@@ -48,6 +54,8 @@ SERVICES: dict[str, Service] = {
 
 # By the names of the classes, which only the clients can import.
 _DENIED = ("PermissionError", "NoCredentialsError", "PartialCredentialsError", "GoogleAuthError")
+# gcsfs says this with a plain OSError.
+_DENIED_WORDS = ("Forbidden", "Invalid Credentials", "Anonymous caller")
 _MISSING = ("FileNotFoundError", "NotADirectoryError", "IsADirectoryError")
 _UNREACHABLE = (
     "EndpointConnectionError",
@@ -88,7 +96,8 @@ def _error(error: Exception, address: Address, service: Service, cuts: bool) -> 
     names = {kind.__name__ for kind in type(error).__mro__}
     status = str(getattr(error, "code", ""))
     words = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
-    if names & set(_DENIED) or status in ("401", "403"):
+    denied = str(error).startswith(_DENIED_WORDS)
+    if denied or names & set(_DENIED) or status in ("401", "403"):
         return PermissionDenied(
             "store.denied", f"`{address}` is refused: {words}", service.credentials
         )

@@ -22,6 +22,8 @@ from bitnet_jax.stores.store import RemoteFile
 
 # Attempts in a row that bring nothing before it is given up; one that brings a byte starts anew.
 ATTEMPTS = 5
+# Of what a client has already tried again by itself, for minutes.
+ATTEMPTS_OF_CLIENTS = 2
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 _BLOCK = 1 << 20
 T = TypeVar("T")
@@ -64,12 +66,14 @@ def download(
     read: Read,
     update: Callable[[int], object],
     where: str,
+    attempts: int = ATTEMPTS,
 ) -> None:
     """Makes `target` from what `read` gives; does nothing when it stands there already.
 
     Args:
       update: called with the number of bytes that have arrived.
       where: the file's address, for errors.
+      attempts: how many in a row may bring nothing.
 
     Raises:
       IOFailure: cut too often (``store.cut``), wrong bytes (``store.checksum``), disk full.
@@ -85,7 +89,7 @@ def download(
                 raise Cut("the connection was closed")
         except Cut as cut:
             failures = 1 if size_of(part) > done else failures + 1
-            if failures >= ATTEMPTS:
+            if failures >= attempts:
                 raise IOFailure(
                     "store.cut",
                     f"`{where}`: the transfer ended after {size_of(part)} of {file.size} bytes: "

@@ -18,10 +18,7 @@ from bitnet_jax.stores.objects import filesystem, refuse_offline
 from bitnet_jax.stores.objects_errors import told
 from bitnet_jax.stores.store import Reach
 from bitnet_jax.stores.table import store_of
-from bitnet_jax.stores.transfer import Cut
-
-# The clients try again by themselves, several times: this is for what they give up on.
-ATTEMPTS = 2
+from bitnet_jax.stores.transfer import ATTEMPTS_OF_CLIENTS, Cut
 
 
 class Upload:
@@ -90,16 +87,16 @@ class Upload:
 
     def _put(self, name: str, path: Path, update: Callable[[int], object]) -> None:
         address = self.folder.child(name)
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS_OF_CLIENTS + 1):
             try:
                 with told(address, cuts=True):
                     self._fs.put_file(str(path), address.rest, callback=_Told(update))
                 break
             except Cut as cut:
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS_OF_CLIENTS:
                     raise IOFailure(
                         "store.upload_cut",
-                        f"`{address}`: the upload ended early {ATTEMPTS} times: {cut}",
+                        f"`{address}`: the upload ended early {ATTEMPTS_OF_CLIENTS} times: {cut}",
                         "run the same command again",
                     ) from cut
         self._verify(address, path)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -101,6 +102,10 @@ class MemoryStore:
         pass
 
 
+async def _no_sleep(seconds):
+    pass
+
+
 class ServedStore:
     """A store behind a server of its own process, and the client's way to it."""
 
@@ -114,6 +119,8 @@ class ServedStore:
     def environment(self, monkeypatch):
         for name, value in self._environment(self.endpoint).items():
             monkeypatch.setenv(name, value)
+        if self.scheme == "gs":  # it tries six times, and waits for half a minute in all
+            monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=_no_sleep))
 
     def _call(self, **message):
         request = urllib.request.Request(
@@ -160,7 +167,18 @@ def s3_environment(endpoint):
     }
 
 
+def gs_environment(endpoint):
+    return {
+        "STORAGE_EMULATOR_HOST": endpoint,
+        "FSSPEC_GS_TOKEN": "anon",
+        # Asks of each bucket, over another protocol, whether it is of a newer kind.
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        "NO_GCE_CHECK": "true",
+    }
+
+
 STORES = {
     "memory": MemoryStore,
     "s3": lambda: ServedStore("s3", "tests.stores.fake_s3", s3_environment),
+    "gs": lambda: ServedStore("gs", "tests.stores.fake_gs", gs_environment),
 }
