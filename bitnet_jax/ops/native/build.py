@@ -65,6 +65,8 @@ SYSTEMS = {
     "Windows": System(".dll", (), ("clang++",)),
 }
 COMPILE_SECONDS = 300
+# Ahead of use. zig compiles the standard library first, which takes minutes.
+AHEAD_SECONDS = 1800
 LOCK_SECONDS = 300
 
 
@@ -193,6 +195,7 @@ def compile_library(
     target: Path,
     system: System | None = None,
     link: tuple[str, ...] = (),
+    patience: float = COMPILE_SECONDS,
 ) -> float:
     """Compiles the sources to `target`, and its digest beside it; returns the seconds.
 
@@ -200,7 +203,8 @@ def compile_library(
       compiler: the command; it may compile for another machine.
       target: the library to write.
       system: the system that the library is for; None: this one.
-      link: further flags, of which no result depends: what is linked statically.
+      link: further flags, on which no result depends: what is linked statically.
+      patience: the seconds it may take.
 
     Raises:
       Unavailable: the compiler fails (code ``kernel.compile_failed``).
@@ -225,12 +229,12 @@ def compile_library(
         ]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=COMPILE_SECONDS
+                command, capture_output=True, text=True, check=False, timeout=patience
             )
         except subprocess.TimeoutExpired as error:
             raise Unavailable(
                 "kernel.compile_failed",
-                f"`{compiler.command[0]}` did not finish in {COMPILE_SECONDS} seconds",
+                f"`{compiler.command[0]}` did not finish in {patience:.0f} seconds",
                 "set BITNET_NO_COMPILE=1 to go without the C++ kernels",
             ) from error
         if done.returncode != 0:
@@ -293,7 +297,7 @@ def build(output_dir: Path | str, force: bool = False, link: tuple[str, ...] = (
         target = folder / library_name(compiler)
         check_output(target, force=force)
         with wait_for_lock(folder / ".lock", remove=True):
-            seconds = compile_library(compiler, target, link=link)
+            seconds = compile_library(compiler, target, link=link, patience=AHEAD_SECONDS)
         library = open_library(target)
     return BuildRecord(str(target), source_key(), compiler.version, seconds, library.usable_isas)
 
