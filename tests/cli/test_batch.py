@@ -79,7 +79,10 @@ def test_the_exit_code_is_the_worst_and_an_error_stops_no_other(bitnet, api):
 
 
 def test_a_bug_in_one_stops_no_other_and_debug_shows_it(bitnet, fake_api):
-    fake_api(inspect=lambda model: 1 / 0 if model == "x" else {"layers": [], "runs_in": []})
+    def inspect(model, **options):
+        return 1 / 0 if model == "x" else {"layers": [], "runs_in": []}
+
+    fake_api(inspect=inspect)
     done = bitnet("model", "inspect", "x", "y", "--json")
     assert done.rc == 70 and models(done)["y"]["ok"]
     assert "Traceback" not in done.err
