@@ -20,9 +20,10 @@ from bitnet_jax.core.paths import atomic_file, os_failure
 from . import manifest, workers
 from .context import Context
 from .envelope import SCHEMA, dump, envelope, plain
-from .failure import Terminated, as_error
+from .failure import as_error
 from .options import MODEL_SUFFIXES
 from .result import CommandResult, Section, Text, flat, show, table_of
+from .signals import Terminated
 from .stdio import OutputClosed
 
 # How one model is done: (model, args, ctx), all else as if it were the only one.
@@ -183,12 +184,19 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
         )
     if getattr(args, "dump_passes", None) and _jobs(args) > 1:
         raise UsageError("cli.clash", "--dump-passes shows one model's programs: leave out --jobs")
+    if not makes and "://" in (args.output_dir or ""):
+        raise UsageError(
+            "batch.local_records",
+            f"--output-dir `{args.output_dir}`: records are written to a folder of this machine",
+            "name a folder here, or leave it out and take --export-json",
+        )
     items = []
     for entry in entries:
         own = dataclasses.replace(args, **{**entry, "model": [entry["model"]]})
         output = (entry.get("output") or args.output) if makes else None
         if output is None and args.output_dir is not None:
-            output = str(Path(args.output_dir) / written.name(_name(entry["model"]), own))
+            # Joined as texts: a path would make one slash of the two in gs://.
+            output = f"{args.output_dir.rstrip('/')}/{written.name(_name(entry['model']), own)}"
         if makes and output is None:
             raise UsageError(
                 "cli.missing_option",
@@ -234,7 +242,7 @@ def _results(
     skipped: set[int],
 ) -> Iterator[tuple[int, CommandResult]]:
     """Yields each model's place and result, as they come."""
-    if args.output_dir is not None:
+    if args.output_dir is not None and "://" not in args.output_dir:
         _make_folder(args.output_dir)
     left = []
     for index, item in enumerate(items):

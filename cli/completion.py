@@ -78,7 +78,7 @@ def _with_equals(text: str) -> str:
 
 
 def tree() -> argparse.ArgumentParser:
-    """Returns all that is built as one parser: it completes, and parses nothing."""
+    """Returns all commands as one parser: it completes, and parses nothing."""
     root = _parser("bitnet")
     _add_options(root, dataclasses.fields(GlobalArgs))
     root.add_argument("-V", "--version", action="store_true", help="print the version")
@@ -117,7 +117,7 @@ def keys() -> list[str]:
 def _rows(group: str) -> list[tuple[str, registry.Command]]:
     """Returns (word, command) for what may follow a group: its commands, and their aliases."""
     found = [(name, registry.find(group, name)) for name in registry.names_in(group)]
-    return [(name, row) for name, row in found if row is not None and row.target is not None]
+    return [(name, row) for name, row in found if row is not None]
 
 
 def _add_command(below: Any, name: str, row: registry.Command) -> None:
@@ -128,7 +128,9 @@ def _add_command(below: Any, name: str, row: registry.Command) -> None:
     for field in fields:
         if field.metadata.get("positional"):
             word = parser.add_argument(
-                f"word_{field.name}", nargs="?", help=_text(field.metadata["help"])
+                f"word_{field.name}",
+                nargs="*" if field.metadata.get("repeat") else "?",
+                help=_text(field.metadata["help"]),
             )
             _say_values(word, field, row)
 

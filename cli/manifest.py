@@ -16,11 +16,11 @@ from bitnet_jax.core.errors import BadData, NoInput, UsageError, did_you_mean
 from bitnet_jax.core.paths import os_failure
 
 from .args import Parser, as_texts
-from .options import ManyModelsArgs, PluginArgs
+from .options import ManyModelsArgs, ModelArgs
 
 LISTS = (".yaml", ".yml", ".json")
 # What holds for the call as a whole is no option of one model.
-SHARED = {*ManyModelsArgs.__dataclass_fields__, *PluginArgs.__dataclass_fields__}
+SHARED = {*ManyModelsArgs.__dataclass_fields__, *ModelArgs.__dataclass_fields__}
 SHARED |= {"jobs", "force", "dump_passes"}
 
 

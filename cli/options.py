@@ -187,7 +187,7 @@ def page_option():
     return option(
         "-o",
         "--output",
-        metavar="FILE.html",
+        metavar="FILE",
         report=True,
         help="write the findings as one HTML page; the same as --report",
     )
@@ -230,7 +230,9 @@ def force_option(help: str = "replace the output if it exists"):
 
 def record_force_option():
     """--force of a command that writes nothing but its record."""
-    return force_option("replace the files of --report and --export-json if they exist")
+    return force_option(
+        "replace the files of --report, --export-json and --output-dir if they exist"
+    )
 
 
 def resume_option():

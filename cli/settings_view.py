@@ -51,7 +51,7 @@ class View:
     def everywhere(self) -> list[dict[str, Any]]:
         """Returns a record for each value that is set somewhere, with the commands it is for."""
         merged: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for command in registry.built():
+        for command in registry.COMMANDS:
             for row in self.of(command):
                 if row["layer"] != "default":
                     key = (row["name"], row["layer"], row["origin"], repr(row["value"]))
@@ -69,7 +69,7 @@ class View:
         """
         merged: dict[str, list[dict[str, Any]]] = {}
         commands: dict[str, list[str]] = {}
-        for command in registry.built():
+        for command in registry.COMMANDS:
             words = registry.words(command)
             parser = self._parser(command)
             if not settings_file.covers(place, words) or name not in parser.fields:
@@ -104,9 +104,8 @@ def _row(name: str, layer: str, setting: config.Setting) -> dict[str, Any]:
 
 
 def _narrowed(name: str, words: Iterable[str]) -> list[str]:
-    """Returns the commands, or nothing where it is all those built that have the option."""
+    """Returns the commands, or nothing where it is all those that have the option."""
     known = settings_file.names_by_command()
     field = name.replace("-", "_")
-    built = map(registry.words, registry.built())
-    everyone = {place for place in built if field in known[place]}
+    everyone = {place for place, names in known.items() if place and field in names}
     return [] if set(words) == everyone else sorted(words)

@@ -18,11 +18,11 @@ from typing import Any
 from bitnet_jax.core.errors import Unavailable
 
 from .context import Context, Streams
-from .failure import Terminated, result_of
+from .failure import result_of
 from .options import load_plugins
 from .progress import Progress
 from .result import CommandResult
-from .signals import stoppable
+from .signals import Terminated, stoppable
 from .stdio import standard
 
 # (what is called, its first argument, its args record); the Context comes last.

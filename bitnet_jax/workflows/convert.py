@@ -140,10 +140,12 @@ def converted(
     *,
     format: str | None = None,
     encoding: str | None = None,
+    offline: bool | None = None,
 ) -> dict[str, Any] | None:
     """Returns the record of this conversion if it was made before and still holds, else None.
 
-    It holds while source and output have the digests that the receipt states; both are read.
+    It holds while source and output have the digests that the receipt states; both are read. An
+    output in a store is never looked for: it would have to be fetched.
 
     Raises:
       NoInput, BadData, …: the source cannot be opened.
@@ -153,12 +155,15 @@ def converted(
     try:
         record = json.loads(receipt.read_bytes())
         claimed = record["digest_before"], record["digest_after"]
-        asked = (str(source), format_of(output, format), encoding or record["encoding"])
-        if asked != (record["source"], record["format"], record["encoding"]):
+        asked = (format_of(output, format), encoding or record["encoding"])
+        if asked != (record["format"], record["encoding"]):
             return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None  # no receipt of ours
-    before = open_checkpoint(source).digest().to_json()
+    checkpoint = open_checkpoint(source, offline=offline)
+    if checkpoint.source.to_json() != record.get("source"):
+        return None
+    before = checkpoint.digest().to_json()
     try:
         after = open_checkpoint(output).digest().to_json()
     except BitnetError:

@@ -79,9 +79,10 @@ def test_the_exit_code_is_the_worst_and_an_error_stops_no_other(bitnet, api):
 
 
 def test_a_bug_in_one_stops_no_other_and_debug_shows_it(bitnet, fake_api):
-    fake_api(
-        inspect=lambda model, **reach: 1 / 0 if model == "x" else {"layers": [], "runs_in": []}
-    )
+    def inspect(model, **options):
+        return 1 / 0 if model == "x" else {"layers": [], "runs_in": []}
+
+    fake_api(inspect=inspect)
     done = bitnet("model", "inspect", "x", "y", "--json")
     assert done.rc == 70 and models(done)["y"]["ok"]
     assert "Traceback" not in done.err
@@ -102,6 +103,14 @@ def test_the_name_in_the_folder_is_the_models_with_the_formats_suffix(bitnet, ap
     Path("x").mkdir()
     bitnet("model", "convert", "x/m.safetensors", "plain", "a.hf/", "-O", "D", "-f", "huggingface")
     assert sorted(p.name for p in Path("D").iterdir()) == ["a.hf", "m.hf", "plain.hf"]
+
+
+def test_a_store_is_named_as_it_is_written(bitnet, fake_api):
+    calls = []
+    fake_api(convert=lambda **asked: calls.append(asked["output"]) or {}, converted=None)
+    done = bitnet("model", "convert", "hf://me/m@main", "b.hf", "-O", "gs://bucket/to/", "--json")
+    assert calls == ["gs://bucket/to/m@main.bitnet", "gs://bucket/to/b.bitnet"], done.err
+    assert not Path("gs:").exists()
 
 
 def test_a_folder_named_by_dots_is_named_as_it_is_called(bitnet, api, monkeypatch):
@@ -182,6 +191,7 @@ def test_a_manifest_gives_each_its_options(bitnet, api):
         ("convert a.hf b.hf -O D -j 0", 2, "below the least"),
         ("inspect", 2, "needs `--model`"),
         ("inspect a.hf x/a.hf -O R", 2, "in two calls"),
+        ("inspect a.hf b.hf -O gs://b/records", 2, "a folder of this machine"),
         ("inspect --manifest nowhere", 66, "no manifest"),
         ("inspect --model=", 2, "the name is empty"),
         ("convert a.hf --output=", 2, "the name is empty"),

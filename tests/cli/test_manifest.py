@@ -57,7 +57,7 @@ def test_a_dash_reads_stdin():
         ("m.txt", '{"output": "x"}', "manifest.entry", "must name one model"),
         ("m.txt", '{"model": ["a", "b"]}', "manifest.entry", "must name one model"),
         ("m.txt", '{"model": ""}', "manifest.bad_value", "the name is empty"),
-        ("m.txt", '{"modle": "a"}', "manifest.unknown_key", "did you mean `model`"),
+        ("m.txt", '{"modle": "a"}', "manifest.unknown_key", "did you mean `model`?"),
         ("m.txt", '{"model": "a", "jobs": 2}', "manifest.unknown_key", "`jobs`"),
         ("m.txt", '{"model": "a", "manifest": "b"}', "manifest.unknown_key", "`manifest`"),
         (

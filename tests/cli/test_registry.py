@@ -110,9 +110,8 @@ def test_an_option_holds_the_same_wherever_it_stands():
     """A settings file or a variable gives it to every command that has it."""
     seen = {}
     for words, field in every_option():
-        # Whether it may be absent differs by command, a command takes one model or several, and
-        # the verbs of `dev config` are its own: bare words, that nobody writes into a file.
-        if field.name not in ("model", "action"):
+        # Whether it may be absent differs by command, and a command takes one model or several.
+        if field.name != "model":
             kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
             if get_origin(field.type) is Literal:  # which values it takes differs, too
                 kinds = [type(kinds[0])]

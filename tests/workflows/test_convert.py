@@ -1,6 +1,7 @@
 """A conversion that was made before: does it still hold?"""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_it_does_not_once_something_changed(made, spoil):
 def test_another_format_encoding_or_source_is_another_conversion(made):
     assert converted("m.hf", "m.bitnet", encoding="packed") is not None
     assert converted("m.hf", "m.bitnet", encoding="master") is None
-    assert converted("./m.hf", "m.bitnet") is None
+    shutil.copytree("m.hf", "n.hf")
+    assert converted("n.hf", "m.bitnet") is None
 
 
 def test_a_source_that_is_gone_is_told(made):

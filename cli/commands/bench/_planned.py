@@ -7,7 +7,7 @@ from typing import Literal, Optional
 from ...fields import option, size, whole
 from ...options import (
     ManyModelsArgs,
-    PluginArgs,
+    ModelArgs,
     count_option,
     device_option,
     metrics_option,
@@ -32,7 +32,7 @@ def batch_sizes_option():
 
 
 @dataclass
-class BenchRunArgs(ManyModelsArgs, PluginArgs):
+class BenchRunArgs(ManyModelsArgs, ModelArgs):
     """Options of `bitnet bench run`."""
 
     model: list[str] = models_option()
@@ -49,7 +49,7 @@ class BenchRunArgs(ManyModelsArgs, PluginArgs):
 
 
 @dataclass
-class BenchCompareArgs(PluginArgs):
+class BenchCompareArgs(ModelArgs):
     """Options of `bitnet bench compare`."""
 
     models: list[str] = option(
@@ -79,7 +79,7 @@ class BenchCompareArgs(PluginArgs):
 
 
 @dataclass
-class BenchProfileArgs(PluginArgs):
+class BenchProfileArgs(ModelArgs):
     """Options of `bitnet bench profile`."""
 
     model: str = model_option()
@@ -127,7 +127,7 @@ class RegressionArgs:
 
 
 @dataclass
-class EvalArgs(PluginArgs):
+class EvalArgs(ModelArgs):
     """Options of `bitnet bench eval`."""
 
     model: str = model_option()

@@ -7,7 +7,7 @@ from typing import Optional
 from ...fields import option
 from ...options import (
     DEVICES,
-    PluginArgs,
+    ModelArgs,
     device_option,
     force_option,
     model_option,
@@ -34,7 +34,7 @@ class InitArgs:
 
 
 @dataclass
-class DebugArgs(PluginArgs):
+class DebugArgs(ModelArgs):
     """Options of `bitnet dev debug`."""
 
     model: str = model_option()
@@ -80,7 +80,7 @@ class TestArgs:
 
 
 @dataclass
-class DevValidateArgs(PluginArgs):
+class DevValidateArgs(ModelArgs):
     """Options of `bitnet dev validate`."""
 
     model: str = model_option()

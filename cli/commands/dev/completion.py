@@ -7,6 +7,7 @@ from typing import Optional
 from ...completion import INSTALL, SHELLS
 from ...context import Context
 from ...fields import option
+from ...options import record_force_option
 from ...result import CommandResult, Text
 
 EXAMPLES = (
@@ -32,6 +33,7 @@ class CompletionArgs:
     shell: Optional[str] = option(
         choices=SHELLS, needed=True, positional=True, help="the shell that will read it"
     )
+    force: bool = record_force_option()
 
 
 def run(args: CompletionArgs, ctx: Context) -> CommandResult:

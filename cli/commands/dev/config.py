@@ -8,6 +8,7 @@ from bitnet_jax.core.errors import CannotCreate, NoInput, UsageError, did_you_me
 
 from ...context import Context
 from ...fields import option
+from ...options import record_force_option
 from ...result import CommandResult, Pairs, Section, Text, show, table_of
 
 EXAMPLES = (
@@ -41,6 +42,7 @@ class ConfigArgs:
     to: Literal["workspace", "profile"] = option(
         default="workspace", help="which file `set` and `unset` change"
     )
+    force: bool = record_force_option()
 
 
 def run(args: ConfigArgs, ctx: Context) -> CommandResult:

@@ -75,7 +75,13 @@ def _made(item: batch.Item) -> Any:
     from bitnet_jax import api
 
     args = item.args
-    return api.converted(item.model, args.output, format=args.format, encoding=args.encoding)
+    return api.converted(
+        item.model,
+        args.output,
+        format=args.format,
+        encoding=args.encoding,
+        offline=args.offline or None,
+    )
 
 
 def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:

@@ -7,7 +7,13 @@ from typing import Any
 from ... import batch
 from ...context import Context
 from ...fields import option
-from ...options import ManyModelsArgs, ModelArgs, force_option, jobs_option, models_option
+from ...options import (
+    ManyModelsArgs,
+    ModelArgs,
+    jobs_option,
+    models_option,
+    record_force_option,
+)
 from ...pages.inspect import page
 from ...result import CommandResult, Pairs, Section, flat, table_of
 
@@ -39,9 +45,7 @@ class InspectArgs(ManyModelsArgs, ModelArgs):
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
     jobs: int = jobs_option("how many models at once, each in a process")
-    force: bool = force_option(
-        "replace what --export-json, --report and --output-dir write, if it exists"
-    )
+    force: bool = record_force_option()
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:

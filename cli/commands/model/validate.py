@@ -12,10 +12,10 @@ from ...fields import option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
-    force_option,
     jobs_option,
     models_option,
     page_option,
+    record_force_option,
 )
 from ...pages.validate import COLUMNS, page
 from ...result import CommandResult, Text, table_of
@@ -49,9 +49,7 @@ class ValidateArgs(ManyModelsArgs, ModelArgs):
     )
     jobs: int = jobs_option("how many models at once, each in a process")
     output: Optional[str] = page_option()
-    force: bool = force_option(
-        "replace what --export-json, --report and --output-dir write, if it exists"
-    )
+    force: bool = record_force_option()
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:

@@ -7,7 +7,7 @@ from typing import Optional
 from ...fields import number, option
 from ...options import (
     ManyModelsArgs,
-    PluginArgs,
+    ModelArgs,
     device_option,
     encoding_option,
     export_metrics_option,
@@ -24,7 +24,7 @@ from ...planned import Planned
 
 
 @dataclass
-class AnalyzeArgs(PluginArgs):
+class AnalyzeArgs(ModelArgs):
     """Options of `bitnet quant analyze`."""
 
     model: str = model_option("-i", "--input")
@@ -38,7 +38,7 @@ class AnalyzeArgs(PluginArgs):
 
 
 @dataclass
-class QuantConvertArgs(ManyModelsArgs, PluginArgs):
+class QuantConvertArgs(ManyModelsArgs, ModelArgs):
     """Options of `bitnet quant convert`."""
 
     model: list[str] = models_option("-i", "--input")
@@ -54,7 +54,7 @@ class QuantConvertArgs(ManyModelsArgs, PluginArgs):
 
 
 @dataclass
-class QuantValidateArgs(PluginArgs):
+class QuantValidateArgs(ModelArgs):
     """Options of `bitnet quant validate`."""
 
     model: str = model_option("-i", "--input")
@@ -79,7 +79,7 @@ class QuantValidateArgs(PluginArgs):
 
 
 @dataclass
-class OptimizeArgs(PluginArgs):
+class OptimizeArgs(ModelArgs):
     """Options of `bitnet quant optimize`."""
 
     model: str = model_option("-i", "--input")

@@ -6,7 +6,7 @@ from typing import Optional
 
 from ...fields import number, option, whole
 from ...options import (
-    PluginArgs,
+    ModelArgs,
     count_option,
     device_option,
     force_option,
@@ -25,7 +25,7 @@ def endpoint_option():
 
 
 @dataclass
-class ServeStartArgs(PluginArgs):
+class ServeStartArgs(ModelArgs):
     """Options of `bitnet serve start`."""
 
     model: str = model_option()
@@ -63,7 +63,7 @@ class ServeTestArgs:
 
 
 @dataclass
-class ServeBatchArgs(PluginArgs):
+class ServeBatchArgs(ModelArgs):
     """Options of `bitnet serve batch`."""
 
     model: str = model_option()

@@ -6,7 +6,7 @@ from typing import Optional
 
 from ...fields import option, whole
 from ...options import (
-    PluginArgs,
+    ModelArgs,
     encoding_option,
     force_option,
     format_option,
@@ -31,7 +31,7 @@ def run_option(*names: str):
 
 
 @dataclass
-class TrainValidateArgs(PluginArgs):
+class TrainValidateArgs(ModelArgs):
     """Options of `bitnet train validate`."""
 
     config: str = recipe_option()
@@ -45,7 +45,7 @@ class TrainValidateArgs(PluginArgs):
 
 
 @dataclass
-class TrainMonitorArgs(PluginArgs):
+class TrainMonitorArgs(ModelArgs):
     """Options of `bitnet train monitor`."""
 
     run_id: str = run_option()
@@ -58,7 +58,7 @@ class TrainMonitorArgs(PluginArgs):
 
 
 @dataclass
-class SweepArgs(PluginArgs):
+class SweepArgs(ModelArgs):
     """Options of `bitnet train sweep`."""
 
     config: str = recipe_option()
@@ -79,14 +79,14 @@ class SweepArgs(PluginArgs):
 
 
 @dataclass
-class TrainListArgs(PluginArgs):
+class TrainListArgs(ModelArgs):
     """Options of `bitnet train list`."""
 
     runs: str = option(default="runs", metavar="DIR", help="the folder that holds the runs")
 
 
 @dataclass
-class TrainResumeArgs(PluginArgs):
+class TrainResumeArgs(ModelArgs):
     """Options of `bitnet train resume`."""
 
     run_id: str = run_option()
@@ -96,7 +96,7 @@ class TrainResumeArgs(PluginArgs):
 
 
 @dataclass
-class TrainExportArgs(PluginArgs):
+class TrainExportArgs(ModelArgs):
     """Options of `bitnet train export`."""
 
     run_id: str = run_option()
@@ -107,7 +107,7 @@ class TrainExportArgs(PluginArgs):
 
 
 @dataclass
-class LaunchArgs(PluginArgs):
+class LaunchArgs(ModelArgs):
     """Options of `bitnet train launch`."""
 
     config: str = recipe_option()
@@ -119,7 +119,7 @@ class LaunchArgs(PluginArgs):
 
 
 @dataclass
-class TokenizeArgs(PluginArgs):
+class TokenizeArgs(ModelArgs):
     """Options of `bitnet train tokenize`."""
 
     model: str = model_option("--tokenizer")
