@@ -126,7 +126,7 @@ def make_folders(repo: Repo, commit: str) -> tuple[Path, Path]:
 
 def write_ref(repo: Repo, commit: str) -> None:
     """Notes which commit the revision has, once its files are here."""
-    if repo.revision == commit:
+    if commit_of(repo) == commit:  # a cache may be shared, and read-only
         return
     reference = repo.folder / "refs" / repo.revision
     try:

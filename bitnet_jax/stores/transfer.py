@@ -170,7 +170,9 @@ def _append(
                 stream.write(block)
                 stream.flush()
             except OSError as error:
-                raise os_failure(error, "write", part) from error
+                failure = os_failure(error, "write", part)
+                failure.hint = "what has arrived is kept; free some space, then run it again"
+                raise failure from error
             update(len(block))
 
 

@@ -24,6 +24,7 @@ from bitnet_jax.core.paths import atomic_file, os_failure
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model, load
+from bitnet_jax.stores.address import require_local
 from bitnet_jax.train.config import TrainConfig, parse_config
 from bitnet_jax.train.data import heldout_windows
 from bitnet_jax.workflows.parity import Parity, compare_logits
@@ -72,6 +73,7 @@ def quickstart(
       Resumable: stopped by SIGTERM.
     """
     started = time.monotonic()
+    require_local(output, "quickstart's folder", "write to a local folder")
     folder = _fresh_folder(Path(output), force)
     chosen = config or recipe(minutes, seed)
     with _task(progress, "reading this machine's text, training the tokenizer"):

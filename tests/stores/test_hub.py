@@ -169,8 +169,8 @@ def test_a_killed_fetch_goes_on(fetch, hub, repos, environment):
 
 
 def test_a_stalled_connection_is_given_up_and_resumed(fetch, hub, repos, monkeypatch):
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.3")
-    hub.faults(cut={"name": WEIGHTS, "after": 8192, "times": 1, "stall": 3})
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    hub.faults(cut={"name": WEIGHTS, "after": 8192, "times": 1, "stall": 4})
     assert (fetch().path / WEIGHTS).read_bytes() == weights(repos)
     assert [row[2] for row in hub.asked(f"cdn/org/tiny/main/{WEIGHTS}")] == [None, "bytes=8192-"]
 
@@ -309,6 +309,30 @@ def test_a_full_disk_is_told_before_a_byte_is_fetched(fetch, hub, monkeypatch):
         fetch()
     assert caught.value.code == "io.disk_full"
     assert not hub.asked("/resolve/")
+
+
+def test_a_disk_that_fills_up_keeps_what_arrived(hub, repos, environment):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+    line = (
+        limit + "from bitnet_jax.formats.locate import locate\n"
+        "from bitnet_jax.core.errors import IOFailure\n"
+        "try:\n    locate('hf://org/tiny')\n"
+        "except IOFailure as error:\n    print(error.code, '|', error.hint)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", line], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("io.disk_full | what has arrived is kept"), done.stderr
+    [part] = hub_cache.root().rglob("*.part")
+    assert part.read_bytes() == weights(repos)[:50000]
+
+
+def test_a_cache_that_is_shared_and_read_only(fetch, monkeypatch):
+    place = fetch()
+    reference = hub_cache.root() / "models--org--tiny" / "refs" / "main"
+    before = reference.stat().st_ino
+    assert fetch().path == place.path
+    assert reference.stat().st_ino == before  # not written again
 
 
 def test_a_cache_that_cannot_be_written(fetch, tmp_path, monkeypatch):
