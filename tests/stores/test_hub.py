@@ -392,18 +392,27 @@ def test_progress_counts_the_bytes(fetch):
     assert progress.shown.done == progress.shown.total == sizes
 
 
-def test_the_command_line_names_the_commit_in_record_and_receipt(fetch, environment, tmp_path):
+def test_record_and_receipt_name_the_commit(fetch, tmp_path):
+    from bitnet_jax import api
+
+    out = tmp_path / "m.bitnet"
+    record = api.convert("hf://org/tiny@main", out, probe=False)
+    commit = hub_cache.commit_of(hub_cache.Repo("org/tiny"))
+    source = {"repo": "org/tiny", "revision": "main", "commit": commit}
+    assert record["source"] == source
+    assert json.loads((tmp_path / "m.receipt.json").read_text())["source"] == source
+    assert api.convert(out, tmp_path / "n.bitnet", probe=False)["source"] == {"path": str(out)}
+
+
+def test_the_command_line(fetch, environment, tmp_path):
     def bitnet(*words):
-        line = [sys.executable, "-m", "bitnet_cli.main", "model", *words, "--json"]
+        line = [sys.executable, "-m", "bitnet_cli.main", "model", "inspect", *words, "--json"]
         done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, timeout=120)
         return done.returncode, json.loads(done.stdout)
 
-    rc, refused = bitnet("convert", "hf://org/tiny", "-o", "m.bitnet", "--offline")
+    rc, refused = bitnet("hf://org/tiny", "--offline")
     assert (rc, refused["errors"][0]["code"]) == (69, "hub.offline")
-    rc, record = bitnet("convert", "hf://org/tiny@main", "-o", "m.bitnet")
-    assert rc == 0, record
-    commit = hub_cache.commit_of(hub_cache.Repo("org/tiny"))
-    source = {"repo": "org/tiny", "revision": "main", "commit": commit}
-    assert record["data"]["source"] == source
-    receipt = json.loads((tmp_path / "m.receipt.json").read_text())
-    assert receipt["source"] == source
+    rc, record = bitnet("hf://org/tiny")
+    assert (rc, record["data"]["source"]["repo"]) == (0, "org/tiny")
+    rc, again = bitnet("org/tiny")
+    assert (rc, again["data"]["digest"]) == (0, record["data"]["digest"])
