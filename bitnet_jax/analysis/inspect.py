@@ -45,7 +45,7 @@ def inspect(
     stored = stored_bytes(checkpoint)
     return {
         "path": str(path),
-        "source": checkpoint.source.to_json(),
+        **({"source": dict(checkpoint.source.origin)} if checkpoint.source.origin else {}),
         "format": checkpoint.source.format,
         "encoding": checkpoint.source.encoding,
         "digest": builder.result().to_json(),

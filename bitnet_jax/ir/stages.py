@@ -23,6 +23,7 @@ import jax.extend.core as jec
 
 from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.core.paths import atomic_file, os_failure
+from bitnet_jax.stores.address import require_local
 
 if TYPE_CHECKING:
     from bitnet_jax.ir.program import Program
@@ -53,6 +54,7 @@ def dump_passes(folder: str | os.PathLike | None) -> Iterator[None]:
     if folder is None:
         yield
         return
+    require_local(folder, "the folder of the stages", "write them to a local folder")
     dump = _Dump(Path(folder))
     token = _current.set(dump)
     try:

@@ -31,6 +31,7 @@ from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.runtime.stops import StopRules
 from bitnet_jax.runtime.stream import Piece, stream_text
 from bitnet_jax.runtime.tokenizer import Tokenizer
+from bitnet_jax.stores.address import require_local
 
 Stream = Callable[[str], object]
 
@@ -183,6 +184,7 @@ class Model:
         force: bool = False,
     ) -> Saved:
         """Writes the checkpoint that this model was read from, in any format."""
+        require_local(path, "what `save` writes", "`bj.convert` writes to a store")
         return save_checkpoint(
             self.checkpoint, Path(path), format=format, encoding=encoding, force=force
         )

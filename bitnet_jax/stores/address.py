@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.errors import Unavailable, UsageError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.S)
 # What `pathlib` makes of an address: the second slash is lost.
@@ -44,6 +44,19 @@ class Address:
     def child(self, name: str) -> Address:
         """The address of something in this folder."""
         return Address(self.scheme, f"{self.rest}/{name}")
+
+
+def require_local(name: str | os.PathLike | None, what: str, hint: str) -> None:
+    """Raises `Unavailable` when `name` is an address, where only a path will do yet.
+
+    Without this, `pathlib` would make a folder named ``gs:`` of it.
+    """
+    if name is not None and parse(name) is not None:
+        raise Unavailable(
+            "store.path_only",
+            f"{what} cannot be `{name}`: it must be a path, in this version",
+            hint,
+        )
 
 
 def parse(name: str | os.PathLike) -> Address | None:

@@ -62,7 +62,8 @@ def parse(address: Address) -> tuple[Repo, str]:
         raise UsageError(
             "hub.address",
             f"`{address}` names no model repository",
-            "write hf://org/name, hf://org/name@revision, or a file: hf://org/name/model.bitnet",
+            "write hf://org/name, hf://org/name@revision (a branch, tag or commit), or a file: "
+            "hf://org/name/model.bitnet",
         )
     return repo, "/".join(rest)
 

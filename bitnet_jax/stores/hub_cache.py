@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import BadData
 from bitnet_jax.core.paths import atomic_file, os_failure
 
 MAIN = "main"
@@ -44,22 +44,14 @@ class Repo:
 
 
 def parse_repo(text: str) -> Repo | None:
-    """Returns ``org/name`` or ``org/name@revision``, or None when `text` is no such thing.
-
-    Raises:
-      UsageError: the part after ``@`` cannot be a revision.
-    """
+    """Returns ``org/name`` or ``org/name@revision``, or None when `text` is no such thing."""
     name, at, revision = text.partition("@")
     if not _REPO.fullmatch(name) or ".." in name or "--" in name:
         return None
     if not at:
         return Repo(name)
     if not _REVISION.fullmatch(revision) or ".." in revision:
-        raise UsageError(
-            "hub.revision",
-            f"`{text}`: {revision[:80]!r} is no revision",
-            "give a branch, a tag or a commit, as in org/name@main",
-        )
+        return None
     return Repo(name, revision)
 
 
@@ -126,7 +118,7 @@ def make_folders(repo: Repo, commit: str) -> tuple[Path, Path]:
 
 def write_ref(repo: Repo, commit: str) -> None:
     """Notes which commit the revision has, once its files are here."""
-    if repo.revision == commit:
+    if commit_of(repo) == commit:  # a cache may be shared, and read-only
         return
     reference = repo.folder / "refs" / repo.revision
     try:

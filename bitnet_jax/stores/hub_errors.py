@@ -46,7 +46,8 @@ def told(address: Address, repo: Repo, endpoint: str, *, cuts: bool = False) -> 
     """Turns the client's errors into ours.
 
     Args:
-      cuts: a broken connection is a `Cut`, which is tried again, as a busy server always is.
+      cuts: a broken connection is a `Cut`, which is tried again, as a slow or busy
+        server always is.
     """
     import httpx2
     from huggingface_hub import errors
@@ -62,7 +63,7 @@ def told(address: Address, repo: Repo, endpoint: str, *, cuts: bool = False) -> 
             raise _busy(error.response) from error
         raise _of_status(error, address, repo, endpoint) from error
     except httpx2.TransportError as error:
-        if cuts:
+        if cuts or isinstance(error, httpx2.ReadTimeout):
             raise Cut(f"{type(error).__name__}: {error}".rstrip(": ")) from error
         raise Unavailable(
             "hub.unreachable",

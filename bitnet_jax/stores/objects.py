@@ -133,7 +133,7 @@ class Objects:
                 if not (blobs / file.identity).exists()
             )
             check_space(blobs, todo)
-            with self._reach.task(f"fetching {self._folder}", todo) as update:
+            with self._reach.task(f"fetching {self.origin['url']}", todo) as update:
                 for file in missing:
                     blob = blobs / file.identity
                     where = str(self._folder.child(file.name))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitnet_jax.core.errors import NoInput, UsageError, did_you_mean
-from bitnet_jax.stores import hub, objects, objects_errors
+from bitnet_jax.stores import hub, hub_cache, objects, objects_errors
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.store import Reach, Remote, Store
 
@@ -26,6 +26,11 @@ def store_of(address: Address) -> Store:
       UsageError: its scheme is in no row (code ``store.scheme``).
     """
     if address.scheme not in STORES:
+        page, _, repo = address.rest.partition("/")
+        if page == "huggingface.co" and hub_cache.parse_repo(repo):
+            raise UsageError(
+                "store.scheme", f"`{address}` is a page of the hub", f"write hf://{repo}"
+            )
         raise UsageError(
             "store.scheme",
             f"`{address}`: there is no store `{address.scheme}://`",

@@ -154,7 +154,8 @@ def _append(
 ) -> None:
     # The network's errors come from `blocks`, the disk's from here: both may be an OSError.
     try:
-        stream = open(part, "ab")
+        # Unbuffered: closing a buffered file tries the write that failed once more, and raises.
+        stream = open(part, "ab", buffering=0)
     except OSError as error:
         raise os_failure(error, "write", part) from error
     with stream:
@@ -167,10 +168,13 @@ def _append(
                     "run the same command again; a proxy on the way may be altering what it sends",
                 )
             try:
-                stream.write(block)
-                stream.flush()
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[stream.write(rest) :]
             except OSError as error:
-                raise os_failure(error, "write", part) from error
+                failure = os_failure(error, "write", part)
+                failure.hint = "what has arrived is kept; free some space, then run it again"
+                raise failure from error
             update(len(block))
 
 

@@ -80,7 +80,7 @@ class Upload:
                                 self._remove(old)
                     done.append(name)
                     self._put(name, files[name], update)
-        except BitnetError:
+        except BaseException:  # Ctrl-C too
             # What is left would be no model; still, nobody wants it.
             self._tidy([name for name in done if name not in there])
             raise

@@ -24,6 +24,7 @@ from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model, load
+from bitnet_jax.stores.address import require_local
 from bitnet_jax.train.config import TrainConfig, parse_config
 from bitnet_jax.train.data import heldout_windows
 from bitnet_jax.workflows.parity import Parity, compare_logits
@@ -71,6 +72,7 @@ def quickstart(
       CheckFailed: the receipt does not hold.
       Resumable: stopped by SIGTERM.
     """
+    require_local(output, "quickstart's folder", "write to a local folder")
     chosen = config or recipe(minutes, seed)
     make_folder(Path(output).absolute().parent)
     with owned(Path(output)):

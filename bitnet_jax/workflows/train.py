@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, Unavailable, UsageError
+from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
 from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.core.paths import atomic_file, make_folder, owned
 from bitnet_jax.formats.checkpoint import (
@@ -31,7 +31,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import FAMILIES, family_for, fresh_params
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
-from bitnet_jax.stores.address import parse
+from bitnet_jax.stores.address import parse, require_local
 from bitnet_jax.stores.store import Reach
 from bitnet_jax.stores.table import bring
 from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
@@ -293,15 +293,9 @@ def _check_fits(recipe: TrainConfig, spec: ModelSpec) -> None:
 
 def _check_start(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> None:
     """Refuses in a second what would be refused after minutes of tokenizing."""
-    for asked in (output, resume_from):
-        if asked is not None and (address := parse(asked)) is not None:
-            raise Unavailable(
-                "train.run_in_store",
-                f"a run's folder cannot be `{address}`: training into a store is not built yet in "
-                "this version",
-                "train into a local folder and copy it; the model alone can be written there: "
-                f"bitnet model convert RUN/{MODEL_FILE} -o {address}/{MODEL_FILE}",
-            )
+    hint = "train into a local folder; `bitnet model convert` writes its model to a store"
+    require_local(output, "a run's folder", hint)
+    require_local(resume_from, "the run that is resumed", "copy it to this machine")
     if resume_from is not None:
         resolve_checkpoint(Path(resume_from))
     elif output is not None:

@@ -102,7 +102,8 @@ def test_an_unknown_architecture_lists_the_known(place):
 def test_a_model_id_that_is_nowhere_is_not_fetched(place, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(place))
     ended = here("model", "inspect", "microsoft/bitnet-b1.58-2B-4T")
-    assert "local Hugging Face cache" in ended.refused(66, "model.not_found").hint
+    assert "hf://microsoft/bitnet-b1.58-2B-4T" in ended.refused(66, "model.not_found").hint
+    assert "local Hugging Face cache" in ended.err
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def hub(hub_process, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", hub_process.endpoint)
     monkeypatch.setenv("BITNET_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "2")
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     monkeypatch.setattr("bitnet_jax.stores.transfer.FIRST_WAIT", 0.01)
     hub_process.faults()
     return hub_process

@@ -184,6 +184,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    # A client that is killed on purpose is no news.
+    ThreadingHTTPServer.handle_error = lambda *args: None
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(server.server_port, flush=True)

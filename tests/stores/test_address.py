@@ -43,6 +43,9 @@ def test_an_unknown_scheme_lists_the_known():
         store_of(Address("http", "x"))
     assert caught.value.code == "store.scheme"
     with pytest.raises(UsageError) as caught:
+        store_of(Address("https", "huggingface.co/org/name"))
+    assert caught.value.hint == "write hf://org/name"
+    with pytest.raises(UsageError) as caught:
         store_of(Address("zz", "x"))
     assert all(name in caught.value.hint for name in STORES)
 

@@ -170,8 +170,8 @@ def test_a_killed_fetch_goes_on(fetch, hub, repos, environment):
 
 
 def test_a_stalled_connection_is_given_up_and_resumed(fetch, hub, repos, monkeypatch):
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.3")
-    hub.faults(cut={"name": WEIGHTS, "after": 8192, "times": 1, "stall": 3})
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    hub.faults(cut={"name": WEIGHTS, "after": 8192, "times": 1, "stall": 4})
     assert (fetch().path / WEIGHTS).read_bytes() == weights(repos)
     assert [row[2] for row in hub.asked(f"cdn/org/tiny/main/{WEIGHTS}")] == [None, "bytes=8192-"]
 
@@ -312,6 +312,30 @@ def test_a_full_disk_is_told_before_a_byte_is_fetched(fetch, hub, monkeypatch):
     assert not hub.asked("/resolve/")
 
 
+def test_a_disk_that_fills_up_keeps_what_arrived(hub, repos, environment):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+    line = (
+        limit + "from bitnet_jax.formats.locate import locate\n"
+        "from bitnet_jax.core.errors import IOFailure\n"
+        "try:\n    locate('hf://org/tiny')\n"
+        "except IOFailure as error:\n    print(error.code, '|', error.hint)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", line], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("io.disk_full | what has arrived is kept"), done.stderr
+    [part] = hub_cache.root().rglob("*.part")
+    assert part.read_bytes() == weights(repos)[:50000]
+
+
+def test_a_cache_that_is_shared_and_read_only(fetch, monkeypatch):
+    place = fetch()
+    reference = hub_cache.root() / "models--org--tiny" / "refs" / "main"
+    before = reference.stat().st_ino
+    assert fetch().path == place.path
+    assert reference.stat().st_ino == before  # not written again
+
+
 def test_a_cache_that_cannot_be_written(fetch, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file"))
@@ -369,18 +393,27 @@ def test_progress_counts_the_bytes(fetch):
     assert progress.shown.done == progress.shown.total == sizes
 
 
-def test_the_command_line_names_the_commit_in_record_and_receipt(fetch, environment, tmp_path):
+def test_record_and_receipt_name_the_commit(fetch, tmp_path):
+    from bitnet_jax import api
+
+    out = tmp_path / "m.bitnet"
+    record = api.convert("hf://org/tiny@main", out, probe=False)
+    commit = hub_cache.commit_of(hub_cache.Repo("org/tiny"))
+    source = {"repo": "org/tiny", "revision": "main", "commit": commit}
+    assert record["source"] == source
+    assert json.loads((tmp_path / "m.receipt.json").read_text())["source"] == source
+    assert api.convert(out, tmp_path / "n.bitnet", probe=False)["source"] == {"path": str(out)}
+
+
+def test_the_command_line(fetch, environment, tmp_path):
     def bitnet(*words):
-        line = [sys.executable, "-m", "bitnet_cli.main", "model", *words, "--json"]
+        line = [sys.executable, "-m", "bitnet_cli.main", "model", "inspect", *words, "--json"]
         done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, timeout=120)
         return done.returncode, json.loads(done.stdout)
 
-    rc, refused = bitnet("convert", "hf://org/tiny", "-o", "m.bitnet", "--offline")
+    rc, refused = bitnet("hf://org/tiny", "--offline")
     assert (rc, refused["errors"][0]["code"]) == (69, "hub.offline")
-    rc, record = bitnet("convert", "hf://org/tiny@main", "-o", "m.bitnet")
-    assert rc == 0, record
-    commit = hub_cache.commit_of(hub_cache.Repo("org/tiny"))
-    source = {"repo": "org/tiny", "revision": "main", "commit": commit}
-    assert record["data"]["source"] == source
-    receipt = json.loads((tmp_path / "m.receipt.json").read_text())
-    assert receipt["source"] == source
+    rc, record = bitnet("hf://org/tiny")
+    assert (rc, record["data"]["source"]["repo"]) == (0, "org/tiny")
+    rc, again = bitnet("org/tiny")
+    assert (rc, again["data"]["digest"]) == (0, record["data"]["digest"])

@@ -151,7 +151,7 @@ def test_an_object_that_was_replaced_is_read_anew(store, file, saved):
 
 
 def test_a_cut_is_mended_within_a_fetch(store, file, model):
-    store.faults(cut_get={"name": "m.bitnet", "skip": 2, "times": 2})
+    store.faults(cut_get={"name": "m.bitnet", "skip": 2, "times": 1})
     assert open_checkpoint(locate(file)).digest() == model.digest()
 
 
@@ -408,7 +408,25 @@ def test_a_run_in_a_store_is_refused_before_anything_is_read(option, tmp_path):
         [*line, option, "gs://b/run"], cwd=tmp_path, capture_output=True, timeout=120
     )
     assert done.returncode == 69
-    assert json.loads(done.stdout)["errors"][0]["code"] == "train.run_in_store"
+    assert json.loads(done.stdout)["errors"][0]["code"] == "store.path_only"
+    assert [item.name for item in tmp_path.iterdir()] == ["r.yaml"]
+
+
+def test_what_must_be_a_path_makes_no_folder_named_gs(model, tmp_path, monkeypatch):
+    from bitnet_jax import api
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("steps: 1\n")
+    for refused in (
+        lambda: api.quickstart("gs://b/q"),
+        lambda: api.train_start("r.yaml", output="gs://b/run"),
+        lambda: api.build_kernels("gs://b/kernels"),
+        lambda: api.Model(model).save("gs://b/m.bitnet"),
+        lambda: api.dump_passes("gs://b/stages").__enter__(),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            refused()
+        assert caught.value.code == "store.path_only"
     assert [item.name for item in tmp_path.iterdir()] == ["r.yaml"]
 
 
