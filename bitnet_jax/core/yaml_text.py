@@ -73,7 +73,11 @@ def parse(text: str, name: str, *, code: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        _check_events(text, name, code)
+        refused = _refused(text)
+        if refused is not None:
+            mark, problem, hint = refused
+            where = f"{name}:{mark.line + 1}:{mark.column + 1}"
+            raise ConfigError(code, f"{where}: {problem}", hint)
         tree = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -106,31 +110,30 @@ def place_of(table: Any, key: Any, name: str) -> str:
     return f"{name}:{line + 1}:{column + 1}"
 
 
-def _check_events(text: str, name: str, code: str) -> None:
-    """Refuses what is nested too deeply, tagged, or part of itself, before it is built."""
+def _refused(text: str) -> tuple[Any, str, str] | None:
+    """Returns what must not be built from `text` (its mark, the problem, a hint), or None.
+
+    What is nested too deeply, tagged, or part of itself: seen before anything recurses into it.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml import events as kinds
 
     open_anchors: list[str | None] = []
     for event in YAML(typ="rt", pure=True).parse(io.StringIO(text)):
-        where = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        tag = getattr(event, "tag", None)
+        if tag:
+            problem = f"the tag `{tag}` is not read: it could name code"
+            return event.start_mark, problem, "leave it out"
         if isinstance(event, kinds.CollectionStartEvent):
             open_anchors.append(event.anchor)
             if len(open_anchors) > MOST_DEPTH:
-                raise ConfigError(
-                    code, f"{where}: nested more than {MOST_DEPTH} deep", "mend the YAML"
-                )
+                return event.start_mark, f"nested more than {MOST_DEPTH} deep", "mend the YAML"
         elif isinstance(event, kinds.CollectionEndEvent):
             open_anchors.pop()
         elif isinstance(event, kinds.AliasEvent) and event.anchor in open_anchors:
-            raise ConfigError(
-                code, f"{where}: `*{event.anchor}` stands inside of what it names", "write it out"
-            )
-        tag = getattr(event, "tag", None)
-        if tag:
-            raise ConfigError(
-                code, f"{where}: the tag `{tag}` is not read: it could name code", "leave it out"
-            )
+            problem = f"`*{event.anchor}` stands inside of what it names"
+            return event.start_mark, problem, "write it out"
+    return None
 
 
 def _odd_scalar(text: str, name: str) -> str:
