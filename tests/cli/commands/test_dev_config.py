@@ -93,6 +93,10 @@ def test_set_and_unset_keep_all_else_of_the_file(bitnet, tmp_path):
     [
         (["set", "sede", "1"], 2, "settings.unknown_name"),
         (["set", "sevre.seed", "1"], 2, "settings.unknown_name"),
+        (["set", ".seed", "1"], 2, "settings.unknown_name"),
+        (["set", "serve..seed", "1"], 2, "settings.unknown_name"),
+        (["set", "", "1"], 2, "settings.unknown_name"),
+        (["set", "a b", "1"], 2, "settings.unknown_name"),
         (["set", "seed", "x"], 2, "settings.value"),
         (["set", "serve.seed", "-1"], 2, "cli.unknown_option"),
         (["set", "stop", "[1"], 2, "settings.value"),
@@ -152,3 +156,32 @@ def test_a_profile_is_private_to_its_user_and_a_bad_one_is_not_made(bitnet, home
     assert bitnet("dev", "profile", "list", "--set", "a=1").rc == 2
     bitnet("dev", "profile", "create", "p")
     assert (home / "profiles").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "serve = {seed = 1}\n",
+        "serve.seed = 1\n",
+        "[serve.generate]\n",
+        "[serve]\r\nseed = 1\r\n",
+        "",
+    ],
+)
+def test_however_a_file_is_written_it_can_be_changed_and_read_again(bitnet, tmp_path, before):
+    (tmp_path / "bitnet.toml").write_bytes(before.encode())
+    for name, value in (("serve.generate.seed", "7"), ("seed", "8"), ("serve.top-k", "9")):
+        assert bitnet("dev", "config", "set", name, value).rc == 0
+    text = 'a "quoted"\nline \u00e9 = [x]'
+    assert bitnet("dev", "config", "set", "serve.generate.prompt", text).rc == 0
+    rows = bitnet("dev", "config", "list", "serve.generate", "--json").envelope["data"]["settings"]
+    found = {row["name"]: row["value"] for row in rows}
+    assert (found["seed"], found["top-k"], found["prompt"]) == (7, 9, text)
+
+
+def test_a_link_stays_a_link(bitnet, tmp_path):
+    (tmp_path / "real.toml").write_text("seed = 1\n")
+    (tmp_path / "bitnet.toml").symlink_to("real.toml")
+    assert bitnet("dev", "config", "set", "seed", "2").rc == 0
+    assert (tmp_path / "bitnet.toml").is_symlink()
+    assert (tmp_path / "real.toml").read_text() == "seed = 2\n"
