@@ -116,8 +116,9 @@ def keys() -> list[str]:
 
 def _rows(group: str) -> list[tuple[str, registry.Command]]:
     """Returns (word, command) for what may follow a group: its commands, and their aliases."""
+    built = registry.built()
     found = [(name, registry.find(group, name)) for name in registry.names_in(group)]
-    return [(name, row) for name, row in found if row is not None and row.target is not None]
+    return [(name, row) for name, row in found if row is not None and row in built]
 
 
 def _add_command(below: Any, name: str, row: registry.Command) -> None:
