@@ -27,6 +27,12 @@ def split(dotted: str, but: frozenset[str]) -> tuple[str, str]:
     *above, key = dotted.split(".")
     place, name = " ".join(above), key.replace("-", "_")
     places = set(known) | set(registry.GROUPS)
+    if not all(dotted.split(".")):
+        raise UsageError(
+            "settings.unknown_name",
+            f"`{dotted}` is no name: a part of it is empty",
+            "write it as `max-tokens` or `serve.generate.max-tokens`",
+        )
     if place not in places:
         raise UsageError(
             "settings.unknown_name",
@@ -48,7 +54,8 @@ def readers(place: str, name: str) -> list[tuple[registry.Command, Parser]]:
     found = []
     for command in registry.built():
         if settings_file.covers(place, registry.words(command)):
-            parser = Parser(GlobalArgs, registry.load(command)[1])
+            words = registry.words(command)
+            parser = Parser(GlobalArgs, registry.load(command)[1], prog=f"bitnet {words}")
             if name in parser.fields:
                 found.append((command, parser))
     return found
@@ -72,17 +79,13 @@ def value_of(dotted: str, text: str, but: frozenset[str]) -> Any:
                 "settings.value", f"`{text}` is no list: {error}", """write ["a", "b"]"""
             ) from error
     value: Any = raw
-    for command, parser in readers(place, name):
+    for _, parser in readers(place, name):
         field = parser.fields[name]
         try:
             value = fit(parser, field, raw, f"`{dotted}`")
         except ConfigError as error:
-            words = registry.words(command)
-            raise UsageError(
-                "settings.value",
-                f"{error.message} (`bitnet {words}`)",
-                error.hint or f"`bitnet {words} --help` shows what it takes",
-            ) from error
+            hint = error.hint or f"`{parser.prog} --help` shows what it takes"
+            raise UsageError("settings.value", error.message, hint) from error
         if isinstance(value, list) and not isinstance(raw, list):
             value = [raw]
     return value if isinstance(value, bool | int | float | str | list) else str(value)
@@ -97,7 +100,9 @@ def put(text: str, dotted: str, value: Any) -> str:
     table: Any = document
     for name in above:
         if name not in table:
-            table[name] = tomlkit.table(is_super_table=name != above[-1])
+            inline = isinstance(table, tomlkit.items.InlineTable)
+            new = tomlkit.inline_table() if inline else tomlkit.table(name != above[-1])
+            table[name] = new
         table = table[name]
     table[_spelling(table, key)] = value
     return tomlkit.dumps(document)

@@ -34,6 +34,8 @@ _AGAIN_SECONDS = 0.02
 # A key that bounces, or a hasty second press, must not cut the tidying up short.
 _ONE_PRESS_SECONDS = 0.3
 _TELLING_SECONDS = 2.0
+# How long a press may seem to do nothing.
+_QUIET_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ class _Stops:
     """The handler; `waiting` while a signal is held back, `over` after the block."""
 
     def __init__(self) -> None:
-        self.waiting = self.over = False
+        self.waiting = self.over = self.said = False
         self.raised, self.since = float("-inf"), float("inf")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -100,12 +102,22 @@ class _Stops:
         if not _fragile(frame, patient):
             self.raised, self.since = time.monotonic(), float("inf")
             raise RAISED[number]
+        self._say_why()
         import threading
 
         self.waiting = True
         timer = threading.Timer(_AGAIN_SECONDS, self._again, (number,))
         timer.daemon = True
         timer.start()
+
+    def _say_why(self) -> None:
+        """Tells a person at a terminal, once, why the keys they pressed have no effect yet."""
+        if self.said or time.monotonic() - self.since < _QUIET_SECONDS:
+            return
+        self.said = True
+        with contextlib.suppress(OSError):  # stderr may be closed
+            if os.isatty(2):
+                os.write(2, b"\nstopping, once what JAX is about is done\n")
 
     def _again(self, number: int) -> None:
         self.waiting = False

@@ -73,8 +73,12 @@ def parse(text: str, name: str, *, code: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        refused = _refused_event(text)
-        tree = None if refused else YAML(typ="rt", pure=True).load(text)
+        refused = _refused(text)
+        if refused is not None:
+            mark, problem, hint = refused
+            where = f"{name}:{mark.line + 1}:{mark.column + 1}"
+            raise ConfigError(code, f"{where}: {problem}", hint)
+        tree = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context).split())
@@ -89,9 +93,6 @@ def parse(text: str, name: str, *, code: str) -> Any:
     except (ValueError, OverflowError) as error:  # a number or a date that is none
         where = _odd_scalar(text, name)
         raise ConfigError(code, f"{where}: {error}", "put it in quotes") from error
-    if refused:
-        line, column, problem, hint = refused
-        raise ConfigError(code, f"{name}:{line}:{column}: {problem}", hint)
     values = _expanded(tree, {})
     if values > MOST_VALUES:
         raise ConfigError(
@@ -109,28 +110,29 @@ def place_of(table: Any, key: Any, name: str) -> str:
     return f"{name}:{line + 1}:{column + 1}"
 
 
-def _refused_event(text: str) -> tuple[int, int, str, str] | None:
-    """What is nested too deeply, tagged, or part of itself, before it is built.
+def _refused(text: str) -> tuple[Any, str, str] | None:
+    """Returns what must not be built from `text` (its mark, the problem, a hint), or None.
 
-    Returns line, column, the problem and what to do; None where all is well.
+    What is nested too deeply, tagged, or part of itself: seen before anything recurses into it.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml import events as kinds
 
     open_anchors: list[str | None] = []
     for event in YAML(typ="rt", pure=True).parse(io.StringIO(text)):
-        where = (event.start_mark.line + 1, event.start_mark.column + 1)
+        tag = getattr(event, "tag", None)
+        if tag:
+            problem = f"the tag `{tag}` is not read: it could name code"
+            return event.start_mark, problem, "leave it out"
         if isinstance(event, kinds.CollectionStartEvent):
             open_anchors.append(event.anchor)
             if len(open_anchors) > MOST_DEPTH:
-                return *where, f"nested more than {MOST_DEPTH} deep", "mend the YAML"
+                return event.start_mark, f"nested more than {MOST_DEPTH} deep", "mend the YAML"
         elif isinstance(event, kinds.CollectionEndEvent):
             open_anchors.pop()
         elif isinstance(event, kinds.AliasEvent) and event.anchor in open_anchors:
-            return *where, f"`*{event.anchor}` stands inside of what it names", "write it out"
-        tag = getattr(event, "tag", None)
-        if tag:
-            return *where, f"the tag `{tag}` is not read: it could name code", "leave it out"
+            problem = f"`*{event.anchor}` stands inside of what it names"
+            return event.start_mark, problem, "write it out"
     return None
 
 
