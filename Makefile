@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart setup test test-heavy lint format bench clean system-packages
+.PHONY: help quickstart setup test test-heavy fuzz lint format bench clean system-packages
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -18,6 +18,7 @@ PACKAGES := tests/debian-packages.txt
 ARGS    ?=
 TESTS   ?= tests
 WORKERS ?= 2
+CONTAINER ?= bitnet
 
 # The first Python that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -39,6 +40,10 @@ test: $(STAMPS)/dev system-packages lint ## Lint and run the test suite (under 1
 test-heavy: PACKAGES += tests/debian-packages-heavy.txt
 test-heavy: $(STAMPS)/heavy system-packages ## Run the tests against torch, transformers, other machines
 	$(BIN)/python -m pytest -m heavy --timeout 1800 $(ARGS) $(TESTS)
+
+fuzz: $(STAMPS)/dev ## Fuzz a container: CONTAINER=bitnet ARGS=-max_total_time=60
+	$(PIP) -c $(PINS) -e '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz.run $(CONTAINER) $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, mypy and the layers
 	$(BIN)/ruff check .
@@ -90,7 +95,7 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml $(PINS)
 # torch first, and by itself: every other package that wants it then takes the one installed.
 $(STAMPS)/heavy: $(STAMPS)/dev
 	$(PIP) $(TORCH)
-	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3,release]'
+	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3,release,fuzz]'
 	@touch $@
 
 # Debian packages of the tests. Elsewhere, or without root, say what is missing and go on:

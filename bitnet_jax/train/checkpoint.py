@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,26 @@ def _remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_LOG = logging.getLogger(__name__)
+
+
+def _shown_unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
+    """As the hook `show`, but for writes that end after the first of them has failed.
+
+    They find the event loop closed, in threads of the storage library, which would print a
+    traceback for each.
+    """
+
+    def hook(what: Any) -> None:
+        value = what.exc_value
+        if isinstance(value, RuntimeError) and "Event loop is closed" in str(value):
+            _LOG.debug("a write that ended late: %s", value)
+        else:
+            show(what)
+
+    return hook
+
+
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
     """Turns what the storage library raises for a full disk, and the like, into `OSError`.
@@ -117,8 +138,11 @@ def _system_errors() -> Iterator[None]:
     """
     log = logging.getLogger("absl")
     before, log.disabled = log.disabled, True
+    show = sys.unraisablehook
+    sys.unraisablehook = _shown_unless_late(show)
     try:
         yield
+        sys.unraisablehook = show  # after a failure it stays: there are more to come
     except (ValueError, RuntimeError) as error:
         found = _OS_ERROR.search(str(error))
         if found is None:

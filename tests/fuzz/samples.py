@@ -30,12 +30,13 @@ def split(data: bytes, names: tuple[str, ...]) -> Sample:
     """The sample that an input stands for; one without borders is the first file alone."""
     borders = {name: BORDER % name.encode() for name in names}
     starts = sorted((data.find(border), name) for name, border in borders.items() if border in data)
+    if not starts:
+        return {names[0]: data}
     ends = [at for at, _ in starts[1:]] + [len(data)]
-    found = {
+    return {
         name: data[at + len(borders[name]) : end]
         for (at, name), end in zip(starts, ends, strict=True)
     }
-    return found or {names[0]: data}
 
 
 def write_seeds(container: str, folder: Path) -> None:

@@ -156,3 +156,38 @@ def test_ids_and_text_equal_those_of_transformers(tmp_path):
         assert BYTES.decode(BYTES.encode(text)) == theirs.decode(
             theirs(text)["input_ids"], skip_special_tokens=True
         )
+
+
+def test_a_token_that_no_text_can_hold_is_refused():
+    files = vocabularies.files(config={"bos_token": "\ud800"})
+    with pytest.raises(BadData) as caught:
+        Tokenizer.from_files(files)
+    assert caught.value.code == "tokenizer.special"
+    str(caught.value).encode()
+
+
+def test_a_tokenizer_that_is_taken_and_then_fails_is_an_error_not_a_panic():
+    found = json.loads(vocabularies.byte_level_json())
+    found["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False,
+    }  # fmt: skip
+    tokenizer = Tokenizer.from_files(vocabularies.files(json.dumps(found)))
+    with pytest.raises(BadData) as caught:
+        tokenizer.encode("a" * 100 + "!")
+    assert caught.value.code == "tokenizer.json" and len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_steps_that_make_a_text_grow_without_end(part):
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 32}
+    key = "normalizers" if part == "normalizer" else "decoders"
+    found = json.loads(vocabularies.byte_level_json())
+    for count, refused in ((1, False), (3, True)):
+        found[part] = {"type": "Sequence", key: [step] * count}
+        files = vocabularies.files(json.dumps(found))
+        if not refused:
+            Tokenizer.from_files(files)
+            continue
+        with pytest.raises(BadData, match="letters of one") as caught:
+            Tokenizer.from_files(files)
+        assert caught.value.code == "tokenizer.json"
