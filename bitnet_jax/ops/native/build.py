@@ -29,7 +29,7 @@ from bitnet_jax.core.errors import (
     Resumable,
     Unavailable,
 )
-from bitnet_jax.core.paths import atomic_file, check_output, lock
+from bitnet_jax.core.paths import atomic_file, check_output, lock, os_failure
 from bitnet_jax.core.system import foreign_owner, foreign_writers
 
 SOURCE_DIR = Path(__file__).parent
@@ -268,6 +268,8 @@ class wait_for_lock:
                 if time.monotonic() > self._deadline:
                     raise
                 time.sleep(0.05)
+            except OSError as error:
+                raise os_failure(error, "lock", self._path) from error
 
     def __exit__(self, *exception) -> None:
         self._held.__exit__(*exception)
