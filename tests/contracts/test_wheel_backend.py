@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -90,3 +92,20 @@ def test_a_library_of_the_cache_is_no_wheels_library():
 def test_the_source_tree_holds_no_prebuilt_library():
     assert not native.WHEEL_DIR.exists()
     assert native.WHEEL_DIR.parts[-4:] == wheel_backend.PREBUILT.parts
+
+
+def test_the_backend_needs_setuptools_alone(repo):
+    # pip builds in an environment that holds nothing else: what it imports of ours must not
+    # import what is not there.
+    program = (
+        "import sys, setuptools.build_meta, setuptools.command.bdist_wheel, "
+        "setuptools.command.build_py\n"
+        "before = set(sys.modules)\n"
+        "import wheel_backend\n"
+        "tops = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(tops - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=repo, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["bitnet_jax", "wheel_backend"]

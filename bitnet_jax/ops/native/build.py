@@ -274,6 +274,8 @@ class wait_for_lock:
                 if time.monotonic() > self._deadline:
                     raise
                 time.sleep(0.05)
+            except OSError as error:
+                raise os_failure(error, "lock", self._path) from error
 
     def __exit__(self, *exception) -> None:
         self._held.__exit__(*exception)

@@ -117,22 +117,31 @@ def obtain(environ: Mapping[str, str] = os.environ) -> Library:
     """
     if environ.get("BITNET_KERNELS"):
         return _prebuilt(Path(environ["BITNET_KERNELS"]))
-    folder = cache_dir("kernels")
-    build.check_private(folder)
+    try:
+        folder = cache_dir("kernels")
+        build.check_private(folder)
+    except BitnetError:
+        # A read-only home, or a cache that is not safe: the wheel's library needs neither.
+        found, _ = _of_wheel()
+        if found is None:
+            raise
+        return found
     may_compile = environ.get("BITNET_NO_COMPILE", "0") in ("", "0")
     compiler = build.find_compiler(environ) if may_compile else None
     if compiler is None:
         return _without_compiler(folder, may_compile)
     path = folder / build.library_name(compiler)
+    passed_over = None
+    if not path.exists():  # asked before the lock, which a read-only cache would not give
+        found, passed_over = _of_wheel()
+        if found is not None:
+            return found
     with build.wait_for_lock(folder / ".lock"):
         if path.exists():
             try:
                 return open_library(path, "cache")
             except BadData:
                 path.unlink()  # a crash or a bad disk: once more, and then it is an error
-        found, passed_over = _of_wheel()
-        if found is not None:
-            return found
         build.compile_library(compiler, path)
         try:
             return replace(open_library(path, "built"), passed_over=passed_over)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import BadData, CannotCreate, PermissionDenied, Unavailable
+from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate, PermissionDenied, Unavailable
 from bitnet_jax.ops.native import build
 from bitnet_jax.ops.native import library as native
 
@@ -240,6 +240,22 @@ def test_a_damaged_library_of_the_wheel_is_passed_over_and_said(
     with pytest.raises(Unavailable, match=why) as caught:
         native.obtain()
     assert caught.value.code == "kernel.no_compile"
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "not private", "no lock"])
+def test_the_wheel_needs_no_cache(world, wheel, monkeypatch, trouble):
+    folder = world / "cache" / "kernels"
+    if trouble == "no folder":
+        (world / "cache").write_text("a file")  # as a home that cannot be written
+    else:
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / ".lock").mkdir()  # a lock that cannot be taken
+    if trouble == "not private":
+        folder.chmod(0o777)
+    assert native.obtain().origin == "wheel"
+    monkeypatch.setattr(native, "WHEEL_DIR", world / "none")
+    with pytest.raises(BitnetError):
+        native.obtain()
 
 
 def test_a_library_for_another_interface_of_xla_is_refused(world, wheel, monkeypatch):
