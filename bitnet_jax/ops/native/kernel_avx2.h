@@ -140,7 +140,12 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
-static bool Usable() { return __builtin_cpu_supports("avx2"); }
+// Asked for, since not every runtime library asks the processor by itself when it is loaded
+// (zig's does not, and then every question is answered with no).
+static bool Usable() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2");
+}
 
 static const Kernel kKernel = {"avx2", Usable, Quantize<float>, Quantize<uint16_t>,
                                Sum,    Accumulate};
@@ -200,7 +205,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
 
 // cpuid leaf 7.1, EAX bit 4; __builtin_cpu_supports knows the name only in later compilers.
 static bool Usable() {
-  if (!__builtin_cpu_supports("avx2")) return false;
+  if (!avx2::Usable()) return false;
   unsigned eax, ebx, ecx, edx;
   __asm__ volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(0));
   if (eax < 1) return false;

@@ -207,6 +207,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
 }
 
 static bool Usable() {
+  __builtin_cpu_init();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
