@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 
+#include "cpu_x86.h"
 #include "kernel.h"
 
 namespace bitnet {
@@ -140,7 +141,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
-static bool Usable() { return __builtin_cpu_supports("avx2"); }
+static bool Usable() { return HasAvx2(); }
 
 static const Kernel kKernel = {"avx2", Usable, Quantize<float>, Quantize<uint16_t>,
                                Sum,    Accumulate};
@@ -198,15 +199,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   avx2::AccumulateWith(kTiles, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
-// cpuid leaf 7.1, EAX bit 4; __builtin_cpu_supports knows the name only in later compilers.
-static bool Usable() {
-  if (!__builtin_cpu_supports("avx2")) return false;
-  unsigned eax, ebx, ecx, edx;
-  __asm__ volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(0));
-  if (eax < 1) return false;
-  __asm__ volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(1));
-  return (eax >> 4) & 1;
-}
+static bool Usable() { return HasAvxVnni(); }
 
 static const Kernel kKernel = {"avx_vnni", Usable,    avx2::Quantize<float>,
                                avx2::Quantize<uint16_t>, avx2::Sum, Accumulate};

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include "cpu_x86.h"
 #include "kernel.h"
 
 namespace bitnet {
@@ -206,11 +207,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   }
 }
 
-static bool Usable() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
-}
+static bool Usable() { return HasAvx512Vnni(); }
 
 static const Kernel kKernel = {"avx512_vnni",      Usable, Quantize<float>,
                                Quantize<uint16_t>, Sum,    Accumulate};
