@@ -62,6 +62,8 @@ def _stopped(stop: BaseException, argv: list[str], three: Three) -> int:
     error = as_error(stop)
     if not stdout.written:
         return _fail_early(error, argv, three)
+    if stdout.outcome is not None:
+        return stdout.outcome
     if not stderr.told:
         talk(result_of(stop), _streams(three), quiet=False, said=[])
     return error.exit_code

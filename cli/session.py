@@ -27,7 +27,7 @@ from .options import GlobalArgs, load_plugins
 from .render import RENDERERS, render, talk, write_export
 from .report import check_page, page_file, write_page
 from .result import CommandResult
-from .signals import Terminated
+from .signals import Terminated, telling
 from .stdio import OutputClosed
 
 
@@ -240,7 +240,9 @@ def finish(
     try:
         if result.errors or result.warnings:
             streams.end_line()
-        render(result, words, emit, streams)
+        with telling(exit_codes.INTERRUPTED):  # a record that stands whole is the outcome
+            render(result, words, emit, streams)
+            streams.stdout.outcome = result.exit_code
     except OutputClosed:
         pass  # the reader has read enough: the outcome stays what it is
     except IOFailure as error:

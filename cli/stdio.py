@@ -73,9 +73,11 @@ class Output(_Stream):
     Attributes:
       line_open: whether what was written last ended within a line.
       written: whether anything was.
+      outcome: the exit code of the record that was written whole, once it was.
     """
 
     line_open = written = False
+    outcome: int | None = None
 
     def write(self, text: str) -> int:
         if text:
