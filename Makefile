@@ -39,7 +39,7 @@ test: $(STAMPS)/dev system-packages lint ## Lint and run the test suite (under 1
 
 test-heavy: PACKAGES += tests/debian-packages-heavy.txt
 test-heavy: $(STAMPS)/heavy system-packages ## Run the tests against torch, transformers, other machines
-	$(BIN)/python -m pytest -m heavy --timeout 1800 $(ARGS) $(TESTS)
+	$(BIN)/python -m pytest -m heavy -n $(WORKERS) --dist loadfile --timeout 1800 $(ARGS) $(TESTS)
 
 fuzz: $(STAMPS)/dev ## Fuzz a container: CONTAINER=bitnet ARGS=-max_total_time=60
 	$(PIP) -c $(PINS) -e '.[dev,fuzz]'

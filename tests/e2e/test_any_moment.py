@@ -69,6 +69,7 @@ LINES = {
 OUTPUTS = {"a setting is written": ["bitnet.toml"]}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", LINES)
 def test_a_light_command(name, tmp_path, monkeypatch):
     monkeypatch.setenv("BITNET_CONFIG_DIR", str(tmp_path / "config"))

@@ -56,6 +56,7 @@ SMALL_DISKS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SMALL_DISKS)
 def test_a_full_disk(name, place):
     line, size = SMALL_DISKS[name]
@@ -113,6 +114,7 @@ def littered(place) -> bool:
     return any(path.name.startswith(".bitnet-") for path in place.rglob("*"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", [name if name == "convert" else pytest.param(name, marks=heavy) for name in KILLED]
 )
@@ -179,6 +181,7 @@ def newest(place) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
+@pytest.mark.heavy
 def test_a_second_run_in_the_same_folder_is_busy(place):
     (place / "run").mkdir()
     with paths.owned(place / "run"):

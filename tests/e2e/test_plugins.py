@@ -178,6 +178,7 @@ def packaged(installed, folder, monkeypatch):
     return run
 
 
+@pytest.mark.heavy
 def test_an_installed_package_needs_no_option(packaged, trained, folder):
     record = packaged("train", "start", "-c", "recipe.yaml", "-o", "packaged").data
     assert record["digest"] == trained["digest"]  # the same recipe, the same bits
@@ -220,6 +221,7 @@ def test_a_broken_package_is_said_and_breaks_nothing_else(packaged, installed, t
 
 
 # ------------------------------------------------------------------------------ the page
+@pytest.mark.heavy
 def test_the_page_is_under_a_hundred_lines_and_all_its_commands_run(tmp_path, monkeypatch):
     text = PAGE.read_text()
     page_plugin(tmp_path)

@@ -133,6 +133,7 @@ def test_an_existing_folder_is_left_alone(made, small, tmp_path):
     assert (other / "chapter.txt").read_text() == "mine"
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_file(made, small, tmp_path):
     folder, record = made
     again = quickstart(tmp_path / "again", config=small)

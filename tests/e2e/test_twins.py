@@ -16,6 +16,9 @@ import pytest
 
 from tests.e2e.terminal import finish, here, sha256, spawn, start
 
+# Each builds and runs a model of the real vocabulary.
+pytestmark = pytest.mark.heavy
+
 LAYERS = 2
 SEED = 11
 TWINS = ("packed", "master")
