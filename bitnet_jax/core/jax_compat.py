@@ -233,7 +233,8 @@ def in_auto_axes(function: Callable[..., Any], out_sharding: Any) -> Callable[..
     """
     if out_sharding is None:
         return function
-    return jax.sharding.auto_axes(function, out_sharding=out_sharding)
+    axes = tuple(out_sharding.mesh.explicit_axes)  # not those that a shard_map has taken
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=out_sharding)
 
 
 def replicated(sharding: Any) -> Any:

@@ -48,6 +48,9 @@ class Mode(Protocol):
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Any other use: returns the float array to go on with, or raises."""
 
+    def quantizes(self, view: ParamView) -> bool:
+        """True if products with this parameter are quantized."""
+
     def constant(self, value: Any) -> Any:
         """A value that the function closes over: itself, or a view of it."""
 

@@ -20,6 +20,10 @@ from bitnet_jax.passes.geometry import arranged_scale
 class StatelessMode:
     """Base of the modes that need nothing from outside a body, and tap nothing."""
 
+    def quantizes(self, view: ParamView) -> bool:
+        """True if products with this parameter are quantized."""
+        return False
+
     def constant(self, value: Any) -> Any:
         """Closed-over values are values: the plan has looked at them."""
         return value
@@ -57,10 +61,6 @@ class FloatMode(StatelessMode):
             return floats
         kept = arranged_scale(mask, view).astype(floats.dtype)
         return floats - lax.stop_gradient(floats * (1 - kept))
-
-    def quantizes(self, view: ParamView) -> bool:
-        """True if products with this parameter are quantized."""
-        return False
 
     def product(self, context: Context, eqn: Any, view: ParamView, side: int, other: Any) -> Any:
         """A quantized `dot_general`."""

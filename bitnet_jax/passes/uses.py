@@ -180,9 +180,16 @@ class CollectMode(StatelessMode):
         """Records a lookup of rows."""
         index, rule = rule_for(self.rules, view.name, "gather")
         where = context.at(eqn)
-        if rule is not None and not is_row_lookup(eqn, view):
+        rows = is_row_lookup(eqn, view)
+        if rule is not None and not rows:
             why = "only whole rows of a 2-D table are looked up quantized"
             self.refuse(unfollowable(view, where, why))
+        _, dot = rule_for(self.rules, view.name, "dot")
+        if rule is None and dot is not None and not rows and not view.constant:
+            # Columns, or rows in a product's order: what comes of them may be multiplied.
+            why = "an index chooses parts of it that are no rows of a table"
+            hint = "choose from what is multiplied: (x @ w)[:, index]"
+            self.refuse(unfollowable(view, where, why, hint))
         self.uses.append(Use(view.name, "gather", index, primitive=eqn.primitive.name, where=where))
         return eqn.outvars[0].aval
 
@@ -202,7 +209,10 @@ class CollectMode(StatelessMode):
         _, rule = rule_for(self.rules, view.name, "dot")
         # A gain of shape (1, n) is a vector too; one that a rule names is not passed over.
         long = sum(size > 1 for size in view.shape)
-        matrix = long > 1 or (rule is not None and rule.is_exact and len(view.shape) > 1)
+        named = rule is not None and rule.is_exact
+        # One that a branch chooses or a loop changes may be multiplied there: no gain does that.
+        enters = eqn is not None and eqn.primitive.name in ("cond", "scan", "while")
+        matrix = long > 1 or ((named or enters) and len(view.shape) > 1)
         if rule is not None and matrix and not view.constant:
             hint = HINTS.get("result" if eqn is None else eqn.primitive.name)
             if any(call.params.get("name") in QAT_CALLS for call in context.enclosing):

@@ -130,3 +130,84 @@ def test_a_scan_that_returns_the_layers_it_went_through(remat):
     np.testing.assert_array_equal(jax.jit(bj.ternarize(fn, rules))({"w": w}, x), want)
     packed = bj.pack(fn, {"w": w}, rules, x)
     np.testing.assert_array_equal(bj.ternarize(fn, rules, mode="packed")(packed, x), want)
+
+
+CARRIED = {
+    "while": lambda p, x, o: jax.lax.while_loop(
+        lambda c: c[0] < 2,
+        lambda c: (c[0] + 1, jax.nn.relu(c[1] @ c[2]), o),
+        (0, x + p["w"][jnp.arange(2)], p["w"]),
+    )[1],
+    "scan": lambda p, x, o: jax.lax.scan(
+        lambda c, _: ((jax.nn.relu(c[0] @ c[1]), o), None),
+        (x + p["w"][jnp.arange(2)], p["w"]),
+        None,
+        length=2,
+    )[0][0],
+}
+
+
+@pytest.mark.parametrize("loop", CARRIED)
+def test_a_weight_that_a_loop_replaces_is_refused_though_it_is_looked_up_too(loop):
+    w = jnp.asarray(RNG.normal(size=(16, 16)), jnp.float32)
+    with pytest.raises(UsageError, match=f"it reaches `{loop}`") as caught:
+        bj.ternarize(CARRIED[loop], [bj.Rule("**")])({"w": w}, jnp.ones((2, 16)), w)
+    assert caught.value.code == "transform.unfollowable"
+
+
+def test_a_scan_over_merged_axes_is_refused_though_a_callback_looks_at_the_stack():
+    def fn(p, x):
+        jax.debug.callback(lambda w: None, p["w"])
+        stack = p["w"].reshape(4, 16, 16)
+        return jax.lax.scan(lambda c, w: (jax.nn.relu(c @ w), None), x, stack)[0]
+
+    w = jnp.asarray(RNG.normal(size=(2, 2, 16, 16)), jnp.float32)
+    with pytest.raises(UsageError, match="it reaches `scan`"):
+        bj.ternarize(fn, [bj.Rule("**")])({"w": w}, jnp.ones((2, 16)))
+
+
+def test_a_stack_that_was_split_and_merged_again_is_the_stack():
+    def fn(p, x):
+        stack = p["w"].reshape(2, 2, 16, 16).reshape(4, 16, 16)
+        return jax.lax.scan(lambda c, w: (jax.nn.relu(c @ w), None), x, stack)[0]
+
+    def plain(p, x):
+        return jax.lax.scan(lambda c, w: (jax.nn.relu(c @ w), None), x, p["w"])[0]
+
+    w, rules = jnp.asarray(RNG.normal(size=(4, 16, 16)), jnp.float32), [bj.Rule("**")]
+    x = jnp.asarray(RNG.normal(size=(2, 16)), jnp.float32)
+    want = bj.ternarize(plain, rules)({"w": w}, x)
+    np.testing.assert_array_equal(bj.ternarize(fn, rules)({"w": w}, x), want)
+    packed = bj.pack(fn, {"w": w}, rules, x)
+    np.testing.assert_array_equal(bj.ternarize(fn, rules, mode="packed")(packed, x), want)
+
+
+CHOSEN = {
+    "columns": lambda p, x: x @ p["w"][:, jnp.arange(16)[::-1]] + x @ p["v"],
+    "a row of kernels": lambda p, x: x @ p["k"][x[0, 0].astype(int)] + x @ p["v"],
+    "a branch": lambda p, x: x @ jax.lax.cond(x[0, 0] > 0, lambda a: a[0], lambda a: a[1], p["k"]),
+}
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_parts_that_an_index_or_a_branch_chooses_are_no_table_under_a_wildcard(case):
+    shapes = {"w": (16, 16), "v": (16, 16), "k": (3, 16, 1)}
+    params = {n: jnp.asarray(RNG.normal(size=s), jnp.float32) for n, s in shapes.items()}
+    x = jnp.asarray(RNG.normal(size=(2, 16)), jnp.float32)
+    with pytest.raises(UsageError, match="cannot be quantized"):
+        bj.ternarize(CHOSEN[case], [bj.Rule("**")])(params, x)
+
+
+def test_a_derivative_rule_that_mixes_value_and_tangent_in_a_loop_is_refused():
+    def g(w, x):
+        return jax.lax.scan(lambda c, _: (jax.nn.relu(c @ w), None), x, None, length=2)[0]
+
+    f = jax.custom_jvp(g)
+    f.defjvp(lambda primals, tangents: jax.jvp(g, primals, tangents))
+    qat = bj.ternarize(lambda p, x: f(p["w"], x), [bj.Rule("**")])
+    params = {"w": jnp.asarray(RNG.normal(size=(16, 16)), jnp.float32)}
+    x = jnp.ones((2, 16))
+    assert qat(params, x).shape == (2, 16)
+    with pytest.raises(UsageError, match=r"test_found_by_review.py:\d+") as caught:
+        jax.grad(lambda p: qat(p, x).sum())(params)
+    assert caught.value.code == "transform.derivative_mixed"

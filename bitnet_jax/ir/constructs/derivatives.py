@@ -80,6 +80,16 @@ def _custom_jvp(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         ]
         out = inner.shut(eqn, jaxpr, [*args, *directions])
         half = len(out) // 2
+        quantized = [v for v in args if isinstance(v, ParamView) and inner.mode.quantizes(v)]
+        if quantized and any(isinstance(x, Tangent) for x in out[:half]):
+            raise UsageError(
+                "transform.derivative_mixed",
+                f"the derivative rule of the function at {jax_compat.source_line(eqn)} computes "
+                f"value and tangent together in a loop, a branch or a remat that "
+                f"`{quantized[0].name}` may enter: they cannot be told apart there",
+                "let the rule call the function itself for the value, and only the tangent be "
+                "jax.jvp's; or leave the rule out: JAX differentiates the ternary function",
+            )
         primal = [x.array if isinstance(x, Tangent) else x for x in out[:half]]
         return inner.plain(eqn, primal), [
             x.array if isinstance(x, Tangent) else x for x in inner.plain(eqn, out[half:])

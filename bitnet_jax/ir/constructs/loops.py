@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -41,22 +40,43 @@ def _scan_element(view: ParamView) -> ParamView | None:
     return whole or arrange.part(view)
 
 
-def _abstract_element(stack: Any) -> Any:
-    if isinstance(stack, ParamView):
-        return _scan_element(stack) or stack
-    return jax.core.ShapedArray(stack.shape[1:], stack.dtype)
+def _entering(context: Context, eqn: Any, view: Any, kept: Any, var: Any) -> Any:
+    """What enters a body where `view` goes in: `kept` of it, or floats, by the mode's leave.
+
+    A view that the construct's own rule makes an array must not be followed as a weight: the
+    plan would count on a product that is then float.
+    """
+    if not isinstance(view, ParamView) or kept is not None:
+        return view if kept is None else kept
+    context.plain(eqn, [view])
+    return var.aval
+
+
+def _carry_entering(
+    context: Context, eqn: Any, carry: Sequence[Any], passed: Mapping[int, Any], inputs: Any
+) -> list[Any]:
+    """The carry: a view that the body hands on stays one, one that it changes is floats."""
+    return [
+        _entering(context, eqn, value, passed.get(index), var)
+        for index, (value, var) in enumerate(zip(carry, inputs, strict=True))
+    ]
 
 
 def _scan_bodies(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     consts, carry, stacks = _scan_parts(eqn, values)
-    return [(eqn.params["jaxpr"], [*consts, *carry, *map(_abstract_element, stacks)])]
+    inputs = eqn.params["jaxpr"].jaxpr.invars[len(consts) :]
+    entering = _carry_entering(context, eqn, carry, passed_on(eqn, values), inputs[: len(carry)])
+    for stack, var in zip(stacks, inputs[len(carry) :], strict=True):
+        element = _scan_element(stack) if isinstance(stack, ParamView) else var.aval
+        entering.append(_entering(context, eqn, stack, element, var))
+    return [(eqn.params["jaxpr"], [*consts, *entering])]
 
 
 def _stack_first(view: ParamView, element: ParamView) -> list[Any]:
     """A view's leaves with the axis that a scan slices, or its major part, in front of each."""
     source = view.axes[0][0].axis
-    count = view.axes[0][0].size
     regrouped = len(element.shape) == len(view.shape)
+    count = view.axes[0][0].size if regrouped else view.current_shape[0]
 
     def first(array: Any, at: int) -> Any:
         if regrouped and array.shape[at] != 1:
@@ -128,6 +148,8 @@ def _while_parts(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any],
 def _while_bodies(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     cond, body, carry = _while_parts(eqn, values)
     params = eqn.params
+    inputs = params["body_jaxpr"].jaxpr.invars[len(body) :]
+    carry = _carry_entering(context, eqn, carry, passed_on(eqn, values), inputs)
     return [(params["body_jaxpr"], [*body, *carry]), (params["cond_jaxpr"], [*cond, *carry])]
 
 
