@@ -113,6 +113,13 @@ def test_a_store_is_named_as_it_is_written(bitnet, fake_api):
     assert not Path("gs:").exists()
 
 
+def test_the_root_is_a_folder_like_any_other(bitnet, fake_api):
+    calls = []
+    fake_api(convert=lambda **asked: calls.append(asked["output"]) or {}, converted=None)
+    assert bitnet("model", "convert", "a.hf", "b.hf", "-O", "/").rc == 0
+    assert calls == ["/a.bitnet", "/b.bitnet"]
+
+
 def test_a_folder_named_by_dots_is_named_as_it_is_called(bitnet, api, monkeypatch):
     Path("here/in").mkdir(parents=True)
     monkeypatch.chdir("here/in")
@@ -195,6 +202,13 @@ def test_a_manifest_gives_each_its_options(bitnet, api):
         ("inspect --manifest nowhere", 66, "no manifest"),
         ("inspect --model=", 2, "the name is empty"),
         ("convert a.hf --output=", 2, "the name is empty"),
+        ("convert a.hf b.hf --output-dir=", 2, "the name is empty"),
+        ("convert a.hf -o D --manifest=", 2, "the name is empty"),
+        ("convert a.hf -o D --settings=", 2, "the name is empty"),
+        ("convert a.hf -o D --report=", 2, "the name is empty"),
+        ("convert a.hf -o D --export-json=", 2, "the name is empty"),
+        ("convert a.hf -o D --log-file=", 2, "the name is empty"),
+        ("convert a.hf -o D --dump-passes=", 2, "the name is empty"),
     ],
 )
 def test_what_cannot_be(bitnet, api, line, rc, words):
