@@ -231,11 +231,10 @@ def force_option(help: str = "replace the output if it exists"):
     return option("-F", "--force", default=False, help=help)
 
 
-def record_force_option():
-    """--force of a command that writes nothing but its record."""
-    return force_option(
-        "replace the files of --report, --export-json and --output-dir if they exist"
-    )
+def record_force_option(*, several: bool = False):
+    """--force of a command that writes nothing but its record, or those of `several` models."""
+    files = "--report, --export-json and --output-dir" if several else "--report and --export-json"
+    return force_option(f"replace the files of {files} if they exist")
 
 
 def resume_option():

@@ -52,7 +52,7 @@ class ValidateArgs(ManyModelsArgs, ModelArgs):
     )
     jobs: int = jobs_option("how many models at once, each in a process")
     output: Optional[str] = page_option()
-    force: bool = record_force_option()
+    force: bool = record_force_option(several=True)
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:
