@@ -61,7 +61,7 @@ class Records:
         try:
             record = json.loads(text)
             ours = record["schema"] == SCHEMA and record["command"] == ctx.command
-            made_of, errors = record["made_of"], record["errors"]
+            made_of, errors, warnings = record["made_of"], record["errors"], record["warnings"]
         except (ValueError, TypeError, KeyError, RecursionError):
             ours = False
         if not ours:
@@ -74,7 +74,7 @@ class Records:
             return None
         if made_of is None or made_of != _made_of(item) or item.args.force:
             return None
-        return CommandResult(record["data"], record["ok"], record["exit_code"], [], errors)
+        return CommandResult(record["data"], record["ok"], record["exit_code"], warnings, errors)
 
     def keep(self, item: Item, result: CommandResult, ctx: Context) -> None:
         """Writes the record of a model."""
@@ -107,7 +107,7 @@ class Models:
     def done(self, item: Item, ctx: Context) -> CommandResult | None:
         """Returns the result that stands already and still holds, or None."""
         record = None if item.args.force else self.made(item)
-        return None if record is None else CommandResult.of({**record, "warnings": []})
+        return None if record is None else CommandResult.of(record)
 
     def keep(self, item: Item, result: CommandResult, ctx: Context) -> None:
         """The command has written it."""
@@ -132,9 +132,11 @@ def each(
     Raises:
       UsageError: options that exclude each other, or two models with one output.
     """
+    written = written or Records()
+    if isinstance(written, Models):
+        args = _one_place(args, ctx)
     if len(args.model) == 1 and args.manifest is None and args.output_dir is None:
         return one(args.model[0], args, ctx)
-    written = written or Records()
     items = _items(args, ctx, written)
     results: list[CommandResult | None] = [None] * len(items)
     skipped: set[int] = set()
@@ -169,6 +171,24 @@ def _stopped(stop: BaseException, items: Sequence[Item], done: int) -> BitnetErr
         return told
     stop.__cause__ = told
     return as_error(stop)
+
+
+def _one_place(args: Any, ctx: Context) -> Any:
+    """Returns `args` with --output or --output-dir: what was typed wins over the settings.
+
+    Raises:
+      UsageError: both were typed, or neither (the settings say both).
+    """
+    names = [name for name in ("output", "output_dir") if getattr(args, name) is not None]
+    if len(names) < 2:
+        return args
+    typed = [name for name in names if ctx.settings[name].origin == "command line"]
+    if len(typed) != 1:
+        raise UsageError(
+            "cli.clash", "--output and --output-dir exclude each other", "leave one of them out"
+        )
+    [other] = set(names) - set(typed)
+    return dataclasses.replace(args, **{other: None})
 
 
 def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:

@@ -54,14 +54,21 @@ def told(record: Mapping[str, Any]) -> list[Told]:
     ]
 
 
-def _findings(data: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yields the rows of any list in `data` that say how a check went, and the file checked."""
-    file = next((str(data[key]) for key in ("model", "file", "path") if data.get(key)), "")
+def _findings(data: Mapping[str, Any], model: str = "") -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yields the rows of any list in `data` that say how a check went, and the file checked.
+
+    Of several models (`batch`) each has its own record in a row, and is the file of its findings.
+    """
+    named = (str(data[key]) for key in ("model", "file", "path") if data.get(key))
+    file = model or next(named, "")
     for rows in data.values():
-        if isinstance(rows, list):
-            for row in rows:
-                if isinstance(row, Mapping) and ("severity" in row or "passed" in row):
-                    yield row, str(row.get("file") or file)
+        for row in rows if isinstance(rows, list) else ():
+            if not isinstance(row, Mapping):
+                continue
+            if "severity" in row or "passed" in row:
+                yield row, str(row.get("file") or file)
+            elif "model" in row and isinstance(row.get("data"), Mapping):
+                yield from _findings(row["data"], str(row["model"]))
 
 
 def _finding(row: Mapping[str, Any], file: str) -> Told:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_jax.core.errors import ConfigError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BitnetError, ConfigError, UsageError, did_you_mean
 
 from . import profiles, registry, settings_file
 from .args import Parser, as_texts
@@ -47,6 +47,11 @@ NOT_IN_PROFILES = frozenset({"settings", "profile"})
 LAYERS = ("environment", "settings file", "workspace", "profile", "default")
 
 
+# These run although the profile in force is missing: with them it is mended.
+MENDERS = frozenset({"dev config", "dev profile"})
+MENDED = frozenset({"settings.unknown_profile", "settings.profile_name"})
+
+
 class Setting(NamedTuple):
     """A value and where it came from."""
 
@@ -75,7 +80,7 @@ def resolve(
       ConfigError: an unknown name or a value that does not fit, outside the command line.
       NoInput: the settings file named does not exist.
     """
-    found = layers(parser, command, typed, env, cwd)
+    found = layers(parser, command, typed, env, cwd, mend=registry.words(command) in MENDERS)
     return {
         name: next(said(parser, field, typed, found))[1] for name, field in parser.fields.items()
     }
@@ -101,8 +106,13 @@ def layers(
     typed: Mapping[str, Any],
     env: Mapping[str, str],
     cwd: Path,
+    *,
+    mend: bool = False,
 ) -> list[Layer]:
-    """Returns the layers between the command line and the defaults, the strongest first."""
+    """Returns the layers between the command line and the defaults, the strongest first.
+
+    With `mend`, a profile that is missing is none, unless it was typed.
+    """
     words = registry.words(command)
     found = [Layer("environment", None, _environment(parser, env))]
 
@@ -116,7 +126,12 @@ def layers(
     workspace = find_workspace(cwd)
     if workspace is not None:
         file(workspace, "workspace", but=NOT_IN_FILES, check=check_workspace)
-    profile = profile_file(parser, typed, found, env)
+    try:
+        profile = profile_file(parser, typed, found, env)
+    except BitnetError as error:
+        if not mend or "profile" in typed or error.code not in MENDED:
+            raise
+        profile = None
     if profile is not None:
         file(profile, "profile", but=NOT_IN_PROFILES, check=check_profile)
     return found

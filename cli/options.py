@@ -94,12 +94,14 @@ class GlobalArgs:
         "--export-json",
         nargs="?",
         const="-",
+        type=named,
         metavar="FILE",
         help="write the record's data as JSON to FILE; without FILE to stdout, for the table",
     )
     report: Optional[str] = option(
         "-R",
         "--report",
+        type=named,
         metavar="FILE",
         help="also write the record as one HTML page with charts, which opens offline",
     )
@@ -107,7 +109,7 @@ class GlobalArgs:
         default="auto", help="bar on a terminal, lines in a log, JSON lines, or nothing"
     )
     settings: Optional[str] = option(
-        "-S", "--settings", metavar="FILE", help="settings file (TOML, YAML or JSON)"
+        "-S", "--settings", type=named, metavar="FILE", help="settings file (TOML, YAML or JSON)"
     )
     profile: Optional[str] = option(
         metavar="NAME",
@@ -120,7 +122,7 @@ class GlobalArgs:
         "-N", "--no-input", default=False, help="never ask; a missing option is an error"
     )
     log_file: Optional[str] = option(
-        "-L", "--log-file", metavar="FILE", help="also write the log to FILE"
+        "-L", "--log-file", type=named, metavar="FILE", help="also write the log to FILE"
     )
     log_format: Literal["text", "json"] = option(default="text", help="how log lines are written")
     debug: bool = option(default=False, help="show the traceback of an error")
@@ -187,6 +189,7 @@ def page_option():
     return option(
         "-o",
         "--output",
+        type=named,
         metavar="FILE",
         report=True,
         help="write the findings as one HTML page; the same as --report",
@@ -228,17 +231,17 @@ def force_option(help: str = "replace the output if it exists"):
     return option("-F", "--force", default=False, help=help)
 
 
-def record_force_option():
-    """--force of a command that writes nothing but its record."""
-    return force_option(
-        "replace the files of --report, --export-json and --output-dir if they exist"
-    )
+def record_force_option(*, several: bool = False):
+    """--force of a command that writes nothing but its record, or those of `several` models."""
+    files = "--report, --export-json and --output-dir" if several else "--report and --export-json"
+    return force_option(f"replace the files of {files} if they exist")
 
 
 def resume_option():
     return option(
         "-r",
         "--resume-from",
+        type=named,
         metavar="PATH",
         help="go on from a run's folder, its checkpoints folder, or a numbered one in that",
     )
@@ -284,7 +287,11 @@ def metrics_option(*metrics: str):
 
 def export_metrics_option():
     return option(
-        "-X", "--export-metrics", metavar="FILE", help="write the record's data as JSON to FILE"
+        "-X",
+        "--export-metrics",
+        type=named,
+        metavar="FILE",
+        help="write the record's data as JSON to FILE",
     )
 
 
@@ -311,6 +318,7 @@ def yes_option(help: str):
 def dump_passes_option():
     """Read by `session`: a command that compiles a model only declares it."""
     return option(
+        type=named,
         metavar="DIR",
         help="write each program that is compiled, as traced and after each pass, into this new "
         "folder",
@@ -338,7 +346,7 @@ class PluginArgs:
 
     plugin: list[str] = option(
         default_factory=list,
-        type=str,
+        type=named,
         repeat=True,
         metavar="FILE",
         help="run this Python file first: it adds a family of models (docs/write-a-family.md); "
@@ -360,6 +368,7 @@ class ManyModelsArgs:
     """Base class of every command that takes several models (`batch` runs it for each)."""
 
     manifest: Optional[str] = option(
+        type=named,
         metavar="FILE",
         help="the models: a text file with one a line, or a YAML or JSON list; - reads stdin "
         "(`bitnet help batch`)",
@@ -367,6 +376,7 @@ class ManyModelsArgs:
     output_dir: Optional[str] = option(
         "-O",
         "--output-dir",
+        type=named,
         metavar="DIR",
         help="for several models: the folder for what comes of each; what is there already and "
         "still holds is skipped",

@@ -62,9 +62,10 @@ def file_of(name: str, env: Mapping[str, str]) -> Path:
 def names(env: Mapping[str, str]) -> list[str]:
     """Returns the profiles there are, in alphabetical order."""
     try:
-        return sorted(path.stem for path in (folder(env) / "profiles").glob("*.toml"))
+        stems = sorted(path.stem for path in (folder(env) / "profiles").glob("*.toml"))
     except OSError:  # a home that cannot be looked into holds none
         return []
+    return [stem for stem in stems if NAME.fullmatch(stem) and stem != NONE]
 
 
 def default(env: Mapping[str, str]) -> tuple[str, Path] | None:
@@ -94,7 +95,7 @@ def find(name: str, origin: str, env: Mapping[str, str]) -> Path:
         raise ConfigError(
             "settings.unknown_profile",
             f"there is no profile `{name}` in `{path.parent}` ({origin})",
-            f"{hint} `bitnet dev profile create {name}` makes it",
+            f"{hint} `bitnet dev profile create {name}` makes it, or --profile {NONE}",
         )
     return path
 

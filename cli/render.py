@@ -164,22 +164,25 @@ def _people(result: CommandResult, command: str, streams: Streams) -> str:
 
 
 def _plain(section: Section, paint: Callable[[str, str], str]) -> str:
-    head = f"{paint(section.title, BOLD)}\n" if section.title else ""
+    head = _head(section, paint)
     if isinstance(section, Text):
-        return head + section.text.rstrip("\n") + "\n"
+        return head + printable(section.text.rstrip("\n")) + "\n"
     if isinstance(section, Pairs):
-        width = max((len(name) for name, _ in section.rows), default=0)
-        return head + "".join(
-            f"{name:<{width}}  {show(v)}".rstrip() + "\n" for name, v in section.rows
-        )
+        rows = [(show(name), show(value)) for name, value in section.rows]
+        width = max((len(name) for name, _ in rows), default=0)
+        return head + "".join(f"{name:<{width}}  {value}".rstrip() + "\n" for name, value in rows)
     if isinstance(section, Chart):  # a picture is for the page
         return ""
     return head + "".join(line + "\n" for line in aligned(section))
 
 
+def _head(section: Section, paint: Callable[[str, str], str]) -> str:
+    return f"{paint(show(section.title), BOLD)}\n" if section.title else ""
+
+
 def aligned(table: Table) -> list[str]:
     """Returns a table as lines of columns two spaces apart, numbers set to the right."""
-    cells = [list(table.columns)] + [[show(value) for value in row] for row in table.rows]
+    cells = [[show(value) for value in row] for row in (table.columns, *table.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     right = _numeric(table)
     return [
@@ -226,10 +229,12 @@ def _rich(sections: Sequence[Section], streams: Streams) -> str:
             out.write((_plain if not isinstance(section, Table) else _records)(section, paint))
             out.write("\n")
             continue
-        drawn = RichTable(title=RichText(section.title), title_justify="left", box=box.SIMPLE_HEAD)
+        drawn = RichTable(
+            title=RichText(show(section.title)), title_justify="left", box=box.SIMPLE_HEAD
+        )
         for name, numeric in zip(section.columns, _numeric(section), strict=True):
             justify: Any = "right" if numeric else "left"
-            drawn.add_column(RichText(name), justify=justify, overflow="fold")
+            drawn.add_column(RichText(show(name)), justify=justify, overflow="fold")
         for row in section.rows:
             # Text, never markup: `[bold]` in a tensor's name is a name.
             drawn.add_row(*[RichText(show(value)) for value in row])
@@ -239,7 +244,7 @@ def _rich(sections: Sequence[Section], streams: Streams) -> str:
 
 def _too_narrow(table: Table, width: int) -> bool:
     """Says whether words would be broken to fit the table's columns beside each other."""
-    cells = [list(table.columns)] + [[show(value) for value in row] for row in table.rows]
+    cells = [[show(value) for value in row] for row in (table.columns, *table.rows)]
     words = [
         max(len(w) for row in cells for w in row[i].split() or [""]) for i in range(len(cells[0]))
     ]
@@ -248,7 +253,7 @@ def _too_narrow(table: Table, width: int) -> bool:
 
 def _records(table: Any, paint: Callable[[str, str], str]) -> str:
     """Returns a table that is wider than the terminal as a block of lines for each row."""
-    head = f"{paint(table.title, BOLD)}\n" if table.title else ""
+    head = _head(table, paint)
     blocks = [Pairs(list(zip(table.columns, row, strict=True))) for row in table.rows]
     return head + "\n".join(_plain(block, paint) for block in blocks)
 

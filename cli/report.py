@@ -51,7 +51,7 @@ def check_page(file: str, *, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise CannotCreate(
             "io.not_file",
-            f"`{file}` is no file that a page could replace",
+            f"`{file}` is no file that could be replaced",
             "choose another name",
         )
 

@@ -194,10 +194,16 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
     Neither a name in a model file nor a model's own words may drive the terminal.
     """
-    return "".join(
-        c if c in keep or not (ord(c) < 32 or 127 <= ord(c) < 160) else f"\\x{ord(c):02x}"
-        for c in text
-    )
+    return "".join(c if c in keep or not _drives(c) else _escaped(c) for c in text)
+
+
+def _drives(c: str) -> bool:
+    """Says whether a character is a control, or turns the direction of what follows it."""
+    return c < " " or "\x7f" <= c < "\xa0" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
+
+
+def _escaped(c: str) -> str:
+    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
 
 
 def _is_nested(value: Any) -> bool:

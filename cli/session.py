@@ -23,7 +23,7 @@ from .args import Parser
 from .context import Context, Streams
 from .envelope import plain
 from .failure import result_of
-from .options import GlobalArgs, load_plugins
+from .options import MODEL_SUFFIXES, GlobalArgs, load_plugins
 from .render import RENDERERS, render, talk, write_export
 from .report import check_page, page_file, write_page
 from .result import CommandResult
@@ -37,12 +37,16 @@ def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
     if config.TRUTH.get(env.get("BITNET_JSON", "").lower()):
         wanted = "json"
     for index, token in enumerate(argv):
+        if token == "--":  # what follows are words
+            break
         if token in ("--json", "-J"):
             wanted = "json"
         elif token in ("--emit", "-e") and index + 1 < len(argv):
             wanted = argv[index + 1]
         elif token.startswith("--emit="):
             wanted = token.partition("=")[2]
+        elif token.startswith("-e") and token != "-e":
+            wanted = token[2:].removeprefix("=")
     return wanted if wanted in RENDERERS else "table"
 
 
@@ -92,6 +96,8 @@ class Session:
         self.page = page_file(shared["report"], pages)
         if self.page:
             check_page(self.page, force=self.force)
+        if self.export and self.export != "-":
+            check_export(self.export, force=self.force)
         with log.configured(
             self.streams.stderr,
             verbose=shared["verbose"],
@@ -177,18 +183,40 @@ class Session:
             self.streams.stderr.write(f"wrote {file}\n")
 
     def _export(self, result: CommandResult) -> None:
-        """Writes --export-json; on stdout it stands for the table, and an envelope holds it."""
+        """Writes --export-json; on stdout it stands for the table, and an envelope holds it.
+
+        Where the file cannot be written, the record is still printed.
+        """
         if self.export == "-":
             if self.emit == "table":
                 write_export(result.data, "-", self.streams, force=False)
                 result.sections = []
             return
-        write_export(result.data, str(self.export), self.streams, force=self.force)
+        try:
+            write_export(result.data, str(self.export), self.streams, force=self.force)
+        except BitnetError as error:
+            result.fail(error)
+            return
         if not self.quiet:
             self.streams.stderr.write(f"wrote {self.export}\n")
 
 
 _GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
+
+
+def check_export(file: str, *, force: bool) -> None:
+    """Refuses, before the command runs, an --export-json that could not be written after it.
+
+    Raises:
+      UsageError: its name is that of a model, which a slip of the hand would replace.
+    """
+    if Path(file).name.lower().endswith(MODEL_SUFFIXES):
+        raise UsageError(
+            "cli.export_name",
+            f"`{file}` is the name of a model, not of a record",
+            f"--export-json writes JSON: name it `{Path(file).stem or 'record'}.json`",
+        )
+    check_page(file, force=force)
 
 
 def dumping(folder: str | None) -> contextlib.AbstractContextManager[None]:

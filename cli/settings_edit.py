@@ -50,9 +50,13 @@ def split(dotted: str, but: frozenset[str]) -> tuple[str, str]:
 
 
 def readers(place: str, name: str) -> list[tuple[registry.Command, Parser]]:
-    """Returns the built commands that a name in the table `place` speaks to, with their parsers."""
+    """Returns the commands that a name in the table `place` speaks to, with their parsers.
+
+    Also those that are not built yet, which come first: `dev config` reads the file for them too,
+    and one that it refuses would keep it from every other name.
+    """
     found = []
-    for command in registry.built():
+    for command in sorted(registry.COMMANDS, key=lambda command: command.target is not None):
         if settings_file.covers(place, registry.words(command)):
             words = registry.words(command)
             parser = Parser(GlobalArgs, registry.load(command)[1], prog=f"bitnet {words}")

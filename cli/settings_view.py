@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bitnet_jax.core.errors import BitnetError
+
 from . import config, profiles, registry, settings_file
 from .args import Parser
 from .options import GlobalArgs
+from .result import CommandResult
 
 # Where settings lie, by the layer that a file is.
 FILES = ("settings file", "workspace", "profile")
@@ -27,7 +30,7 @@ class View:
         """Returns which files are read, and which profile is in force."""
         command = registry.built()[0]
         parser = self._parser(command)
-        found = config.layers(parser, command, self.typed, self.env, self.cwd)
+        found = config.layers(parser, command, self.typed, self.env, self.cwd, mend=True)
         files: dict[str, Any] = {layer.name: str(layer.file) for layer in found if layer.file}
         profile = files.get("profile")
         return {
@@ -41,7 +44,7 @@ class View:
     def of(self, command: registry.Command) -> list[dict[str, Any]]:
         """Returns a record for each option of `command`: its value in force, and the origin."""
         parser = self._parser(command)
-        found = config.layers(parser, command, self.typed, self.env, self.cwd)
+        found = config.layers(parser, command, self.typed, self.env, self.cwd, mend=True)
         rows = []
         for name, field in parser.fields.items():
             layer, setting = next(config.said(parser, field, self.typed, found))
@@ -74,7 +77,7 @@ class View:
             parser = self._parser(command)
             if not settings_file.covers(place, words) or name not in parser.fields:
                 continue
-            found = config.layers(parser, command, self.typed, self.env, self.cwd)
+            found = config.layers(parser, command, self.typed, self.env, self.cwd, mend=True)
             rows = [
                 {**_row(name, layer, setting), "in_force": number == 0}
                 for number, (layer, setting) in enumerate(
@@ -92,6 +95,18 @@ class View:
     @staticmethod
     def _parser(command: registry.Command) -> Parser:
         return Parser(GlobalArgs, registry.load(command)[1])
+
+
+def told_of_profile(result: CommandResult, env: Mapping[str, str], cwd: Path) -> CommandResult:
+    """Warns where the profile that the settings name is missing: other commands stop there."""
+    command = registry.built()[0]
+    try:
+        config.layers(View._parser(command), command, {}, env, cwd)
+    except BitnetError as error:
+        if error.code not in config.MENDED:
+            raise
+        result.warnings.append(error.message + (f"; {error.hint}" if error.hint else ""))
+    return result
 
 
 def _row(name: str, layer: str, setting: config.Setting) -> dict[str, Any]:

@@ -113,6 +113,14 @@ def test_a_store_is_named_as_it_is_written(bitnet, fake_api):
     assert not Path("gs:").exists()
 
 
+def test_the_root_is_a_folder_like_any_other(bitnet, fake_api):
+    calls = []
+    record = {"outputs": [], "digest_before": DIGEST, "digest_after": DIGEST}
+    fake_api(convert=lambda **asked: calls.append(asked["output"]) or record, converted=None)
+    assert bitnet("model", "convert", "a.hf", "b.hf", "-O", "/").rc == 0
+    assert calls == ["/a.bitnet", "/b.bitnet"]
+
+
 def test_a_folder_named_by_dots_is_named_as_it_is_called(bitnet, api, monkeypatch):
     Path("here/in").mkdir(parents=True)
     monkeypatch.chdir("here/in")
@@ -195,6 +203,13 @@ def test_a_manifest_gives_each_its_options(bitnet, api):
         ("inspect --manifest nowhere", 66, "no manifest"),
         ("inspect --model=", 2, "the name is empty"),
         ("convert a.hf --output=", 2, "the name is empty"),
+        ("convert a.hf b.hf --output-dir=", 2, "the name is empty"),
+        ("convert a.hf -o D --manifest=", 2, "the name is empty"),
+        ("convert a.hf -o D --settings=", 2, "the name is empty"),
+        ("convert a.hf -o D --report=", 2, "the name is empty"),
+        ("convert a.hf -o D --export-json=", 2, "the name is empty"),
+        ("convert a.hf -o D --log-file=", 2, "the name is empty"),
+        ("convert a.hf -o D --dump-passes=", 2, "the name is empty"),
     ],
 )
 def test_what_cannot_be(bitnet, api, line, rc, words):
@@ -236,3 +251,30 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(bitnet, fake_api):
 def test_a_person_is_asked_for_the_model_and_the_line_is_printed(bitnet, api):
     done = bitnet("model", "inspect", terminal=True, stdin="a.hf\n")
     assert done.rc == 0 and "running: bitnet model inspect --model=a.hf\n" in done.err
+
+
+def test_a_model_that_is_skipped_keeps_its_warnings(bitnet, api, fake_api):
+    fake_api(inspect=lambda model, **o: {**inspected(model), "warnings": ["odd"]})
+    line = ("model", "inspect", "a.hf", "-O", "R", "--json")
+    assert bitnet(*line).envelope["warnings"] == ["a.hf: odd"]
+    again = bitnet(*line)
+    assert models(again)["a.hf"]["skipped"] and models(again)["a.hf"]["warnings"] == ["odd"]
+    assert again.envelope["warnings"] == ["a.hf: odd"]
+    fake_api(converted={"outputs": [], "warnings": ["odd"]})
+    done = bitnet("model", "convert", "a.hf", "-O", "D", "--json")
+    assert models(done)["a.hf"]["skipped"] and done.envelope["warnings"] == ["a.hf: odd"]
+    assert models(done)["a.hf"]["data"] == {"outputs": []}
+
+
+def test_one_model_has_one_output(bitnet, api, monkeypatch):
+    done = bitnet("model", "convert", "a.hf", "-o", "x.bitnet", "-O", "D", "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (2, "cli.clash")
+    assert not Path("D").exists() and not Path("x.bitnet").exists()
+    # What the settings say gives way to what was typed.
+    monkeypatch.setenv("BITNET_OUTPUT_DIR", "D")
+    assert bitnet("model", "convert", "a.hf", "-o", "x.bitnet").rc == 0
+    assert Path("x.bitnet").exists() and not Path("D").exists()
+    monkeypatch.setenv("BITNET_OUTPUT", "y.bitnet")
+    assert bitnet("model", "convert", "a.hf").rc == 2
+    assert bitnet("model", "convert", "a.hf", "-O", "E").rc == 0
+    assert Path("E/a.bitnet").exists() and not Path("y.bitnet").exists()

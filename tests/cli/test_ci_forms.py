@@ -126,3 +126,15 @@ def test_a_command_emits_them(bitnet):
     for argv in (["mdoel"], ["model", "inpsect"], ["model", "inspect", "--emti"]):
         done = bitnet(*argv, "--emit=github")
         assert done.rc == 2 and done.out.startswith("::error title=bitnet ")
+
+
+def test_findings_of_several_models_name_the_model_as_their_file(bitnet, fake_api):
+    row = {"code": "weights.nan", "severity": "error", "tensor": "q", "fix": None, "message": "x"}
+    fake_api(validate=lambda model, **options: {"model": "/abs/" + model, "findings": [row]})
+    done = bitnet("model", "validate", "a", "b", "--emit", "github")
+    assert done.rc == 1 and done.out.splitlines() == [
+        f"::error title=bitnet model validate (weights.nan),file={model}::q: x" for model in "ab"
+    ]
+    _, cases = parsed(bitnet("model", "validate", "a", "b", "--emit", "junit").out)
+    assert [case.get("file") for case in cases] == ["a", "b"]
+    assert all(case.find("failure") is not None for case in cases)

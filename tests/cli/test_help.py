@@ -205,3 +205,11 @@ def test_an_unknown_topic(bitnet, words, hint):
 
 def test_version(bitnet):
     assert bitnet("--version").out.startswith("bitnet ")
+
+
+def test_force_names_the_options_that_the_command_has(bitnet):
+    for command in registry.COMMANDS:
+        fields = registry.load(command)[1].__dataclass_fields__
+        if "force" in fields and "--output-dir" in fields["force"].metadata["help"]:
+            assert "output_dir" in fields, registry.words(command)
+    assert "--output-dir" not in bitnet("dev", "check", "--help").out

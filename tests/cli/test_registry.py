@@ -11,7 +11,7 @@ import pytest
 import bitnet_cli
 from bitnet_cli import registry
 from bitnet_cli.args import check
-from bitnet_cli.fields import long_name, option_strings, spellings
+from bitnet_cli.fields import long_name, named, option_strings, spellings
 from bitnet_cli.options import DEVICES, LETTERS, GlobalArgs
 
 COMMANDS = [pytest.param(c, id=registry.words(c)) for c in registry.COMMANDS]
@@ -51,6 +51,14 @@ def test_a_built_command_is_a_file_with_run(command):
     assert callable(module.run) and module.__doc__ and cls.__module__ == module.__name__
     place = command.group or "commands"
     assert Path(module.__file__).parent.name == place
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_is_a_path_refuses_an_empty_name(command):
+    _, cls = registry.load(command)
+    for field in (*dataclasses.fields(GlobalArgs), *dataclasses.fields(cls)):
+        if field.metadata.get("metavar") in ("FILE", "DIR", "PATH"):
+            assert field.metadata.get("type") is named, field.name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

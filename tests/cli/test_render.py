@@ -161,3 +161,25 @@ def test_no_cell_of_a_csv_is_a_formula_also_in_its_head(text):
     assert rows == [[f"'{text}"], [f"'{text}"]]
     # A number is one, and stays it.
     assert rendered("csv", CommandResult(data={"a": -1})) == "a\n-1\n"
+
+
+ODD = "a\x1b[2J\u202eb\u2066c"
+SHOWN = "a\\x1b[2J\\u202eb\\u2066c"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        Text(f"{ODD}\nnext", ODD),
+        Pairs([(ODD, ODD)], ODD),
+        Table([ODD], [[ODD]], ODD),
+        Table([ODD] * 9, [[ODD] * 9], ODD),  # too wide for the terminal: blocks
+    ],
+    ids=["text", "pairs", "table", "wide"],
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_name_drives_the_terminal(section, terminal):
+    to = streams(terminal, NO_COLOR="1")
+    page = RENDERERS["table"](CommandResult(sections=[section]), "x", to)
+    page = page.replace("\x1b[1m", "").replace("\x1b[3m", "").replace("\x1b[0m", "")
+    assert SHOWN in page and not set(ODD) & set(page) - set(SHOWN)

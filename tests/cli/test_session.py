@@ -13,7 +13,7 @@ from bitnet_cli.exit_codes import MEANING
 from bitnet_cli.fields import option, whole
 from bitnet_cli.options import PluginArgs
 from bitnet_cli.result import CommandResult, Table, Text
-from bitnet_cli.session import program
+from bitnet_cli.session import guess_emit, program
 from bitnet_cli.signals import Terminated
 from bitnet_jax.core import errors
 
@@ -425,3 +425,54 @@ def test_a_plugin_that_fails_keeps_the_command_from_running(bitnet, fake_command
     done = bitnet("dev", "fake", "--plugin", "f.py", "--json")
     assert done.rc == 65 and done.envelope["errors"][0]["code"] == "plugin.failed"
     assert "printed by the plugin" in done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "rc", "code"),
+    [
+        ("old.json", 73, "io.exists"),
+        ("nowhere/out.json", 66, "io.no_parent"),
+        ("model.bitnet", 2, "cli.export_name"),
+        ("m.SafeTensors/", 2, "cli.export_name"),
+        ("m.gguf", 2, "cli.export_name"),
+        ("m.onnx", 2, "cli.export_name"),
+        (".", 73, "io.not_file"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_the_command_runs(
+    bitnet, fake_command, tmp_path, file, rc, code
+):
+    (tmp_path / "old.json").write_text("old")
+    fake_command(lambda args, ctx: pytest.fail("ran"), FakeArgs)
+    force = [] if code == "io.exists" else ["--force"]
+    done = bitnet("dev", "fake", "--export-json", file, *force, "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (rc, code)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.json"]
+
+
+def test_an_export_that_fails_afterwards_keeps_the_record(bitnet, fake_command, tmp_path):
+    def run(args, ctx):
+        (tmp_path / "out.json").write_text("meanwhile")
+        return fine(args, ctx)
+
+    fake_command(run, FakeArgs)
+    done = bitnet("dev", "fake", "x", "--export-json", "out.json", "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (73, "io.exists")
+    assert done.envelope["data"]["name"] == "x" and "wrote" not in done.err
+    (tmp_path / "out.json").unlink()
+    assert "name   x" in bitnet("dev", "fake", "x", "--export-json", "out.json").out
+
+
+@pytest.mark.parametrize(
+    ("argv", "emit"),
+    [
+        (["-ejson"], "json"),
+        (["-e=json"], "json"),
+        (["-ejson", "-eyaml"], "yaml"),
+        (["-ejsn"], "table"),
+        (["--", "--json"], "table"),
+        (["--emit=csv", "--", "-ejson"], "csv"),
+    ],
+)
+def test_the_form_that_is_asked_for_is_guessed_as_it_is_parsed(argv, emit):
+    assert guess_emit(argv, {}) == emit

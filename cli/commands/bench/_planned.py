@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from ...fields import option, size, whole
+from ...fields import named, option, size, whole
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
@@ -93,7 +93,9 @@ class BenchProfileArgs(ModelArgs):
     )
     profile_memory: bool = option(default=False, help="memory per layer and op, too")
     profile_gpu: bool = option(default=False, help="the GPU's own counters, too")
-    trace: Optional[str] = option(metavar="DIR", help="write a trace for XProf and Perfetto")
+    trace: Optional[str] = option(
+        type=named, metavar="DIR", help="write a trace for XProf and Perfetto"
+    )
     device: str = device_option()
 
 
@@ -116,13 +118,18 @@ class RegressionArgs:
     baseline: str = option(
         "-B",
         "--baseline",
+        type=named,
         metavar="FILE",
         positional=True,
         needed=True,
         help="the JSON of an earlier `bench run`",
     )
     current_results: str = option(
-        metavar="FILE", positional=True, needed=True, help="the JSON of the run to judge"
+        type=named,
+        metavar="FILE",
+        positional=True,
+        needed=True,
+        help="the JSON of the run to judge",
     )
 
 
@@ -140,7 +147,7 @@ class EvalArgs(ModelArgs):
         help="tasks of lm-evaluation-harness, or perplexity, separated by commas",
     )
     text: Optional[str] = option(
-        metavar="FILE", help="the text of the perplexity", shown_default="built in"
+        type=named, metavar="FILE", help="the text of the perplexity", shown_default="built in"
     )
     count: Optional[int] = count_option("how many examples of each task", shown_default="all")
     device: str = device_option()

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import option
+from ...fields import named, option
 from ...options import (
     DEVICES,
     ModelArgs,
@@ -41,6 +41,7 @@ class DebugArgs(ModelArgs):
     input: Optional[str] = option(
         "-i",
         "--input",
+        type=named,
         metavar="FILE",
         help="the tokens or the text (JSON)",
         shown_default="built in",

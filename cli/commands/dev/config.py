@@ -46,7 +46,9 @@ class ConfigArgs:
 
 
 def run(args: ConfigArgs, ctx: Context) -> CommandResult:
-    return ACTIONS[args.action](args, ctx)
+    from ...settings_view import told_of_profile
+
+    return told_of_profile(ACTIONS[args.action](args, ctx), ctx.streams.env, ctx.cwd)
 
 
 def _view(ctx: Context):
@@ -117,13 +119,15 @@ def _get(args: ConfigArgs, ctx: Context) -> CommandResult:
 
 
 def _set(args: ConfigArgs, ctx: Context) -> CommandResult:
-    from ... import settings_edit, settings_file
+    from ... import profiles, settings_edit, settings_file
     from ...config import NOT_IN_FILES
 
     dotted = _needed(args.name, "NAME", args)
     value = settings_edit.value_of(dotted, _needed(args.value, "VALUE", args), NOT_IN_FILES)
     path, but, check = _target(args, ctx, make=True)
     place, name = settings_edit.split(dotted, but)
+    if name == "profile" and value != profiles.NONE:
+        profiles.find(value, "to set it", ctx.streams.env)
     if check is not None:
         check(name, value, str(path))
     text = settings_file.read(path).text if path.exists() else ""

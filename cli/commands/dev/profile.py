@@ -53,7 +53,9 @@ def run(args: ProfileArgs, ctx: Context) -> CommandResult:
             f"--set goes with `create`, not with `{args.action}`",
             "`bitnet dev config set NAME VALUE --to profile --profile NAME` changes a profile",
         )
-    return ACTIONS[args.action](args, ctx)
+    from ...settings_view import told_of_profile
+
+    return told_of_profile(ACTIONS[args.action](args, ctx), ctx.streams.env, ctx.cwd)
 
 
 def _list(args: ProfileArgs, ctx: Context) -> CommandResult:

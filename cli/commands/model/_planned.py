@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import key_value, option
+from ...fields import key_value, named, option
 from ...options import (
     ModelArgs,
     device_option,
@@ -45,7 +45,7 @@ class CompareArgs(PairArgs):
 
     metrics: list[str] = metrics_option("accuracy", "size", "speed")
     text: Optional[str] = option(
-        metavar="FILE", help="the text that both read", shown_default="built in"
+        type=named, metavar="FILE", help="the text that both read", shown_default="built in"
     )
     device: str = device_option()
 
@@ -77,7 +77,9 @@ class EditArgs(ModelArgs):
         metavar="KEY",
         help="remove an entry of the metadata; may be repeated",
     )
-    chat_template: Optional[str] = option(metavar="FILE", help="the chat template to put in")
+    chat_template: Optional[str] = option(
+        type=named, metavar="FILE", help="the chat template to put in"
+    )
     force: bool = force_option()
 
 

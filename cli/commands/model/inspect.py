@@ -45,7 +45,7 @@ class InspectArgs(ManyModelsArgs, ModelArgs):
         default=False, help="a row for each parameter: name, shape, type as stored"
     )
     jobs: int = jobs_option("how many models at once, each in a process")
-    force: bool = record_force_option()
+    force: bool = record_force_option(several=True)
 
 
 def run(args: InspectArgs, ctx: Context) -> CommandResult:

@@ -8,7 +8,7 @@ from bitnet_jax.core.errors import CheckFailed
 
 from ... import batch
 from ...context import Context
-from ...fields import option
+from ...fields import named, option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
@@ -42,14 +42,17 @@ class ValidateArgs(ManyModelsArgs, ModelArgs):
         default=False, help="look at trits and scales: histograms, inverted scales, digests"
     )
     receipt: Optional[str] = option(
-        metavar="FILE", built=False, help="derive every claim of this receipt again, from --source"
+        type=named,
+        metavar="FILE",
+        built=False,
+        help="derive every claim of this receipt again, from --source",
     )
     source: Optional[str] = option(
         metavar="MODEL", built=False, help="with --receipt: the model that it was made from"
     )
     jobs: int = jobs_option("how many models at once, each in a process")
     output: Optional[str] = page_option()
-    force: bool = record_force_option()
+    force: bool = record_force_option(several=True)
 
 
 def run(args: ValidateArgs, ctx: Context) -> CommandResult:

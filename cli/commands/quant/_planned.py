@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import number, option
+from ...fields import named, number, option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
@@ -30,7 +30,7 @@ class AnalyzeArgs(ModelArgs):
     model: str = model_option("-i", "--input")
     precision: str = precision_option("1.58")
     text: Optional[str] = option(
-        metavar="FILE", help="the text that it is measured on", shown_default="built in"
+        type=named, metavar="FILE", help="the text that it is measured on", shown_default="built in"
     )
     export_metrics: Optional[str] = export_metrics_option()
     device: str = device_option()
@@ -45,7 +45,7 @@ class QuantConvertArgs(ManyModelsArgs, ModelArgs):
     output: Optional[str] = output_option(help="the file or folder to write")
     precision: str = precision_option("1.58", "4", "6", "8")
     qat_config: Optional[str] = option(
-        metavar="FILE", help="the recipe whose rules say what becomes ternary (YAML)"
+        type=named, metavar="FILE", help="the recipe whose rules say what becomes ternary (YAML)"
     )
     format: Optional[str] = format_option()
     encoding: Optional[str] = encoding_option("packed")
@@ -73,7 +73,7 @@ class QuantValidateArgs(ModelArgs):
         choices=("ppl", "kl", "logits", "top1"), default="ppl", help="what is measured"
     )
     text: Optional[str] = option(
-        metavar="FILE", help="the text that both read", shown_default="built in"
+        type=named, metavar="FILE", help="the text that both read", shown_default="built in"
     )
     device: str = device_option()
 
@@ -84,7 +84,7 @@ class OptimizeArgs(ModelArgs):
 
     model: str = model_option("-i", "--input")
     dataset: Optional[str] = option(
-        metavar="FILE", help="the texts to tune on (JSON Lines); a part is held out"
+        type=named, metavar="FILE", help="the texts to tune on (JSON Lines); a part is held out"
     )
     optimize_for: str = option(
         choices=("accuracy", "size", "speed"), default="accuracy", help="what gets better"

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import number, option, whole
+from ...fields import named, number, option, whole
 from ...options import (
     ModelArgs,
     count_option,
@@ -56,7 +56,10 @@ class ServeTestArgs:
 
     endpoint: str = endpoint_option()
     test_data: Optional[str] = option(
-        metavar="FILE", help="requests and what is expected (JSON Lines)", shown_default="built in"
+        type=named,
+        metavar="FILE",
+        help="requests and what is expected (JSON Lines)",
+        shown_default="built in",
     )
     count: Optional[int] = count_option("how many requests", shown_default="those of the file")
     jobs: int = jobs_option("how many requests at once")
@@ -70,6 +73,7 @@ class ServeBatchArgs(ModelArgs):
     input: str = option(
         "-i",
         "--input",
+        type=named,
         metavar="FILE",
         needed=True,
         help="the requests: the OpenAI batch format (JSON Lines)",

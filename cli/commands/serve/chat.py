@@ -41,7 +41,9 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
     opening = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(opening)
     records: list[dict] = []
-    while (text := _turn(args, ctx, first=not records)) is not None:
+    turns = 0
+    while (text := _turn(args, ctx, first=turns == 0)) is not None:
+        turns += 1
         if text == RESET:
             messages = list(opening)
             ctx.say("forgotten")

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import option, whole
+from ...fields import named, option, whole
 from ...options import (
     ModelArgs,
     encoding_option,
@@ -21,7 +21,9 @@ from ...planned import Planned
 
 
 def recipe_option():
-    return option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
+    return option(
+        "-c", "--config", type=named, metavar="FILE", needed=True, help="the recipe (YAML)"
+    )
 
 
 def run_option(*names: str):
@@ -82,7 +84,9 @@ class SweepArgs(ModelArgs):
 class TrainListArgs(ModelArgs):
     """Options of `bitnet train list`."""
 
-    runs: str = option(default="runs", metavar="DIR", help="the folder that holds the runs")
+    runs: str = option(
+        default="runs", type=named, metavar="DIR", help="the folder that holds the runs"
+    )
 
 
 @dataclass
@@ -124,7 +128,12 @@ class TokenizeArgs(ModelArgs):
 
     model: str = model_option("--tokenizer")
     input: str = option(
-        "-i", "--input", metavar="PATH", needed=True, help="the texts: a file or a folder"
+        "-i",
+        "--input",
+        type=named,
+        metavar="PATH",
+        needed=True,
+        help="the texts: a file or a folder",
     )
     output: str = output_option(help="the folder to write", needed=True)
     jobs: int = jobs_option("how many processes")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ...context import Context
-from ...fields import option
+from ...fields import named, option
 from ...options import (
     ModelArgs,
     dump_passes_option,
@@ -32,7 +32,9 @@ class TrainQatArgs(ModelArgs):
     """Options of `bitnet train qat`."""
 
     model: str = model_option("--model-path")
-    config: str = option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
+    config: str = option(
+        "-c", "--config", type=named, metavar="FILE", needed=True, help="the recipe (YAML)"
+    )
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )

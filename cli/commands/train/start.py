@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ...context import Context
-from ...fields import option
+from ...fields import named, option
 from ...options import (
     PluginArgs,
     dump_passes_option,
@@ -30,7 +30,9 @@ SIGTERM). docs/training.md describes recipes; configs/training.yaml is one."""
 class TrainStartArgs(PluginArgs):
     """Options of `bitnet train start`."""
 
-    config: str = option("-c", "--config", metavar="FILE", needed=True, help="the recipe (YAML)")
+    config: str = option(
+        "-c", "--config", type=named, metavar="FILE", needed=True, help="the recipe (YAML)"
+    )
     output: Optional[str] = output_option(
         "--output-dir", help="the run's folder", shown_default="runs/ID"
     )

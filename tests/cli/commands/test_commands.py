@@ -451,6 +451,12 @@ def test_chat_with_a_prompt_is_one_turn(bitnet, api):
     assert bitnet("chat", "m", "hello").out == "heardhello\n"
 
 
+def test_chat_with_the_prompt_reset_ends(bitnet, api, model):
+    done = bitnet("chat", "m", "--prompt", "/reset", "--json")
+    assert done.rc == 0 and model.calls == []
+    assert done.envelope["data"] == {"messages": [], "replies": []}
+
+
 def test_chat_prompts_a_person_and_not_with_no_input(bitnet, api):
     done = bitnet("chat", "m", terminal=True, stdin="hi\n")
     assert done.err.count("you> ") == 2 and "you>" not in done.out

@@ -185,3 +185,51 @@ def test_a_link_stays_a_link(bitnet, tmp_path):
     assert bitnet("dev", "config", "set", "seed", "2").rc == 0
     assert (tmp_path / "bitnet.toml").is_symlink()
     assert (tmp_path / "real.toml").read_text() == "seed = 2\n"
+
+
+def test_a_value_that_only_a_planned_command_reads_is_checked_before_it_is_written(
+    bitnet, tmp_path
+):
+    done = bitnet("dev", "config", "set", "serve.start.port", "abc", "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (2, "settings.value")
+    assert list(tmp_path.iterdir()) == [] and bitnet("dev", "config").rc == 0
+    assert bitnet("dev", "config", "set", "serve.start.port", "81").rc == 0
+    assert written(tmp_path) == {"serve": {"start": {"port": 81}}}
+
+
+def test_a_profile_that_is_not_there_is_not_set(bitnet, tmp_path):
+    done = bitnet("dev", "config", "set", "profile", "nosuch", "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (78, "settings.unknown_profile")
+    assert "--profile none" in done.envelope["errors"][0]["hint"]
+    assert list(tmp_path.iterdir()) == []
+    assert bitnet("dev", "config", "set", "profile", "none").rc == 0
+
+
+@pytest.mark.parametrize("name", ["nosuch", "no name"])
+@pytest.mark.parametrize("how", ["workspace", "default", "environment"])
+def test_a_profile_that_is_missing_can_be_mended(bitnet, tmp_path, home, monkeypatch, how, name):
+    if how == "workspace":
+        (tmp_path / "bitnet.toml").write_text(f"profile = '{name}'\n")
+        mend = ("dev", "config", "unset", "profile")
+    elif how == "default":
+        home.mkdir()
+        (home / "default-profile").write_text(f"{name}\n")
+        mend = ("dev", "profile", "default", "none")
+    else:
+        monkeypatch.setenv("BITNET_PROFILE", name)
+        mend = ("dev", "config", "set", "seed", "1")
+    assert bitnet("dev", "check").rc == (78 if name == "nosuch" else 2)
+    for line in (("dev", "config"), ("dev", "config", "get", "seed"), ("dev", "profile")):
+        done = bitnet(*line, "--json")
+        assert done.rc == 0 and f"`{name}`" in done.envelope["warnings"][0]
+    done = bitnet(*mend, "--json")
+    assert done.rc == 0 and bool(done.envelope["warnings"]) == (how == "environment")
+    assert bitnet("dev", "config", "--profile", "other").rc == 78
+
+
+def test_only_files_that_can_be_chosen_are_profiles(bitnet, home):
+    bitnet("dev", "profile", "create", "p")
+    for name in ("none", ".hidden", "a b"):
+        (home / "profiles" / f"{name}.toml").write_text("")
+    rows = bitnet("dev", "profile", "--json").envelope["data"]["profiles"]
+    assert [row["name"] for row in rows] == ["p"]
