@@ -12,6 +12,9 @@ import bitnet_jax as bj
 from tests.frameworks.laws import filled, holds, normal, refused
 from tests.passes.handwritten import qeinsum
 
+# `make test` runs the page of this framework or model (tests/docs).
+pytestmark = pytest.mark.heavy
+
 IMAGES = normal(2, 8, 8, 3)
 EVERYTHING = [bj.Rule("**")]
 KEPT = [bj.Rule("**.conv*", use="*", to="keep"), *EVERYTHING]

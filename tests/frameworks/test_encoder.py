@@ -5,10 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bitnet_jax as bj
 from tests.frameworks.laws import ALL, compiled, filled, holds
 from tests.passes.handwritten import qeinsum
+
+# `make test` runs the page of this framework or model (tests/docs).
+pytestmark = pytest.mark.heavy
+
 
 TOKENS = jnp.asarray([[3, 7, 1, 4, 0, 0], [2, 2, 9, 5, 6, 8]])
 SEGMENTS = jnp.asarray([[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]])

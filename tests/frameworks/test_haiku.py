@@ -10,6 +10,9 @@ import bitnet_jax as bj
 from tests.frameworks.laws import ALL, compiled, filled, holds, normal, refused
 from tests.passes.handwritten import qeinsum
 
+# `make test` runs the page of this framework or model (tests/docs).
+pytestmark = pytest.mark.heavy
+
 KEY = jax.random.key(0)
 X = normal(4, 8)
 TIME_MAJOR = normal(5, 2, 8)

@@ -4,10 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import bitnet_jax as bj
 from tests.frameworks.laws import ALL, filled, holds, normal
 from tests.passes.handwritten import qeinsum
+
+# `make test` runs the page of this framework or model (tests/docs).
+pytestmark = pytest.mark.heavy
+
 
 IMAGES = normal(2, 8, 8, 3)
 LINEARS = ["channels.down", "channels.up", "tokens.down", "tokens.up"]
