@@ -45,10 +45,15 @@ PROMPT = "def "
 
 
 def recipe(minutes: float | None = None, seed: int = 0) -> TrainConfig:
-    """The quickstart's recipe, for a budget of `minutes` of training."""
+    """The quickstart's recipe, for a budget of `minutes` of training.
+
+    Raises:
+      ConfigError: `minutes` or `seed` is what no recipe may say (``train.config_value``).
+    """
     text = (resources.files("bitnet_jax.workflows") / "quickstart.yaml").read_text("utf-8")
     config = parse_config(text, "quickstart.yaml")
-    return replace(config, minutes=config.minutes if minutes is None else minutes, seed=seed)
+    minutes = config.minutes if minutes is None else minutes
+    return replace(config, minutes=minutes, seed=seed).validate()
 
 
 def quickstart(

@@ -1,10 +1,13 @@
-"""A run that was whole survives those after it that were killed."""
+"""What quickstart replaces, and what it refuses before any work.
+
+A run that was whole survives those after it that were killed.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from bitnet_jax.core.errors import CannotCreate
+from bitnet_jax.core.errors import CannotCreate, ConfigError
 from bitnet_jax.workflows import quickstart as workflow
 from bitnet_jax.workflows.quickstart import RECEIPT_FILE, _fresh_folder, quickstart
 
@@ -86,3 +89,11 @@ def test_a_previous_that_came_during_the_run_is_left_alone(tmp_path, monkeypatch
     monkeypatch.setattr(workflow, "_quickstart", lambda *given: theirs.mkdir() or {})
     quickstart(output=tmp_path / "qs")
     assert theirs.exists()
+
+
+@pytest.mark.parametrize("minutes", ["inf", "nan", "-inf", "0", "-1"])
+def test_minutes_that_are_no_budget_are_refused_before_any_work(tmp_path, no_work, minutes):
+    with pytest.raises(ConfigError, match="`minutes` is") as caught:
+        quickstart(output=tmp_path / "qs", minutes=float(minutes))
+    assert caught.value.code == "train.config_value"
+    assert not no_work and not list(tmp_path.iterdir())
