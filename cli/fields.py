@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING
 from typing import Any
@@ -99,13 +100,15 @@ def whole(minimum: int) -> Callable[[str], int]:
 def number(
     low: float, high: float = float("inf"), *, above: bool = False
 ) -> Callable[[str], float]:
-    """Returns a type: a number from `low` to `high`; `above` leaves `low` itself out."""
+    """Returns a type: a finite number from `low` to `high`; `above` leaves `low` itself out."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+        if not math.isfinite(value):  # 1e999 too
+            raise argparse.ArgumentTypeError(f"`{text}` is not a finite number")
         if not (low < value if above else low <= value) or not value <= high:
             bound = f"above {low:g}" if above else f"at least {low:g}"
             limit = "" if high == float("inf") else f" and at most {high:g}"

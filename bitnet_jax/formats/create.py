@@ -22,7 +22,7 @@ from bitnet_jax.core.paths import atomic_directory, check_output
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.formats.huggingface_write import Spelling, write_huggingface
-from bitnet_jax.formats.save import Saved, check_kind, save_checkpoint, telling_space
+from bitnet_jax.formats.save import Prove, Saved, check_kind, save_checkpoint, telling_space
 from bitnet_jax.formats.shapes import SMALLEST, shape
 from bitnet_jax.models.families import family_of
 from bitnet_jax.models.names import Expected, expected
@@ -98,14 +98,18 @@ def save_created(
     format: str = "huggingface",
     encoding: str | None = None,
     force: bool = False,
+    prove: Prove = lambda written, saved: None,
 ) -> Saved:
     """Writes a created model; as `huggingface` in the released checkpoint's own spelling.
 
     `packed` is what microsoft/bitnet-b1.58-2B-4T holds, `master` its bf16 twin (the
-    trainable weights, not ``trits * s/p``). Other formats as `save_checkpoint`.
+    trainable weights, not ``trits * s/p``). Other formats as `save_checkpoint`, which
+    alone calls `prove`: a folder is replaced with all that it holds.
     """
     if format != "huggingface" or encoding not in (None, "packed", "master"):
-        return save_checkpoint(checkpoint, path, format=format, encoding=encoding, force=force)
+        return save_checkpoint(
+            checkpoint, path, format=format, encoding=encoding, force=force, prove=prove
+        )
     if encoding == "master" and checkpoint.source.detail.get("defect") == "inverted_scale":
         raise UsageError(
             "create.defect_encoding", "a master stores no scale that could be inverted",

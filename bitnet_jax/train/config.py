@@ -154,7 +154,7 @@ class TrainConfig:
         for name in ("steps", "minutes", "batch", "length", "eval_windows", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise _bad(f"`{name}` is {value}; it must be above 0")
+                raise _bad(f"`{name}` is {value}; it must be above 0, and finite")
         for name in ("seed", "warmup_steps", "lambda_steps", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise _bad(f"`{name}` is {getattr(self, name)}; it must not be negative")

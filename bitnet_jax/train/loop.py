@@ -113,6 +113,7 @@ def train(
     progress: Any = None,
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Trains as the recipe says.
 
@@ -127,6 +128,7 @@ def train(
       progress: has ``task(label, total, unit)`` giving ``update(n, **fields)`` and
         ``finish()``; None shows nothing.
       stop: set from outside (SIGTERM) to end after the step in hand.
+      begun: called when nothing of what was given is refused, before the first compilation.
 
     Raises:
       CheckFailed: the loss is not finite (``train.not_finite``); the message names the
@@ -137,6 +139,7 @@ def train(
     run = _Run(model_fn, params, data, config, run_dir, spec, progress, clock)
     if resume_from is not None:
         run.restore(Path(resume_from))
+    begun()
     return run.go(stop or threading.Event())
 
 

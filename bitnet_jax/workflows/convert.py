@@ -180,6 +180,23 @@ def receipt_path(output: Path, format: str | None = None) -> Path:
     return output.with_suffix(".receipt.json")
 
 
+def stale_receipt(output: Path, format: str | None = None) -> Path | None:
+    """The receipt beside `output` that would be wrong once something else is written there.
+
+    None where it is another file's (`x.bitnet` and `x.other` share the name), is no receipt of
+    ours, or goes with the folder that it is in.
+    """
+    receipt = receipt_path(output, format)
+    if receipt.is_relative_to(output):
+        return None
+    try:
+        record = json.loads(receipt.read_bytes())
+        names = [Path(name).name for name in record["outputs"] if record["digest_after"]]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return receipt if output.name in names else None
+
+
 def _check_allow(allow: Sequence[str]) -> None:
     for code in allow:
         if code not in PASSABLE:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.paths import check_output
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.deliver import delivered
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.models.families import every_family
+from bitnet_jax.workflows.convert import stale_receipt
 
 
 def create(
@@ -32,7 +34,7 @@ def create(
 
     Raises:
       UsageError: an unknown shape, defect or format, or more than one defect.
-      CannotCreate: the output exists.
+      CannotCreate: the output exists, or the receipt of a conversion to it.
     """
     if len(defects) > 1:
         raise UsageError(
@@ -50,8 +52,23 @@ def create(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
         path = delivery.path
+        stale = stale_receipt(path, format)
+        if stale is not None:
+            check_output(path, force=force)  # of the two, the one that was asked for
+            check_output(stale, force=force)
+
+        def forget(*written: Any) -> None:
+            # Killed from here on, the old model may lack a receipt; the new one never has it.
+            if stale is not None:
+                stale.unlink(missing_ok=True)
+
         saved = save_created(
-            checkpoint, path, format=format_of(path, format), encoding=encoding, force=force
+            checkpoint,
+            path,
+            format=format_of(path, format),
+            encoding=encoding,
+            force=force,
+            prove=forget,
         )
     return {
         "shape": shape,

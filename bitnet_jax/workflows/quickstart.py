@@ -45,10 +45,15 @@ PROMPT = "def "
 
 
 def recipe(minutes: float | None = None, seed: int = 0) -> TrainConfig:
-    """The quickstart's recipe, for a budget of `minutes` of training."""
+    """The quickstart's recipe, for a budget of `minutes` of training.
+
+    Raises:
+      ConfigError: `minutes` or `seed` is what no recipe may say (``train.config_value``).
+    """
     text = (resources.files("bitnet_jax.workflows") / "quickstart.yaml").read_text("utf-8")
     config = parse_config(text, "quickstart.yaml")
-    return replace(config, minutes=config.minutes if minutes is None else minutes, seed=seed)
+    minutes = config.minutes if minutes is None else minutes
+    return replace(config, minutes=minutes, seed=seed).validate()
 
 
 def quickstart(
@@ -67,8 +72,9 @@ def quickstart(
       config: a recipe to use instead of the built-in one (tests).
 
     Raises:
-      CannotCreate: `output` exists, and `force` is false. With it, the earlier run is
-        kept as ``<output>.previous`` until the new one is whole.
+      CannotCreate: `output` or ``<output>.previous`` exists, and `force` is false; or is
+        nothing that quickstart made. With `force`, the earlier run is kept as the latter
+        until the new one is whole.
       CheckFailed: the receipt does not hold.
       Resumable: stopped by SIGTERM.
     """
@@ -76,7 +82,11 @@ def quickstart(
     chosen = config or recipe(minutes, seed)
     make_folder(Path(output).absolute().parent)
     with owned(Path(output)):
-        return _quickstart(_fresh_folder(Path(output), force), chosen, seed, progress)
+        earlier = _fresh_folder(Path(output), force)
+        record = _quickstart(Path(output), chosen, seed, progress)
+        if earlier is not None:
+            shutil.rmtree(earlier, ignore_errors=True)
+        return record
 
 
 def _quickstart(folder: Path, chosen: TrainConfig, seed: int, progress: Any) -> dict[str, Any]:
@@ -126,7 +136,6 @@ def _quickstart(folder: Path, chosen: TrainConfig, seed: int, progress: Any) -> 
         stream.write(json.dumps({"schema": "bitnet/1", **record}, indent=2).encode() + b"\n")
     record["files"].append(str(folder / RECEIPT_FILE))
     receipt.require()
-    shutil.rmtree(_previous(folder), ignore_errors=True)
     return record
 
 
@@ -165,28 +174,39 @@ def _check_transformers(directory: Path, model: Model, tokens: np.ndarray) -> di
     }
 
 
-def _fresh_folder(folder: Path, force: bool) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not force:
+def _fresh_folder(folder: Path, force: bool) -> Path | None:
+    """Makes `folder` empty; returns the earlier run that may go once the new one is whole."""
+    previous = _previous(folder)
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    for path, there in ((folder, used), (previous, os.path.lexists(previous))):
+        if there and not force:
             raise CannotCreate(
-                "io.exists", f"`{folder}` exists", "choose another --output, or pass --force"
+                "io.exists", f"`{path}` exists", "choose another --output, or pass --force"
             )
-        if not (folder / RECEIPT_FILE).exists() and not (folder / "metrics.jsonl").exists():
-            # --force replaces an earlier quickstart, never somebody's folder.
-            raise CannotCreate(
-                "quickstart.not_ours",
-                f"`{folder}` was not made by quickstart; it is left alone",
-                "choose another --output",
-            )
+        if there:
+            _check_ours(path)
+    if used:
         # It stands beside the new one until that is whole: an interrupted run loses nothing. Nor
         # does the one after it: what was interrupted does not take a whole one's place.
-        if _previous(folder).exists() and not (folder / RECEIPT_FILE).exists():
+        if previous.exists() and not (folder / RECEIPT_FILE).exists():
             shutil.rmtree(folder)
         else:
-            shutil.rmtree(_previous(folder), ignore_errors=True)
-            folder.rename(_previous(folder))
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
     make_folder(folder)
-    return folder
+    # Looked at now: what is put there while the new one is made is not ours.
+    return previous if previous.exists() else None
+
+
+def _check_ours(folder: Path) -> None:
+    """--force replaces an earlier quickstart, never somebody's folder."""
+    ours = any((folder / name).is_file() for name in (RECEIPT_FILE, "metrics.jsonl"))
+    if not ours:
+        raise CannotCreate(
+            "quickstart.not_ours",
+            f"`{folder}` was not made by quickstart; it is left alone",
+            "choose another --output",
+        )
 
 
 def _previous(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from bitnet_jax.passes.transform import ternarize
 from bitnet_jax.stores.address import parse, require_local
 from bitnet_jax.stores.store import Reach
 from bitnet_jax.stores.table import bring
+from bitnet_jax.train.checkpoint import list_steps
 from bitnet_jax.train.checkpoint import resolve as resolve_checkpoint
 from bitnet_jax.train.config import DataConfig, TrainConfig, dump_config, load_config
 from bitnet_jax.train.corpus import TEXT_SUFFIXES, Corpus, python_corpus, read_files
@@ -67,7 +68,7 @@ def train_start(
 
     Raises:
       ConfigError: the recipe is wrong, with file and line.
-      CannotCreate: the run's folder exists and is not what is resumed.
+      CannotCreate: `output` holds something, and is not the run that is resumed.
       Resumable: stopped by SIGTERM, after a checkpoint.
     """
     recipe = load_config(Path(config))
@@ -193,6 +194,7 @@ def fit(
     run_dir: Path | None = None,
     resume_from: Path | None = None,
     progress: Any = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Runs the loop with the transform as the model function."""
     family = family_for(prepared.spec)
@@ -212,6 +214,7 @@ def fit(
             spec=prepared.spec.to_json(),
             progress=progress,
             stop=stop,
+            begun=begun,
         )
 
 
@@ -241,7 +244,7 @@ def _run(
         packed_checkpoint(prepared.params, prepared)
     run_dir = _run_folder(output, resume_from)
     with owned(run_dir):  # a second run in it would take the first one's steps for its own
-        _check_start(run_dir if resume_from is None else None, resume_from)
+        _check_start(run_dir, resume_from)
         return _run_in(run_dir, recipe, prepared, resume_from, progress)
 
 
@@ -252,10 +255,16 @@ def _run_in(
     resume_from: str | os.PathLike | None,
     progress: Any,
 ) -> dict[str, Any]:
-    with atomic_file(run_dir / "config.yaml") as stream:
-        stream.write(dump_config(recipe).encode())
+    def begun() -> None:
+        # Not before: a start that is refused leaves its folder free for the next one, and the
+        # run that it would have resumed with its own recipe.
+        with atomic_file(run_dir / "config.yaml") as stream:
+            stream.write(dump_config(recipe).encode())
+
     resume = None if resume_from is None else Path(resume_from)
-    result = fit(recipe, prepared, run_dir=run_dir, resume_from=resume, progress=progress)
+    result = fit(
+        recipe, prepared, run_dir=run_dir, resume_from=resume, progress=progress, begun=begun
+    )
     checkpoint = packed_checkpoint(result.state.params, prepared)
     saved = save_checkpoint(checkpoint, run_dir / MODEL_FILE, format="bitnet", force=True)
     record = {
@@ -298,14 +307,22 @@ def _check_start(output: str | os.PathLike | None, resume_from: str | os.PathLik
     require_local(resume_from, "the run that is resumed", "copy it to this machine")
     if resume_from is not None:
         resolve_checkpoint(Path(resume_from))
-    elif output is not None:
+        if output is not None and _same(Path(output), _run_of(Path(resume_from).absolute())):
+            return
+    if output is not None:
         path = Path(output)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            other = "choose another --output-dir"
+            goes_on = resume_from is None and list_steps(path / "checkpoints")
             raise CannotCreate(
                 "train.run_exists",
                 f"`{path}` exists",
-                f"go on with it: --resume-from {path}; or choose another --output-dir",
+                f"go on with it: --resume-from {path}; or {other}" if goes_on else other,
             )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _run_folder(output: str | os.PathLike | None, resume_from: str | os.PathLike | None) -> Path:

@@ -17,6 +17,7 @@ class Sample:
     second: Optional[str] = option(positional=True, help="h")
     max_count: int = option("-n", "--max-count", type=whole(1), default=3, help="h")
     share: float = option(type=number(0.0, 1.0, above=True), default=0.5, help="h")
+    much: float = option(type=number(0.0), default=1.0, help="h")
     kind: Literal["one", "two"] = option(default="one", help="h")
     shape: Optional[str] = option(choices=("ring", "line"), help="h")
     force: bool = option("-F", "--force", default=False, help="h")
@@ -74,6 +75,9 @@ def test_what_was_typed(argv, values):
         (["--max-count", "x"], "cli.bad_value", None),
         (["--share", "0"], "cli.bad_value", None),
         (["--share", "nan"], "cli.bad_value", None),
+        (["--much", "inf"], "cli.bad_value", None),
+        (["--much=-inf"], "cli.bad_value", None),
+        (["--much", "1e999"], "cli.bad_value", None),
         (["--first"], "cli.bad_value", "--first=-value"),
         (["x", "y", "z"], "cli.unexpected_argument", "quotes"),
     ],
