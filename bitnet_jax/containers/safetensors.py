@@ -149,6 +149,10 @@ def _metadata(raw: Any, path: os.PathLike | str) -> dict[str, str]:
         raise BadData(
             "safetensors.metadata", f"`{path}`: `__metadata__` must map strings to strings"
         )
+    if any(0xD800 <= ord(letter) < 0xE000 for word in (*raw, *raw.values()) for letter in word):
+        raise BadData(
+            "safetensors.metadata", f"`{path}`: `__metadata__` holds half a surrogate pair"
+        )
     return raw
 
 

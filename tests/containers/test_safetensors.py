@@ -127,3 +127,15 @@ def test_a_file_truncated_after_opening_is_an_error_not_a_signal(tmp_path):
     with pytest.raises(BadData) as caught:
         file.read("x")
     assert caught.value.code == "file.truncated"
+
+
+def test_half_a_surrogate_pair_in_the_metadata_is_refused_as_by_the_library(tmp_path):
+    data = write({"a": np.zeros(2, np.float32)}, {"format": "pqrstu"})
+    data = data.replace(b"pqrstu", b"\\ud800")
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.deserialize(data)
+    with pytest.raises(BadData, match="surrogate") as caught:
+        open_safetensors(path)
+    assert caught.value.code == "safetensors.metadata"

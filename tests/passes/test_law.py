@@ -5,6 +5,8 @@ The rows stand in `laws/`; `test_law_modes.py` runs them packed and under vmap.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -80,6 +82,8 @@ def test_the_twin_is_the_function_itself_at_lambda_0(name):
             )
             for of in (function_of, twin_of)
         )
+    # The parameter itself is quantized: at λ = 0 too, casts on its way are left out.
+    case = replace(case, narrow=case.narrow or name == "cast there and back")
     # each value is scaled to integers and back on its way: twice as many roundings
     assert_near(twin, function, case, slack=8)
 
