@@ -40,7 +40,8 @@ os.environ.update(
     LC_ALL="C.UTF-8",
     BITNET_VERIFY_PASSES="1",  # every program that any test makes must hold
 )
-for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM"):
+# Nor may the place they run at: under CI a command asks nobody, on GitHub it makes annotations.
+for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM", "CI", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 
 import jax  # noqa: E402

@@ -84,7 +84,7 @@ def terminal(
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     # NO_COLOR and COLUMNS are set for the tests; a person's terminal has neither.
-    given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "CI")}
+    given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
     process = subprocess.Popen(
         ["setsid", "--ctty", "--wait", *map(str, argv)],
         stdin=slave,

@@ -103,7 +103,10 @@ def test_a_command_that_loads_jax(name, model, tmp_path):
 
 
 def test_while_jax_is_imported(model, tmp_path):
-    """The signal waits until the import is over: it must not leave half a module."""
-    argv = ["model", "inspect", str(model)]
+    """The signal waits until the import is over: it must not leave half a module.
+
+    Of a command that goes on for seconds after it: a short one may have done all by then.
+    """
+    argv = ["serve", "generate", str(model), "hi", "-n", "200"]
     ended = run(tmp_path, signal.SIGINT, 60_000, 0, *argv)
     assert (ended.rc, ended.code) == (130, "cli.interrupted")

@@ -67,7 +67,7 @@ def test_colour_of_an_error_on_a_terminal(place, env, coloured):
 
 def run(line, cwd, **env):
     """Runs a shell's line without any terminal."""
-    given = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "CI")}
+    given = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
     return subprocess.run(
         ["bash", "-c", line.replace("bitnet", f"{sys.executable} -m bitnet_cli", 1)],
         cwd=cwd, capture_output=True, env={**given, **env}, timeout=60, start_new_session=True,
