@@ -1,12 +1,9 @@
-// The library's entries: XLA FFI handlers (run on XLA's own thread pool) and plain C
-// functions for the self-test. Everything they do stands in product.h.
+// The library's entries: XLA FFI handlers and plain C functions, for the self-test and for
+// Python. Everything they do stands in product.h, on the threads of pool.h.
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <thread>
-#include <vector>
 
+#include "pool.h"
 #include "product.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -29,70 +26,18 @@ namespace {
 using bitnet::Kernel;
 using bitnet::Product;
 
-static inline void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
+// Below this many products a second thread costs more than it brings.
+constexpr int64_t kWorthThreads = 1 << 18;
 
-// Units are claimed from one counter by the caller and by whichever pool threads
-// come. The caller works too and waits only for units that a running thread has
-// claimed, so a pool whose threads are all busy (or in here) cannot deadlock. A task
-// that comes late finds no unit left and touches nothing but this block, which it
-// keeps alive.
-struct Claims {
-  explicit Claims(int64_t total) : total(total) {}
-  const int64_t total;
-  alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<int64_t> done{0};
-};
-
-template <typename Fn>
-void Work(Claims& claims, const Fn* fn) {
-  for (;;) {
-    const int64_t i = claims.next.fetch_add(1, std::memory_order_relaxed);
-    if (i >= claims.total) return;
-    (*fn)(i);
-    claims.done.fetch_add(1, std::memory_order_release);
-  }
-}
-
-template <typename Fn, typename Schedule>
-void ParallelFor(int64_t count, int64_t threads, const Fn& fn, Schedule schedule) {
-  const int64_t helpers = bitnet::Min(threads, count) - 1;
-  if (helpers <= 0) {
-    for (int64_t i = 0; i < count; ++i) fn(i);
-    return;
-  }
-  auto claims = std::make_shared<Claims>(count);
-  const Fn* shared = &fn;
-  for (int64_t i = 0; i < helpers; ++i) schedule([claims, shared] { Work(*claims, shared); });
-  Work(*claims, shared);
-  for (int spins = 0; claims->done.load(std::memory_order_acquire) < count; ++spins) {
-    if (spins < 4096) {
-      Pause();
-    } else {
-      std::this_thread::yield();  // the helper may have lost its processor
-    }
-  }
-}
-
-bool RunOnPool(const Product& p, ffi::ThreadPool& pool) {
-  // Below this many products a second thread costs more than it brings.
-  const bool small = p.batch * p.tokens * p.out * p.in < (1 << 18);
-  const int64_t threads = small ? 1 : bitnet::Max(pool.num_threads(), 1);
+bool RunOnPool(const Product& p, int64_t threads) {
   return bitnet::RunProduct(p, threads, [&](int64_t count, const auto& fn) {
-    ParallelFor(count, threads, fn, [&](auto task) { pool.Schedule(std::move(task)); });
+    bitnet::Pool::Get().Run(count, threads, fn);
   });
 }
 
-bool RunOnThreads(const Product& p, int64_t threads) {
-  std::vector<std::thread> started;
-  const bool ok = bitnet::RunProduct(p, threads, [&](int64_t count, const auto& fn) {
-    ParallelFor(count, threads, fn, [&](auto task) { started.emplace_back(task); });
-  });
-  for (auto& thread : started) thread.join();
-  return ok;
+bool RunOnPool(const Product& p) {
+  const bool small = p.batch * p.tokens * p.out * p.in < kWorthThreads;
+  return RunOnPool(p, small ? 1 : bitnet::Pool::Get().threads());
 }
 
 ffi::Error Fail(const char* what) { return ffi::Error::InvalidArgument(what); }
@@ -114,7 +59,7 @@ const char* SetShapes(ffi::Span<const int64_t> x, ffi::Span<const int64_t> codes
   return fits ? nullptr : "bitnet: shapes of x, codes and y disagree";
 }
 
-ffi::Error MatmulImpl(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes,
+ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes,
                       ffi::Buffer<ffi::F32> scale, ffi::Result<ffi::AnyBuffer> y,
                       int64_t isa, int64_t scale_kind, int64_t group) {
   Product p = {};
@@ -139,11 +84,11 @@ ffi::Error MatmulImpl(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::U
   p.x = x.untyped_data(), p.x_bf16 = x.element_type() == ffi::BF16;
   p.y = y->untyped_data(), p.y_bf16 = y->element_type() == ffi::BF16;
   p.codes = codes.typed_data(), p.scale = scale.typed_data();
-  if (!RunOnPool(p, pool)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
+  if (!RunOnPool(p)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
   return ffi::Error::Success();
 }
 
-ffi::Error AccumulateImpl(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> q,
+ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q,
                           ffi::Buffer<ffi::U8> codes, ffi::ResultBuffer<ffi::S32> y,
                           int64_t isa) {
   Product p = {};
@@ -153,7 +98,7 @@ ffi::Error AccumulateImpl(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> q,
     return Fail(wrong);
   p.scale_kind = bitnet::kAccumulate;
   p.x = q.typed_data(), p.codes = codes.typed_data(), p.y = y->typed_data();
-  if (!RunOnPool(p, pool)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
+  if (!RunOnPool(p)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
   return ffi::Error::Success();
 }
 
@@ -163,7 +108,6 @@ ffi::Error AccumulateImpl(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> q,
 BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_matmul(XLA_FFI_CallFrame* frame) {
   XLA_FFI_DEFINE_HANDLER(handler, MatmulImpl,
                          ffi::Ffi::Bind()
-                             .Ctx<ffi::ThreadPool>()
                              .Arg<ffi::AnyBuffer>()
                              .Arg<ffi::Buffer<ffi::U8>>()
                              .Arg<ffi::Buffer<ffi::F32>>()
@@ -177,7 +121,6 @@ BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_matmul(XLA_FFI_CallFrame* frame) {
 BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_accumulate(XLA_FFI_CallFrame* frame) {
   XLA_FFI_DEFINE_HANDLER(handler, AccumulateImpl,
                          ffi::Ffi::Bind()
-                             .Ctx<ffi::ThreadPool>()
                              .Arg<ffi::Buffer<ffi::S8>>()
                              .Arg<ffi::Buffer<ffi::U8>>()
                              .Ret<ffi::Buffer<ffi::S32>>()
@@ -195,7 +138,7 @@ BITNET_EXPORT const char* bitnet_isa_name(int64_t isa) {
 
 BITNET_EXPORT int bitnet_isa_usable(int64_t isa) { return Find(isa) != nullptr; }
 
-// As the FFI entries, on `threads` threads of its own. sizes: batch, tokens, out, in,
+// As the FFI entries, on `threads` threads. sizes: batch, tokens, out, in,
 // scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16.
 // Returns 0, 1 (instruction set missing) or 2 (no memory).
 BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x,
@@ -207,5 +150,10 @@ BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes,
   p.scale_kind = sizes[4], p.group = sizes[5];
   p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0;
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
-  return RunOnThreads(p, threads) ? 0 : 2;
+  return RunOnPool(p, threads) ? 0 : 2;
 }
+
+// Threads of a call from now on, the caller's included; 0: one for each processor.
+BITNET_EXPORT void bitnet_set_threads(int64_t count) { bitnet::Pool::Get().SetThreads(count); }
+
+BITNET_EXPORT int64_t bitnet_threads() { return bitnet::Pool::Get().threads(); }
