@@ -23,8 +23,12 @@ from bitnet_jax.ops.select import select
 from bitnet_jax.quant.tensor import is_quant
 from bitnet_jax.targets.detect import detect
 
-# A native kernel in a compiled module, and the instruction set it was lowered for.
-_NATIVE_CALL = re.compile(r'custom_call_target="bitnet_ternary_matmul".*?\bisa = (\d+)')
+# A native product with packed weights in a compiled module, and the instruction set it was
+# lowered for. (A second library in one process has a number after the name.)
+_NATIVE_CALL = re.compile(
+    r'custom_call_target="bitnet_(?:ternary_matmul|fused_linears|rows_matmul)(?:\.\d+)?"'
+    r".*?\bisa = (\d+)"
+)
 # What says where the source stood, not what is computed.
 _METADATA = re.compile(r", (metadata|frontend_attributes)=\{[^{}]*\}")
 _TABLES = re.compile(

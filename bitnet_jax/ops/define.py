@@ -16,12 +16,28 @@ import jax.extend.core as jec
 from jax.interpreters import ad, batching, mlir
 
 from bitnet_jax.core import jax_compat
+from bitnet_jax.ops.select import select
 
 
-def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
+def _always(*avals: Any) -> bool:
+    return True
+
+
+def define(
+    name: str,
+    reference: Callable[..., Any],
+    *,
+    native: Callable[..., Any] | None = None,
+    fits: Callable[..., bool] = _always,
+) -> jec.Primitive:
     """Returns the primitive `name`: as ``reference(*arrays, **static)``, one result.
 
     Works under jit, vmap, grad and jvp; differentiation and batching decompose it.
+
+    Args:
+      native: the same, by the C++ kernels: taken on CPU where they run and the operands fit.
+        Such an op has a row in `select.TABLE`.
+      fits: says so of the operands' abstract values.
     """
     primitive = jec.Primitive(name)
 
@@ -44,11 +60,64 @@ def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
     # One compiled function per set of parameters, or every eager call would compile anew.
     @functools.cache
     def jitted(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-        return jax.jit(bound(dict(params)))
+        return jax.jit(functools.partial(primitive.bind, **dict(params)))
 
     primitive.def_impl(lambda *args, **params: jitted(tuple(sorted(params.items())))(*args))
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
+    _lower(primitive, reference, native, fits)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
     return primitive
+
+
+def define_fused(
+    name: str,
+    reference: Callable[..., Any],
+    *,
+    native: Callable[..., Any],
+    fits: Callable[..., bool] = _always,
+) -> jec.Primitive:
+    """Returns the primitive `name` with several results: what a pass makes of several ops.
+
+    It stands in programs that are only run: it has no derivative and no batching rule.
+
+    Args:
+      reference: as ``reference(*arrays, **static)``, a sequence of results.
+      native: the same, by the C++ kernels: taken on CPU where they run and the operands fit.
+      fits: says so of the operands' abstract values.
+    """
+    primitive = jec.Primitive(name)
+    primitive.multiple_results = True
+
+    def abstract(*avals: Any, **params: Any) -> Any:
+        specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        outs = jax.eval_shape(functools.partial(reference, **params), *specs)
+        return [jax_compat.result_aval(out.shape, out.dtype, *avals) for out in outs]
+
+    @functools.cache
+    def jitted(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+        return jax.jit(functools.partial(primitive.bind, **dict(params)))
+
+    primitive.def_impl(lambda *args, **params: jitted(tuple(sorted(params.items())))(*args))
+    primitive.def_abstract_eval(abstract)
+    _lower(primitive, reference, native, fits)
+    return primitive
+
+
+def _lower(
+    primitive: jec.Primitive,
+    reference: Callable[..., Any],
+    native: Callable[..., Any] | None,
+    fits: Callable[..., bool],
+) -> None:
+    several = primitive.multiple_results
+    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=several))
+    if native is None:
+        return
+
+    def on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
+        usable = fits(*ctx.avals_in) and select(primitive.name, "cpu").implementation == "native"
+        lower = mlir.lower_fun(native if usable else reference, multiple_results=several)
+        return lower(ctx, *operands, **params)
+
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")

@@ -22,6 +22,10 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "ternary_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "ternary_accumulate": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "integer_matmul": {"*": ("xla", "reference")},
+    "rms_norm": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "attention": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "fused_linears": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "cached_attention": {"cpu": ("native", "reference"), "*": ("reference",)},
 }
 
 

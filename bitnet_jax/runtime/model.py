@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import UsageError
 from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.digest import Digest, digest
-from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.engine import Engine, Timing
+from bitnet_jax.runtime.resident import to_device
 from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.runtime.stops import StopRules
 from bitnet_jax.runtime.stream import Piece, stream_text
@@ -254,26 +251,3 @@ def load(
     """
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
     return Model(checkpoint, implementation=implementation)
-
-
-def to_device(checkpoint: Checkpoint) -> Packed:
-    """Reads a checkpoint's tensors onto the device: codes as they are, floats as float32."""
-    leaves: dict[str, Any] = {}
-    for name in checkpoint.entries:
-        value = checkpoint.read(name)
-        if isinstance(value, QuantTensor):
-            codes, scale = jax.device_put(value.codes), jax.device_put(value.scale)
-            leaves[name] = replace(value, codes=codes, scale=scale)
-            continue
-        if checkpoint.entries[name].ternary:
-            raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
-        # Widened on the device: numpy takes ten times longer over bfloat16.
-        wide = jax.device_put(np.asarray(value)).astype(np.float32)
-        if not bool(jnp.isfinite(wide).all()):
-            raise BadData(
-                "weights.not_finite",
-                f"tensor `{name}` holds NaN or infinity",
-                "`bitnet model validate` lists what is wrong; take the file again from its source",
-            )
-        leaves[name] = wide
-    return Packed.of(leaves)

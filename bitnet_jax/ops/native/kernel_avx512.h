@@ -207,10 +207,12 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   }
 }
 
+#include "floats.h"
+
 static bool Usable() { return HasAvx512Vnni(); }
 
 static const Kernel kKernel = {"avx512_vnni",      Usable, Quantize<float>,
-                               Quantize<uint16_t>, Sum,    Accumulate};
+                               Quantize<uint16_t>, Sum,    Accumulate, &kFloats};
 
 #undef BITNET_TARGET
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, BitnetError, Unavailable, UsageError, did_you_mean
@@ -25,7 +26,14 @@ from bitnet_jax.ops.native.selftest import SCALE_KINDS, selftest
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
 # Where a platform wheel holds its library; a source tree has no such folder.
 WHEEL_DIR = build.SOURCE_DIR / "prebuilt"
-FFI_TARGETS = ("bitnet_ternary_matmul", "bitnet_ternary_accumulate")
+FFI_TARGETS = (
+    "bitnet_ternary_matmul",
+    "bitnet_ternary_accumulate",
+    "bitnet_fused_linears",
+    "bitnet_attention",
+    "bitnet_cached_attention",
+    "bitnet_rms_norm",
+)
 
 
 @dataclass(frozen=True)
@@ -290,6 +298,30 @@ def status() -> Status:
     )
 
 
+def threads() -> int:
+    """Threads of a kernel call, the caller's included.
+
+    Raises:
+      Unavailable, PermissionDenied: as `obtain`.
+    """
+    return int(_of_threads(library(), "bitnet_threads"))
+
+
+def set_threads(count: int) -> None:
+    """Threads of each kernel call of this process from now on; 0: one for each processor.
+
+    Raises:
+      Unavailable, PermissionDenied: as `obtain`.
+    """
+    _of_threads(library(), "bitnet_set_threads", ctypes.c_int64(count))
+
+
+def _of_threads(found: Library, name: str, *arguments: Any) -> Any:
+    function = getattr(found.handle, name)
+    function.restype = None if arguments else ctypes.c_int64
+    return function(*arguments)
+
+
 def ffi_target(name: str) -> tuple[str, int]:
     """Registers the library with XLA once, and returns the target's name and the ISA id."""
     import jax.ffi
@@ -319,5 +351,7 @@ __all__ = [
     "obtain",
     "open_library",
     "raise_if_forced",
+    "set_threads",
     "status",
+    "threads",
 ]
