@@ -5,6 +5,7 @@
 
 #include "pool.h"
 #include "product.h"
+#include "rows_product.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -35,12 +36,37 @@ bool RunOnPool(const Product& p, int64_t threads) {
   });
 }
 
+int64_t WorthThreads(int64_t products) {
+  return products < kWorthThreads ? 1 : bitnet::Pool::Get().threads();
+}
+
 bool RunOnPool(const Product& p) {
-  const bool small = p.batch * p.tokens * p.out * p.in < kWorthThreads;
-  return RunOnPool(p, small ? 1 : bitnet::Pool::Get().threads());
+  return RunOnPool(p, WorthThreads(p.batch * p.tokens * p.out * p.in));
 }
 
 ffi::Error Fail(const char* what) { return ffi::Error::InvalidArgument(what); }
+
+ffi::Error Done(bool had_memory) {
+  return had_memory ? ffi::Error::Success()
+                    : ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
+}
+
+bool IsFloat(ffi::DataType type) { return type == ffi::F32 || type == ffi::BF16; }
+
+// Fills how `count` scales belong to the weights; nullptr if they do.
+template <typename P>
+const char* SetScale(size_t count, int64_t kind, int64_t group, P* p) {
+  p->scale_kind = kind, p->group = group;
+  int64_t scales = p->batch;
+  if (kind == bitnet::kRow) scales *= p->out;
+  if (kind == bitnet::kGroup) {
+    if (group <= 0 || group % bitnet::kCols || p->in % group)
+      return "bitnet: a group must be a multiple of 16 that divides the inputs";
+    scales *= p->out * (p->in / group);
+  }
+  const bool fits = kind >= 0 && kind <= bitnet::kGroup && static_cast<int64_t>(count) == scales;
+  return fits ? nullptr : "bitnet: wrong number of scales";
+}
 
 const Kernel* Find(int64_t isa) {
   if (isa < 0 || isa >= bitnet::kKernelCount) return nullptr;
@@ -67,25 +93,14 @@ ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes,
   if (p.kernel == nullptr) return Fail("bitnet: this processor lacks the instruction set");
   if (const char* wrong = SetShapes(x.dimensions(), codes.dimensions(), y->dimensions(), &p))
     return Fail(wrong);
-  p.scale_kind = scale_kind, p.group = group;
-  int64_t scales = p.batch;
-  if (scale_kind == bitnet::kRow) scales *= p.out;
-  if (scale_kind == bitnet::kGroup) {
-    if (group <= 0 || group % bitnet::kCols || p.in % group)
-      return Fail("bitnet: a group must be a multiple of 16 that divides the inputs");
-    scales *= p.out * (p.in / group);
-  }
-  if (scale_kind < 0 || scale_kind > bitnet::kGroup ||
-      static_cast<int64_t>(scale.element_count()) != scales)
-    return Fail("bitnet: wrong number of scales");
-  const auto is_float = [](ffi::DataType t) { return t == ffi::F32 || t == ffi::BF16; };
-  if (!is_float(x.element_type()) || !is_float(y->element_type()))
+  if (const char* wrong = SetScale(scale.element_count(), scale_kind, group, &p))
+    return Fail(wrong);
+  if (!IsFloat(x.element_type()) || !IsFloat(y->element_type()))
     return Fail("bitnet: x and y must be float32 or bfloat16");
   p.x = x.untyped_data(), p.x_bf16 = x.element_type() == ffi::BF16;
   p.y = y->untyped_data(), p.y_bf16 = y->element_type() == ffi::BF16;
   p.codes = codes.typed_data(), p.scale = scale.typed_data();
-  if (!RunOnPool(p)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
-  return ffi::Error::Success();
+  return Done(RunOnPool(p));
 }
 
 ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q,
@@ -98,8 +113,40 @@ ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q,
     return Fail(wrong);
   p.scale_kind = bitnet::kAccumulate;
   p.x = q.typed_data(), p.codes = codes.typed_data(), p.y = y->typed_data();
-  if (!RunOnPool(p)) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bitnet: no memory");
-  return ffi::Error::Success();
+  return Done(RunOnPool(p));
+}
+
+using bitnet::RowsProduct;
+
+bool RunOnPool(const RowsProduct& p, int64_t threads) {
+  return bitnet::RunRowsProduct(p, threads, [&](int64_t count, const auto& fn) {
+    bitnet::Pool::Get().Run(count, threads, fn);
+  });
+}
+
+ffi::Error RowsImpl(ffi::AnyBuffer x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> scale,
+                    ffi::Result<ffi::AnyBuffer> y, int64_t isa, int64_t layout,
+                    int64_t scale_kind, int64_t group) {
+  RowsProduct p = {};
+  p.kernel = Find(isa);
+  if (p.kernel == nullptr) return Fail("bitnet: this processor lacks the instruction set");
+  p.rows = bitnet::kRowsKernels[isa];
+  if (layout < 0 || layout >= bitnet::kRowsLayouts) return Fail("bitnet: no such layout");
+  const auto xs = x.dimensions(), cs = codes.dimensions(), ys = y->dimensions();
+  if (xs.size() != 3 || cs.size() != 3 || ys.size() != 3) return Fail("bitnet: wrong ranks");
+  p.layout = layout;
+  p.batch = xs[0], p.tokens = xs[1], p.in = xs[2], p.out = ys[2];
+  if (ys[0] != p.batch || ys[1] != p.tokens || cs[0] != p.batch || cs[1] != p.out ||
+      cs[2] != bitnet::RowBytes(layout, p.in) || ffi::ByteWidth(codes.element_type()) != 1)
+    return Fail("bitnet: shapes of x, codes and y disagree");
+  if (const char* wrong = SetScale(scale.element_count(), scale_kind, group, &p))
+    return Fail(wrong);
+  if (!IsFloat(x.element_type()) || !IsFloat(y->element_type()))
+    return Fail("bitnet: x and y must be float32 or bfloat16");
+  p.x = x.untyped_data(), p.x_bf16 = x.element_type() == ffi::BF16;
+  p.y = y->untyped_data(), p.y_bf16 = y->element_type() == ffi::BF16;
+  p.codes = static_cast<const uint8_t*>(codes.untyped_data()), p.scale = scale.typed_data();
+  return Done(RunOnPool(p, WorthThreads(p.batch * p.tokens * p.out * p.in)));
 }
 
 }  // namespace
@@ -128,6 +175,20 @@ BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_accumulate(XLA_FFI_CallFrame* frame)
   return (*handler)(frame);
 }
 
+BITNET_EXPORT XLA_FFI_Error* bitnet_rows_matmul(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_DEFINE_HANDLER(handler, RowsImpl,
+                         ffi::Ffi::Bind()
+                             .Arg<ffi::AnyBuffer>()
+                             .Arg<ffi::AnyBuffer>()
+                             .Arg<ffi::Buffer<ffi::F32>>()
+                             .Ret<ffi::AnyBuffer>()
+                             .Attr<int64_t>("isa")
+                             .Attr<int64_t>("layout")
+                             .Attr<int64_t>("scale_kind")
+                             .Attr<int64_t>("group_size"));
+  return (*handler)(frame);
+}
+
 BITNET_EXPORT const char* bitnet_source_key() { return BITNET_SOURCE_KEY; }
 
 BITNET_EXPORT int64_t bitnet_isa_count() { return bitnet::kKernelCount; }
@@ -149,6 +210,22 @@ BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes,
   p.batch = sizes[0], p.tokens = sizes[1], p.out = sizes[2], p.in = sizes[3];
   p.scale_kind = sizes[4], p.group = sizes[5];
   p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0;
+  p.x = x, p.codes = codes, p.scale = scale, p.y = y;
+  return RunOnPool(p, threads) ? 0 : 2;
+}
+
+// As `bitnet_run`, of weights in rows. sizes: batch, tokens, out, in, scale_kind, group, x is
+// bf16, y is bf16, layout.
+BITNET_EXPORT int bitnet_rows_run(int64_t isa, int64_t threads, const int64_t* sizes,
+                                  const void* x, const uint8_t* codes, const float* scale,
+                                  void* y) {
+  RowsProduct p = {};
+  p.kernel = Find(isa);
+  if (p.kernel == nullptr) return 1;
+  p.rows = bitnet::kRowsKernels[isa];
+  p.batch = sizes[0], p.tokens = sizes[1], p.out = sizes[2], p.in = sizes[3];
+  p.scale_kind = sizes[4], p.group = sizes[5];
+  p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0, p.layout = sizes[8];
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
   return RunOnPool(p, threads) ? 0 : 2;
 }
