@@ -23,11 +23,11 @@ from bitnet_jax.ops.select import select
 from bitnet_jax.quant.tensor import is_quant
 from bitnet_jax.targets.detect import detect
 
-# A native product with packed weights in a compiled module, and the instruction set it was
-# lowered for. (A second library in one process has a number after the name.)
+# What multiplies by weights natively; a suffix tells two libraries in a process apart.
+_NATIVE_TARGETS = ("bitnet_ternary_matmul", "bitnet_fused_linears", "bitnet_rows_matmul")
+# A native kernel in a compiled module, and the instruction set it was lowered for.
 _NATIVE_CALL = re.compile(
-    r'custom_call_target="bitnet_(?:ternary_matmul|fused_linears|rows_matmul)(?:\.\d+)?"'
-    r".*?\bisa = (\d+)"
+    rf'custom_call_target="(?:{"|".join(_NATIVE_TARGETS)})(?:\.\d+)?".*?\bisa = (\d+)'
 )
 # What says where the source stood, not what is computed.
 _METADATA = re.compile(r", (metadata|frontend_attributes)=\{[^{}]*\}")

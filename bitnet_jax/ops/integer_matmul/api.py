@@ -45,8 +45,8 @@ def integer_matmul(
       x: float32, bfloat16 or float16.
       peak: [..., 1] for x [..., in], the tokens' statistic where it is not that of `x`
         alone, as `quant.activations.quantize` takes it.
-      implementation: None or "auto" for the best that runs here, or "xla", "reference"
-        (ternary weights: "native" too): a named one runs or raises when lowered.
+      implementation: None or "auto" for the best that runs here and takes this call, or
+        "native", "xla", "reference": a named one runs or raises when lowered.
       out_dtype: float32, bfloat16 or float16; `x`'s own dtype if None.
 
     Raises:

@@ -217,4 +217,19 @@ static const Kernel kKernel = {"avx512_vnni",      Usable, Quantize<float>,
 #undef BITNET_TARGET
 
 }  // namespace avx512_vnni
+
+// The same here: what VBMI adds serves codes that are not whole parts of a byte.
+namespace avx512_vbmi {
+
+static bool Usable() { return HasAvx512Vbmi(); }
+
+static const Kernel kKernel = {"avx512_vbmi",
+                               Usable,
+                               avx512_vnni::Quantize<float>,
+                               avx512_vnni::Quantize<uint16_t>,
+                               avx512_vnni::Sum,
+                               avx512_vnni::Accumulate,
+                               &avx512_vnni::kFloats};
+
+}  // namespace avx512_vbmi
 }  // namespace bitnet

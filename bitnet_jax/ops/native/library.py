@@ -20,7 +20,7 @@ from typing import Any
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, BitnetError, Unavailable, UsageError, did_you_mean
 from bitnet_jax.ops.native import build
-from bitnet_jax.ops.native.selftest import SCALE_KINDS, selftest
+from bitnet_jax.ops.native.selftest import ROWS_LAYOUTS, SCALE_KINDS, selftest
 
 # The environment that decides which library is used; a change of it is seen.
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
@@ -30,6 +30,7 @@ FFI_TARGETS = (
     "bitnet_ternary_matmul",
     "bitnet_ternary_accumulate",
     "bitnet_fused_linears",
+    "bitnet_rows_matmul",
     "bitnet_attention",
     "bitnet_cached_attention",
     "bitnet_rms_norm",
@@ -57,11 +58,11 @@ class Library:
     def isa_id(self, name: str) -> int:
         return self.isas.index(name)
 
-    def run(self, isa: str, sizes, x, codes, scale, y, threads: int = 1) -> None:
-        """One product on plain numpy arrays (see ``bitnet_run`` in library.cc)."""
-        sizes = (ctypes.c_int64 * 8)(*sizes)
+    def run(self, isa: str, sizes, x, codes, scale, y, threads: int = 1, entry="bitnet_run"):
+        """One product on plain numpy arrays: see `entry` in library.cc."""
+        sizes = (ctypes.c_int64 * len(sizes))(*sizes)
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, codes, scale, y)]
-        failed = self.handle.bitnet_run(
+        failed = getattr(self.handle, entry)(
             ctypes.c_int64(self.isa_id(isa)), ctypes.c_int64(threads), sizes, *pointers
         )
         if failed:
@@ -282,7 +283,7 @@ def raise_if_forced() -> None:
         chosen_isa(library())
 
 
-KNOWN_ISAS = ("avx512_vnni", "avx_vnni", "avx2", "neon_dotprod", "portable")
+KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2", "neon_dotprod", "portable")
 
 
 def status() -> Status:
@@ -341,6 +342,7 @@ def ffi_target(name: str) -> tuple[str, int]:
 
 __all__ = [
     "KNOWN_ISAS",
+    "ROWS_LAYOUTS",
     "SCALE_KINDS",
     "Library",
     "Status",

@@ -25,7 +25,7 @@ namespace bitnet {
 // Best first; the index is the "isa" attribute of the calls.
 static const Kernel* const kKernels[] = {
 #if defined(__x86_64__)
-    &avx512_vnni::kKernel, &avx_vnni::kKernel, &avx2::kKernel,
+    &avx512_vbmi::kKernel, &avx512_vnni::kKernel, &avx_vnni::kKernel, &avx2::kKernel,
 #elif defined(__aarch64__)
     &neon_dotprod::kKernel,
 #endif

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData
+from bitnet_jax.quant.layouts import pack_codes
 from bitnet_jax.quant.packing import pack_trits
 from bitnet_jax.quant.ternary import INVERSE_ACTIVATION_MAX, quantize_activations
 
 # The numbers that product.h gives to the kinds of scale.
 SCALE_KINDS = {"tensor": 0, "row": 1, "group": 2}
 ACCUMULATE = 3
+
+# The numbers that rows.h gives to the layouts.
+ROWS_LAYOUTS = {"i8.rows": 0, "i6.rows": 1, "i4.rows": 2}
 
 # (tokens, out, in, scale kind, group, threads): edges of blocks, tiles and groups.
 CASES = (
@@ -25,6 +29,16 @@ CASES = (
     (3, 17, 50, "row", 0, 2),
     (9, 37, 160, "group", 16, 1),
     (19, 16, 304, "tensor", 0, 2),
+)
+
+# (layout, tokens, out, in, scale kind, group, threads): edges of strips, chunks and tiles.
+ROWS_CASES = (
+    ("i8.rows", 1, 9, 130, "row", 0, 1),
+    ("i8.rows", 9, 6, 96, "group", 48, 2),
+    ("i6.rows", 1, 7, 133, "tensor", 0, 2),
+    ("i6.rows", 5, 9, 192, "group", 64, 1),
+    ("i4.rows", 1, 5, 289, "row", 0, 1),
+    ("i4.rows", 7, 5, 160, "group", 32, 2),
 )
 
 
@@ -43,15 +57,25 @@ def expected(x, trits, scale, scale_kind: str, group: int) -> np.ndarray:
     return total * token_scale
 
 
+def scales(rng: np.random.Generator, out: int, inputs: int, kind: str, group: int) -> np.ndarray:
+    """Float32 scales of a weight [out, in]."""
+    shape = {"tensor": (1,), "row": (out,), "group": (out, inputs // (group or 1))}[kind]
+    return rng.random(shape, np.float32) + np.float32(0.01)
+
+
 def selftest(library: Any) -> None:
     """Raises `BadData` (``kernel.selftest``) if any path of `library` gives other bits."""
     rng = np.random.default_rng(0)
+    _ternary(library, rng)
+    _rows(library, rng)
+
+
+def _ternary(library: Any, rng: np.random.Generator) -> None:
     for tokens, out, inputs, kind, group, threads in CASES:
         x = rng.standard_normal((tokens, inputs), np.float32)
         x[-1] *= np.float32(1e-7)  # below the smallest absmax
         trits = rng.integers(-1, 2, (out, inputs), np.int8)
-        shape = {"tensor": (1,), "row": (out,), "group": (out, inputs // (group or 1))}[kind]
-        scale = rng.random(shape, np.float32) + np.float32(0.01)
+        scale = scales(rng, out, inputs, kind, group)
         codes = pack_trits(trits)
         want = expected(x, trits, scale, kind, group)
         q = rng.integers(-128, 128, (tokens, inputs), np.int8)
@@ -63,8 +87,29 @@ def selftest(library: Any) -> None:
             acc = np.empty((tokens, out), np.int32)
             library.run(isa, (*sizes[:4], ACCUMULATE, 0, 0, 0), q, codes, scale, acc, threads)
             if not np.array_equal(y, want) or not np.array_equal(acc, want_acc):
-                raise BadData(
-                    "kernel.selftest",
-                    f"the `{isa}` kernel of `{library.path}` gives wrong values "
-                    f"({tokens} tokens, {out}x{inputs}, {kind} scale)",
-                )
+                raise _wrong(library, isa, f"{tokens} tokens, {out}x{inputs}, {kind} scale")
+
+
+def _rows(library: Any, rng: np.random.Generator) -> None:
+    for layout, tokens, out, inputs, kind, group, threads in ROWS_CASES:
+        x = rng.standard_normal((tokens, inputs), np.float32)
+        # Every code that fits: a file may hold the lowest, though we write none.
+        half = 1 << (int(layout[1]) - 1)
+        codes = rng.integers(-half, half, (out, inputs)).astype(np.int8)
+        scale = scales(rng, out, inputs, kind, group)
+        packed = np.ascontiguousarray(pack_codes(codes, layout))
+        want = expected(x, codes, scale, kind, group)
+        sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, 0, 0, ROWS_LAYOUTS[layout])
+        for isa in library.usable_isas:
+            y = np.empty((tokens, out), np.float32)
+            library.run(isa, sizes, x, packed, scale, y, threads, entry="bitnet_rows_run")
+            if not np.array_equal(y, want):
+                what = f"{layout}, {tokens} tokens, {out}x{inputs}, {kind} scale"
+                raise _wrong(library, isa, what)
+
+
+def _wrong(library: Any, isa: str, what: str) -> BadData:
+    return BadData(
+        "kernel.selftest",
+        f"the `{isa}` kernel of `{library.path}` gives wrong values ({what})",
+    )
