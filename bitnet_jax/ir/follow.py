@@ -9,7 +9,6 @@ Knows nothing of quantization.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -299,11 +298,16 @@ def _shift(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     if len(views) == 1:
         (view,) = views
         other = next(value for value in values if value is not view)
-        wider = math.prod(getattr(other, "shape", ())) > math.prod(view.current_shape)
-        if wider or view.ndim > len(view.shape):
+        if is_wider(view, getattr(other, "shape", ())):
             kept = context.mode.keep(context, eqn, view)
             return context.bind(eqn, [kept if value is view else value for value in values])
     return context.bind(eqn, context.plain(eqn, values))
+
+
+def is_wider(view: ParamView, sizes: Sequence[int]) -> bool:
+    """True if an array of `sizes` makes more of `view`, or `view` has unit axes added for it."""
+    more = any(a > b for a, b in zip(sizes, view.current_shape, strict=False))
+    return more or view.ndim > len(view.shape)
 
 
 def _shown(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +30,10 @@ def params_of(**shapes):
 
 
 def here(fn):
-    """The line of this file that `fn` marks."""
+    """The line that `fn` marks."""
     lines, start = inspect.getsourcelines(fn)
     (marked,) = [start + k for k, line in enumerate(lines) if "# HERE" in line]
-    return f"test_law_errors.py:{marked} "
+    return f"{Path(inspect.getfile(fn)).name}:{marked} "
 
 
 def error_of(fn, params, rules=None, inputs=None, wrap=lambda f: f):

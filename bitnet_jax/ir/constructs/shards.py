@@ -20,8 +20,11 @@ def _axis_names(part: Any) -> tuple[str, ...]:
     return () if part is None else part if isinstance(part, tuple) else (part,)
 
 
-def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamView:
-    """The view inside a `shard_map` that splits it by `spec`; leaves are the whole's still."""
+def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamView | None:
+    """The view inside a `shard_map` that splits it by `spec`; leaves are the whole's still.
+
+    None for what is no parameter any more, where no block of it is left.
+    """
     mesh = eqn.params["mesh"]
     inner = view
     for axis, part in enumerate(spec):
@@ -30,6 +33,8 @@ def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamVie
         for name in names:
             count *= mesh.shape[name]
         split = arrange.shard(inner, axis, names, count) if count > 1 else inner
+        if split is None and view.remnant is not None:
+            return None
         if split is None:
             raise UsageError(
                 "transform.shard",
