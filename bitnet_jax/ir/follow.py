@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -99,7 +100,10 @@ def _note(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         return context.bind(eqn, context.plain(eqn, values))
     arrays = context.plain(eqn, arrays)
     if view.value is not None:
-        for name, array in note.companions(view.value, arrays).items():
+        # A companion is for the whole parameter, on every device: a product sees parts of it.
+        whole = jax_compat.replicated(jax_compat.explicit_sharding(jax.typeof(view.value)))
+        found = jax_compat.in_auto_axes(note.companions, whole)(view.value, arrays)
+        for name, array in found.items():
             view = view.joined(name, array)
     return [replace(view, notes=(*view.notes, note))]
 
@@ -328,6 +332,7 @@ FOLLOW: dict[str, Rule | Construct] = {
     "name": _moving(_same),
     "stop_gradient": _moving(_same),
     "sharding_constraint": _moving(_same),
+    "reshard": _moving(_same),
     "pvary": _moving(_same),
     "device_put": _device_put,
     "optimization_barrier": _barrier,

@@ -18,10 +18,13 @@ from jax.interpreters import ad, batching, mlir
 from bitnet_jax.core import jax_compat
 
 
-def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
+def define(name: str, reference: Callable[..., Any], *, like_first: bool = False) -> jec.Primitive:
     """Returns the primitive `name`: as ``reference(*arrays, **static)``, one result.
 
     Works under jit, vmap, grad and jvp; differentiation and batching decompose it.
+
+    Args:
+      like_first: the result has the type of the first array, its sharding included.
     """
     primitive = jec.Primitive(name)
 
@@ -37,6 +40,8 @@ def define(name: str, reference: Callable[..., Any]) -> jec.Primitive:
         return jax.vmap(bound(params), in_axes=in_axes)(*args), 0
 
     def abstract(*avals: Any, **params: Any) -> Any:
+        if like_first:
+            return avals[0]
         specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         out = jax.eval_shape(bound(params), *specs)
         return jax_compat.result_aval(out.shape, out.dtype, *avals)
