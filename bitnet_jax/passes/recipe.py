@@ -186,7 +186,8 @@ def _grown(
         step.check(name, plan)
         whole = jax_compat.replicated(jax_compat.explicit_sharding(jax.typeof(values[name])))
         add = jax_compat.in_auto_axes(functools.partial(step.added, name, planned=planned), whole)
-        for suffix, value in add(values[name]).items():
+        # Jitted: hundreds of small operations would each be compiled.
+        for suffix, value in jax.jit(add)(values[name]).items():
             if f"{name}.{suffix}" in out:
                 raise UsageError(
                     "recipe.name",
@@ -196,7 +197,7 @@ def _grown(
             new.add(f"{name}.{suffix}")
             out[f"{name}.{suffix}"] = value
         first = functools.partial(step.initial, planned=planned)
-        out[name] = _as_it_lies(first, values[name])(values[name])
+        out[name] = jax.jit(_as_it_lies(first, values[name]))(values[name])
     return out, frozenset(new)
 
 
