@@ -21,6 +21,7 @@ from bitnet_jax.core import jax_compat
 from bitnet_jax.ir import arrange
 from bitnet_jax.ir.constructs.table import CONSTRUCTS
 from bitnet_jax.ir.interpreter import Construct, Context, Rule, bind
+from bitnet_jax.ir.joined import join
 from bitnet_jax.ir.views import Axes, ParamView
 
 
@@ -339,6 +340,7 @@ FOLLOW: dict[str, Rule | Construct] = {
     "weight_note": _note,
     "all_gather": _all_gather,
     # parts
+    "concatenate": join,
     "slice": _slice,
     "split": _split,
     "unstack": _unstack,

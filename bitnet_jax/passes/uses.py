@@ -300,7 +300,8 @@ _STACK = "stack the parameters outside the function: one of shape [layers, …]"
 _PENALTY = "a penalty on weights belongs outside, on the parameters: loss + decay * norm(params)"
 HINTS = {
     "stack": _STACK,
-    "concatenate": "multiply by each and join the results, or store one parameter; " + _STACK,
+    "concatenate": "multiply by each part and join or add the results (a product that keeps the "
+    "joined axis is followed by itself), or store one parameter; " + _STACK,
     "mul": "scale what it multiplies, or the result; for a mask: bj.transform with bj.KeepNofM",
     "div": "scale what it multiplies, or the result",
     "add": "add the products, not the weights: x @ w + (x @ a) @ b",

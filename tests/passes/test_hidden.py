@@ -40,6 +40,10 @@ def candidates(p, x):
     return logits, x @ p["e"][TOKENS].T  # HERE
 
 
+def rows_joined(p, x):
+    return x @ jnp.concatenate([p["w"][PERM], p["w"][PERM]], 1)  # HERE
+
+
 def rows_in_scan(p, x):
     rows = p["w"][PERM]
 
@@ -90,9 +94,10 @@ def a_mask_for_each_input(p, x):
 
 
 HIDDEN = [
-    rows_by_index, rows_scaled, candidates, rows_in_scan, written_out, written_out_for_one,
-    written_out_transposed, written_out_of_rows, summed_by_ones, added_beside_a_unit_axis,
-    scaled_beside_a_unit_axis, a_delta_for_each_input, a_mask_for_each_input,
+    rows_by_index, rows_joined, rows_scaled, candidates, rows_in_scan, written_out,
+    written_out_for_one, written_out_transposed, written_out_of_rows, summed_by_ones,
+    added_beside_a_unit_axis, scaled_beside_a_unit_axis, a_delta_for_each_input,
+    a_mask_for_each_input,
 ]  # fmt: skip
 
 

@@ -85,6 +85,16 @@ def returned(p, x):
     return x @ p["w"], p["w"]
 
 
+def joined_along_inputs(p, x):
+    w = jnp.concatenate([p["w"], p["w2"]], 0)  # HERE
+    return jnp.concatenate([x, x], 1) @ w
+
+
+def joined_and_changed(p, x):
+    w = jnp.concatenate([p["w"], p["w2"]], 1)  # HERE
+    return x @ jnp.tanh(w)
+
+
 def product_of_weights(p, x):
     return x @ (p["w1"] @ p["w2"])  # HERE
 
@@ -131,6 +141,13 @@ USES = {
     "sort": (sorted_weight, LINEAR, "w", "sort"),
     "fft": (fourier, LINEAR, "w", None),
     "cumsum": (cumulative, LINEAR, "w", "cumsum"),
+    "joined along the inputs": (
+        joined_along_inputs,
+        {**LINEAR, "w2": (IN, OUT)},
+        "w",
+        "concatenate",
+    ),
+    "joined and changed": (joined_and_changed, {**LINEAR, "w2": (IN, OUT)}, "w", "concatenate"),
     "a product of two weights": (product_of_weights, {"w1": (IN, 8), "w2": (8, OUT)}, "w", None),
     "in scan": (masked_in_scan, {"w": (2, IN, IN)}, "w", "tanh"),
     "in a branch": (masked_in_branch, LINEAR, "w", "exp"),
