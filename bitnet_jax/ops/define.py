@@ -27,6 +27,7 @@ def define(
     name: str,
     reference: Callable[..., Any],
     *,
+    like_first: bool = False,
     native: Callable[..., Any] | None = None,
     fits: Callable[..., bool] = _always,
 ) -> jec.Primitive:
@@ -35,6 +36,7 @@ def define(
     Works under jit, vmap, grad and jvp; differentiation and batching decompose it.
 
     Args:
+      like_first: the result has the type of the first array, its sharding included.
       native: the same, by the C++ kernels: taken on CPU where they run and the operands fit.
         Such an op has a row in `select.TABLE`.
       fits: says so of the operands' abstract values.
@@ -53,6 +55,8 @@ def define(
         return jax.vmap(bound(params), in_axes=in_axes)(*args), 0
 
     def abstract(*avals: Any, **params: Any) -> Any:
+        if like_first:
+            return avals[0]
         specs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         out = jax.eval_shape(bound(params), *specs)
         return jax_compat.result_aval(out.shape, out.dtype, *avals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import PyTreeDef
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.quant.tensor import QuantTensor, is_quant
 
 # A parameter used both ways (a tied embedding) has a float leaf under its own name and
@@ -81,9 +83,29 @@ def _layout(leaf: str) -> int:
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array, a number, or what a `QuantTensor` stands for."""
+    """The type of an array, a number, or what a `QuantTensor` stands for."""
     if is_quant(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+        found = _explicit(leaf.codes)
+        sharding = None if found is None else _float_sharding(leaf, found)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype), sharding=sharding)
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_explicit(leaf))
     return jax.ShapeDtypeStruct((), jnp.result_type(leaf))
+
+
+def _explicit(array: Any) -> Any:
+    """The sharding in the type of an array, or None; numpy arrays have none."""
+    typed = isinstance(array, jax.Array | jax.ShapeDtypeStruct | jax.core.ShapedArray)
+    return jax_compat.explicit_sharding(jax.typeof(array)) if typed else None
+
+
+def _float_sharding(quant: QuantTensor, codes: Any) -> Any:
+    """How the float parameter lies whose codes lie so (inverse of `pack`'s placing)."""
+    axes = [*quant.stack_axes, *(r[0] if r else None for r in (quant.out_axes, quant.in_axes))]
+    spec: list[Any] = [None] * len(quant.shape)
+    for axis, names in zip(axes, codes.spec, strict=False):
+        each = names if isinstance(names, tuple) else (names,) * (names is not None)
+        over = math.prod(codes.mesh.shape[name] for name in each)
+        if axis is not None and quant.shape[axis] % over == 0:
+            spec[axis] = names
+    return jax.sharding.NamedSharding(codes.mesh, jax.sharding.PartitionSpec(*spec))

@@ -5,8 +5,6 @@ The rows stand in `laws/`; `test_law_modes.py` runs them packed and under vmap.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
@@ -82,8 +80,12 @@ def test_the_twin_is_the_function_itself_at_lambda_0(name):
             )
             for of in (function_of, twin_of)
         )
-    # The parameter itself is quantized: at λ = 0 too, casts on its way are left out.
-    case = replace(case, narrow=case.narrow or name == "cast there and back")
+    if name == "cast there and back":
+        # The parameter itself is quantized, and so is its gradient no float16's: the function's
+        # is, of the very same values, within one step of it.
+        by_function, by_twin = function[0][0].pop("w"), twin[0][0].pop("w")
+        step = np.finfo(np.float16).eps
+        np.testing.assert_allclose(by_twin.astype(np.float16), by_function, rtol=step, atol=step**2)
     # each value is scaled to integers and back on its way: twice as many roundings
     assert_near(twin, function, case, slack=8)
 
