@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitnet_jax.core.errors import BitnetError
 
 from . import help as pages
 from .route import HELP_FLAGS, Route, route
 from .signals import Terminated, stoppable, telling
-from .stdio import Output, OutputClosed, Talk, standard
+from .stdio import Input, Output, OutputClosed, Talk, standard
 
 if TYPE_CHECKING:
     from .context import Streams
 
-Three = tuple[Any, Output, Talk]
+Three = tuple[Input, Output, Talk]
 
 
 def main(argv: list[str] | None = None) -> int:

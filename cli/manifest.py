@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bitnet_jax.core.errors import BadData, NoInput, UsageError, did_you_mean
 from bitnet_jax.core.paths import os_failure
 
 from .args import Parser, as_texts
 from .options import ManyModelsArgs, ModelArgs
+from .stdio import Input
 
 LISTS = (".yaml", ".yml", ".json")
 # What holds for the call as a whole is no option of one model.
@@ -24,7 +25,7 @@ SHARED = {*ManyModelsArgs.__dataclass_fields__, *ModelArgs.__dataclass_fields__}
 SHARED |= {"jobs", "force", "dump_passes"}
 
 
-def read(source: str, cls: type, stdin: TextIO) -> list[dict[str, Any]]:
+def read(source: str, cls: type, stdin: Input) -> list[dict[str, Any]]:
     """Returns the entries of a manifest, each field name -> value, with `model` in all of them.
 
     Args:
@@ -48,7 +49,7 @@ def read(source: str, cls: type, stdin: TextIO) -> list[dict[str, Any]]:
     return entries
 
 
-def _text(source: str, stdin: TextIO) -> str:
+def _text(source: str, stdin: Input) -> str:
     if source == "-":
         return stdin.read()
     try:
