@@ -24,7 +24,8 @@ WORKSPACE_FILE = "bitnet.toml"
 # Read by the library itself, not options of any command: name -> what it does, its values.
 # `bitnet help environment` prints it.
 LIBRARY_ENV: dict[str, str] = {
-    "BITNET_CACHE_DIR": "the folder for built kernels and locks; default: this user's cache",
+    "BITNET_CACHE_DIR": "the folder for built kernels, locks, and what is fetched from and "
+    "uploaded to gs:// and s3://; default: this user's cache",
     "BITNET_CONFIG_DIR": "the folder for profiles; default: this user's config folder",
     "BITNET_ISA": "the CPU kernels' instruction set: avx512_vnni, avx_vnni, avx2, neon_dotprod "
     "or portable; one that cannot run is an error; default: the best that this processor has",
@@ -34,6 +35,27 @@ LIBRARY_ENV: dict[str, str] = {
     "first use",
     "BITNET_VERIFY_PASSES": "1: check every program after each pass, and name the pass that broke "
     "it; 0 (default): trust them",
+}
+
+# Read when this package is built, and by no command: one may well have it exported.
+BUILD_ENV = frozenset({"BITNET_WHEEL"})
+
+# Not ours, and heeded, here or by what fetches for us: as above.
+OTHER_ENV: dict[str, str] = {
+    "CXX": "the C++ compiler that builds the CPU kernels; default: c++, g++, clang++",
+    "NO_COLOR, TERM=dumb": "no colour",
+    "FORCE_COLOR": "colour in a pipe too",
+    "CI": "nobody is there: no question is asked, and progress is lines",
+    "HF_HOME, HF_HUB_CACHE": "where models that were fetched lie",
+    "HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE": "1: fetch nothing, as --offline; the first wins",
+    "HF_TOKEN": "who asks the hub: for what is gated or private",
+    "HF_ENDPOINT": "another hub; default: https://huggingface.co",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "seconds that the hub may be silent; default: 10",
+    "AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "who asks s3://, as everywhere",
+    "AWS_ENDPOINT_URL": "another store behind s3://",
+    "GOOGLE_APPLICATION_CREDENTIALS": "who asks gs://; else gcloud's own login",
+    "STORAGE_EMULATOR_HOST": "another store behind gs://",
+    "HTTPS_PROXY": "the way to the network",
 }
 
 TRUTH = {"1": True, "true": True, "yes": True, "on": True}
@@ -185,7 +207,7 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     names = {env_name(field): name for name, field in parser.fields.items()}
     # Empty is unset: `BITNET_OUTPUT= bitnet ...` is how a shell takes one away.
     ours = {name for name, value in env.items() if name.startswith(ENV_PREFIX) and value}
-    stray = sorted(ours - set(names) - set(LIBRARY_ENV))
+    stray = sorted(ours - set(names) - set(LIBRARY_ENV) - BUILD_ENV)
     # The options of the other commands are only gathered when there is something to look up.
     known = _all_env_names() if stray else set()
     for variable in stray:

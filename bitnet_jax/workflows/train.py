@@ -62,9 +62,13 @@ def train_start(
     config: str | os.PathLike,
     output: str | os.PathLike | None = None,
     resume_from: str | os.PathLike | None = None,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Trains a model from scratch as the recipe says.
+
+    Args:
+      offline: fetch no text from a store; None: as HF_HUB_OFFLINE says.
 
     Raises:
       ConfigError: the recipe is wrong, with file and line.
@@ -73,7 +77,7 @@ def train_start(
     """
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
-    prepared = prepare_scratch(recipe, Reach.of(None, progress))
+    prepared = prepare_scratch(recipe, Reach.of(offline, progress))
     return _run(recipe, prepared, output, resume_from, progress)
 
 

@@ -252,6 +252,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),
+        ("train start -c c", "train_start"),
     ],
 )
 def test_offline_reaches_the_library_from_every_command_that_takes_a_model(bitnet, api, line, name):
