@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BitnetError(Exception):
@@ -120,6 +120,12 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # nested too deeply; an integer of thousands of digits
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, for a message, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"`{name[:120]}`" for name in names[:5]) + more
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:

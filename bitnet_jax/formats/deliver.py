@@ -19,8 +19,7 @@ from typing import Any
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BitnetError, UsageError
 from bitnet_jax.core.paths import lock, os_failure
-from bitnet_jax.formats.huggingface_files import INDEX
-from bitnet_jax.formats.locate import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, INDEX
 from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.stores.address import Address, parse

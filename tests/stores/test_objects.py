@@ -198,7 +198,7 @@ def test_folders_that_hold_no_model_or_several(store, file, saved):
     store.put("b/two/a.bitnet", b"x")
     store.put("b/two/b.bitnet", b"x")
     for name, code in [
-        ("none", "huggingface.no_weights"),
+        ("none", "huggingface.no_config"),
         ("pickled", "huggingface.pickle"),
         ("two", "file.which_model"),
     ]:
