@@ -103,7 +103,8 @@ def _command(plan: Route, three: Three) -> int:
 def _fail_early(error: BitnetError, argv: list[str], three: Three) -> int:
     """Reports an error met before there was a command to run."""
     from .failure import result_of
-    from .session import finish, guess_emit
+    from .guess import guess_emit
+    from .session import finish
 
     words = " ".join(token for token in argv[:2] if not token.startswith("-"))
     streams = _streams(three)

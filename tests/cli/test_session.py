@@ -5,15 +5,18 @@ import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, get_args
 
 import pytest
 
+from bitnet_cli import config, registry
 from bitnet_cli.exit_codes import MEANING
-from bitnet_cli.fields import option, whole
-from bitnet_cli.options import PluginArgs
+from bitnet_cli.fields import option, option_strings, whole
+from bitnet_cli.guess import FLAGS, FORMS, TRUE, guess_emit
+from bitnet_cli.options import GlobalArgs, PluginArgs
+from bitnet_cli.render import RENDERERS
 from bitnet_cli.result import CommandResult, Table, Text
-from bitnet_cli.session import guess_emit, program
+from bitnet_cli.session import program
 from bitnet_cli.signals import Terminated
 from bitnet_jax.core import errors
 
@@ -472,7 +475,47 @@ def test_an_export_that_fails_afterwards_keeps_the_record(bitnet, fake_command, 
         (["-ejsn"], "table"),
         (["--", "--json"], "table"),
         (["--emit=csv", "--", "-ejson"], "csv"),
+        (["-qJ"], "json"),
+        (["-vvFJ"], "json"),
+        (["-qe", "yaml"], "yaml"),
+        (["-qe=csv"], "csv"),
+        (["-oJ"], "table"),
+        (["-qoJ"], "table"),
+        (["-eJ"], "table"),
+        (["-e"], "table"),
+        (["--emit"], "table"),
     ],
 )
 def test_the_form_that_is_asked_for_is_guessed_as_it_is_parsed(argv, emit):
     assert guess_emit(argv, {}) == emit
+
+
+def test_what_the_guess_knows_is_what_there_is():
+    letters = {"h": True, "V": True}
+    for command in registry.COMMANDS:
+        fields = {**option_strings(registry.load(command)[1]), **option_strings(GlobalArgs)}
+        for spelling, field in fields.items():
+            if not spelling.startswith("--"):
+                alone = field.type is bool or bool(field.metadata.get("count"))
+                assert letters.setdefault(spelling[1:], alone) is alone
+    assert "".join(sorted(letter for letter, alone in letters.items() if alone)) == FLAGS
+    assert FORMS == tuple(RENDERERS) == get_args(GlobalArgs.__dataclass_fields__["emit"].type)
+    assert all(config.TRUTH[word] for word in TRUE)
+    assert len(TRUE) == sum(config.TRUTH.values())
+
+
+@pytest.mark.parametrize(("words", "printed"), [("-qJ", True), ("-ejsonl", True), ("-oJ", False)])
+def test_a_signal_before_anything_is_imported_is_told_in_that_form_too(spawn, words, printed):
+    code = f"""
+import os, signal, sys
+sys.argv = ["bitnet", "dev", "check", {words!r}]
+import bitnet_cli.__main__
+assert "bitnet_cli.main" not in sys.modules
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = spawn(code=code)
+    assert done.rc == 130 and done.err == "error[cli.interrupted]: interrupted\n"
+    assert bool(done.out) == printed
+    if printed:
+        assert done.envelope["errors"][0]["code"] == "cli.interrupted"
+        assert done.envelope.get("event") == ("result" if "jsonl" in words else None)
