@@ -260,8 +260,8 @@ def _run_in(
     progress: Any,
 ) -> dict[str, Any]:
     def begun() -> None:
-        # Not before: a start that is refused leaves its folder free for the next one, and the
-        # run that it would have resumed with its own recipe.
+        # Not before: a start that is refused, or killed before its first step, leaves its folder
+        # free for the next one, and the run that it would have resumed with its own recipe.
         with atomic_file(run_dir / "config.yaml") as stream:
             stream.write(dump_config(recipe).encode())
 
