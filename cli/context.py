@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.letters import spelled_out
 
 from .config import Setting
 from .envelope import dump, event
 from .progress import Progress
-from .result import printable
 from .stdio import Input, Output, Talk
 
 
@@ -117,7 +117,7 @@ class Context:
         if self.emit == "jsonl":
             self.event("text", text=text)
         elif self.emit == "table":
-            self._out(printable(text) if self.streams.stdout_terminal else text)
+            self._out(spelled_out(text) if self.streams.stdout_terminal else text)
 
     def end_text(self) -> None:
         """Ends the last line of the text written: part of the page, no event."""
