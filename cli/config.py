@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_jax.core.errors import BitnetError, ConfigError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BitnetError, ConfigError, Faults, UsageError, did_you_mean
 
 from . import profiles, registry, settings_file
 from .args import Parser, as_texts
@@ -99,13 +99,16 @@ def resolve(
     """Returns field name -> Setting for every option of `parser`.
 
     Raises:
-      ConfigError: an unknown name or a value that does not fit, outside the command line.
+      ConfigError: unknown names, or values that do not fit, outside the command line: all at once.
       NoInput: the settings file named does not exist.
     """
     found = layers(parser, command, typed, env, cwd, mend=registry.words(command) in MENDERS)
-    return {
-        name: next(said(parser, field, typed, found))[1] for name, field in parser.fields.items()
-    }
+    faults, settings = Faults(ConfigError), dict[str, Setting]()
+    for name, field in parser.fields.items():
+        with faults.gathered():
+            settings[name] = next(said(parser, field, typed, found))[1]
+    faults.raise_any()
+    return settings
 
 
 def said(
@@ -137,10 +140,12 @@ def layers(
     """
     words = registry.words(command)
     found = [Layer("environment", None, _environment(parser, env))]
+    faults = Faults(ConfigError)
 
     def file(path: Path, name: str, **rules: Any) -> None:
-        source = settings_file.source(settings_file.read(path), words, parser.fields, **rules)
-        found.append(Layer(name, path, source))
+        with faults.gathered():
+            source = settings_file.source(settings_file.read(path), words, parser.fields, **rules)
+            found.append(Layer(name, path, source))
 
     chosen = typed.get("settings") or found[0].source.values.get("settings")
     if chosen:
@@ -148,6 +153,7 @@ def layers(
     workspace = find_workspace(cwd)
     if workspace is not None:
         file(workspace, "workspace", but=NOT_IN_FILES, check=check_workspace)
+    faults.raise_any()  # of what is left, it is not known which profile is in force
     try:
         profile = profile_file(parser, typed, found, env)
     except BitnetError as error:
@@ -156,6 +162,7 @@ def layers(
         profile = None
     if profile is not None:
         file(profile, "profile", but=NOT_IN_PROFILES, check=check_profile)
+    faults.raise_any()
     return found
 
 
@@ -210,13 +217,16 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     stray = sorted(ours - set(names) - set(LIBRARY_ENV) - BUILD_ENV)
     # The options of the other commands are only gathered when there is something to look up.
     known = _all_env_names() if stray else set()
+    faults = Faults(ConfigError)
     for variable in stray:
         if variable not in known:
-            raise ConfigError(
+            error = ConfigError(
                 "settings.unknown_environment",
                 f"the environment sets `{variable}`, which no option is read from",
                 f"{did_you_mean(variable, known | set(LIBRARY_ENV))} Else: unset {variable}",
             )
+            faults.add(error)
+    faults.raise_any()
     values = {names[variable]: env[variable] for variable in ours & set(names)}
     return Source(values, {names[v]: f"environment variable {v}" for v in ours & set(names)})
 

@@ -519,3 +519,38 @@ os.kill(os.getpid(), signal.SIGINT)
     if printed:
         assert done.envelope["errors"][0]["code"] == "cli.interrupted"
         assert done.envelope.get("event") == ("result" if "jsonl" in words else None)
+
+
+def test_all_faults_of_the_settings_are_told_at_once(bitnet, fake_command, tmp_path):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text(
+        'progres = "plain"\n[dev.fake]\ncuont = 1\n[bnech]\nx = 1\n[dev.nosuch]\ny = 1\n'
+    )
+    (tmp_path / "s.yaml").write_text("emitt: json\nquite: true\n")
+    done = bitnet("dev", "fake", "--settings", "s.yaml", "--json")
+    assert done.rc == 78
+    told = [error["message"] for error in done.envelope["errors"]]
+    places = ("s.yaml:1:1", "s.yaml:2:1", "toml:4:2", "toml:6:6", "toml:1:1", "toml:3:1")
+    assert sorted(p for p in places if any(p in words for words in told)) == sorted(places)
+    assert len(told) == len(places) and all(error["hint"] for error in done.envelope["errors"])
+    assert bitnet("dev", "fake", "--settings", "s.yaml").err.count("error[settings.") == 6
+
+
+def test_all_values_and_variables_that_do_not_fit_are_told(
+    bitnet, fake_command, tmp_path, monkeypatch
+):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text('quiet = "perhaps"\n[dev.fake]\ncount = "many"\n')
+    done = bitnet("dev", "fake", "--json")
+    assert {error["code"] for error in done.envelope["errors"]} == {"settings.bad_value"}
+    assert len(done.envelope["errors"]) == 2 and done.rc == 78
+    for name in ("BITNET_ONE", "BITNET_TWO"):
+        monkeypatch.setenv(name, "x")
+    assert len(bitnet("dev", "fake", "--json").envelope["errors"]) == 2
+
+
+def test_thousands_of_faults_are_counted(bitnet, fake_command, tmp_path):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text("".join(f"x{n} = 1\n" for n in range(1000)))
+    errors = bitnet("dev", "fake", "--json").envelope["errors"]
+    assert len(errors) == 22 and errors[-1]["message"] == "and 979 more"
