@@ -385,7 +385,7 @@ class ManyModelsArgs:
 
 @dataclass
 class ModelArgs(PluginArgs):
-    """Base class of every command that takes a model, or writes one: both may be fetched."""
+    """Base class of every command that takes or writes what may be fetched, or uploaded."""
 
     offline: bool = option(
         default=False, help="fetch nothing: use what is on this machine, or fail (exit 69)"

@@ -110,7 +110,7 @@ def examine(checkpoint: Checkpoint) -> tuple[Finding, ...]:
                 WARNING,
                 None,
                 "no tensor is ternary: this is a float model",
-                "bitnet quant convert makes a ternary one, at a price it prints",
+                "`bitnet train qat` trains a ternary one from it",
             )
         )
     order = {name: index for index, name in enumerate(checkpoint.entries)}
@@ -187,7 +187,7 @@ def _check_trits(name: str, tensor: QuantTensor) -> Iterator[Finding]:
     elif not _ZERO_SHARE[0] <= share <= _ZERO_SHARE[1] or lean > _LEAN:
         yield Finding(
             "weights.histogram", WARNING, name, f"unusual for its family: {words}",
-            "compare it with the original: bitnet model compare",
+            "compare it with the original: `bitnet model inspect` shows the shares of both",
         )  # fmt: skip
     rows = constant_rows(tensor)
     if rows:

@@ -16,11 +16,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bitnet_jax.core import paths
-from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean
+from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
-from bitnet_jax.formats.huggingface_files import few
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import write_bitnet
 
