@@ -33,6 +33,8 @@ __all__ = (
     "QuantizedActivations",
     "Rule",
     "SubNorm",
+    "bench_regression",
+    "bench_run",
     "build_kernels",
     "convert",
     "converted",

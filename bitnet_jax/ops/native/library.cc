@@ -20,6 +20,8 @@ namespace ffi = xla::ffi;
 #define BITNET_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+#include "probe_entry.h"  // needs BITNET_EXPORT
+
 #ifndef BITNET_SOURCE_KEY
 #define BITNET_SOURCE_KEY "unknown"
 #endif

@@ -9,7 +9,9 @@ import pytest
 from bitnet_cli import registry
 from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
+from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData
+from tests.bench.records import run_record
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -65,6 +67,12 @@ RECORDS = {
     "train_qat": {"run_id": "r2", "step": 10, "loss": 2.0, "checkpoint": "runs/r2/10"},
     "environment": {"versions": {"jax": "0.10"}, "devices": [{"kind": "cpu"}], "missing": []},
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
+    "bench_run": run_record(),
+    "bench_regression": {
+        name: value
+        for name, value in bench_regression(run_record(), run_record(20.2)).items()
+        if name != "warnings"
+    },
 }
 
 
@@ -229,6 +237,40 @@ def said(calls, name):
                 "resume_from": None,
             },
         ),
+        (
+            "bench run --model model.bitnet --device auto --batch-sizes 1,4,8,16",
+            "bench_run",
+            ("model.bitnet",),
+            {
+                "device": "auto",
+                "batch_sizes": (1, 4, 8, 16),
+                "prompt_tokens": None,
+                "decode_tokens": None,
+                "count": None,
+                "numerics": "exact",
+                "probe_bytes": None,
+            },
+        ),
+        (
+            "bench run m -d cpu -b 2 --prompt-tokens 8 --decode-tokens 9 -n 3 --probe-mib 64",
+            "bench_run",
+            ("m",),
+            {
+                "device": "cpu",
+                "batch_sizes": (2,),
+                "prompt_tokens": 8,
+                "decode_tokens": 9,
+                "count": 3,
+                "numerics": "exact",
+                "probe_bytes": 64 << 20,
+            },
+        ),
+        (
+            "bench regression --baseline baseline.json --current-results results.json",
+            "bench_regression",
+            ("baseline.json", "results.json"),
+            {},
+        ),
         ("dev check --environment", "environment", (), {}),
         ("dev build --output DIR", "build_kernels", (), {"output": "DIR", "force": False}),
     ],
@@ -249,6 +291,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("model create --shape s -o o", "create"),
         ("model inspect m", "inspect"),
         ("model validate m", "validate"),
+        ("bench run m", "bench_run"),
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),
