@@ -33,6 +33,7 @@ __all__ = (
     "QuantizedActivations",
     "Rule",
     "SubNorm",
+    "bench_compare",
     "bench_regression",
     "bench_run",
     "build_kernels",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitnet_jax.analysis.inspect import inspect as inspect
+    from bitnet_jax.bench.compare import bench_compare as bench_compare
     from bitnet_jax.bench.regression import bench_regression as bench_regression
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
@@ -80,6 +81,7 @@ HOMES: dict[str, str] = {
     "QuantizedActivations": "passes.recipes.quantized_activations",
     "Rule": "quant.rules",
     "SubNorm": "passes.recipes.sub_norm",
+    "bench_compare": "bench.compare",
     "bench_regression": "bench.regression",
     "bench_run": "bench.run",
     "build_kernels": "workflows.kernels",
@@ -127,6 +129,7 @@ __all__ = (
     "QuantizedActivations",
     "Rule",
     "SubNorm",
+    "bench_compare",
     "bench_regression",
     "bench_run",
     "build_kernels",

@@ -85,7 +85,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "commands.bench.run:BenchRunArgs",
             "tokens per second and share of the memory bandwidth",
         ),
-        ("bench", "compare", None, "models side by side, with intervals"),
+        (
+            "bench",
+            "compare",
+            "commands.bench.compare:BenchCompareArgs",
+            "models side by side, with intervals",
+        ),
         ("bench", "profile", None, "time and memory per layer and op"),
         ("bench", "validate", None, "is this machine fit: kernels, bandwidth, devices"),
         (

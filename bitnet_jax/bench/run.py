@@ -16,9 +16,10 @@ from bitnet_jax.bench.energy import Energy, energy
 from bitnet_jax.bench.hlo import largest_buffer, parse, unpacked
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.probes import Bandwidth, Peak, bandwidth, buffer_bytes, int8_peak
+from bitnet_jax.bench.progress import task
+from bitnet_jax.bench.sizes import check_numerics, check_sizes, fit
 from bitnet_jax.bench.steps import CONTEXT, Row, consistency, decode_row, prefill_row
 from bitnet_jax.compiler.compile import Executable
-from bitnet_jax.core.errors import Unavailable, UsageError
 from bitnet_jax.core.pages import memory_available
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
@@ -29,8 +30,6 @@ from bitnet_jax.stats.medians import Summary, median, ratio_interval
 from bitnet_jax.stats.rounds import Until, rounds
 
 SCHEMA = "bench-run/1"
-PROMPT, DECODE = 512, 64
-NUMERICS = ("exact",)
 # Tokens of the longer of the two generations whose difference the token times must explain.
 LONGEST = 192
 _BANDWIDTH, _PEAK = "bandwidth", "peak"
@@ -111,59 +110,6 @@ def bench_run(
     }
 
 
-def check_numerics(numerics: str) -> None:
-    """Raises `Unavailable` for a profile that the engine does not have."""
-    if numerics not in NUMERICS:
-        raise Unavailable(
-            "bench.numerics",
-            f"profile `{numerics}` was asked for; the engine has {', '.join(NUMERICS)}",
-            "leave --numerics out",
-        )
-
-
-def check_sizes(batches: Sequence[int], *tokens: int | None) -> list[int]:
-    """Returns the batches, each once and in order.
-
-    Raises:
-      UsageError: one is below 1, or there is none (``bench.size``).
-    """
-    for size in (*batches, *(n for n in tokens if n is not None)):
-        if not isinstance(size, int) or size < 1:
-            raise UsageError("bench.size", f"{size} is no size", "sizes are whole numbers from 1")
-    if not batches:
-        raise UsageError("bench.size", "there is no batch size", "name one: --batch-sizes 1")
-    return sorted(set(batches))
-
-
-def fit(
-    spec: ModelSpec, prompt: int | None, decode: int | None, warnings: list[str]
-) -> tuple[int, int]:
-    """Tokens of a prefill and of a decode that the context holds.
-
-    Raises:
-      UsageError: more were asked for (``bench.context``).
-    """
-    found = []
-    for asked, usual, room_left, what in (
-        (prompt, PROMPT, spec.max_positions, "prefill"),
-        (decode, DECODE, spec.max_positions - CONTEXT, "decode"),
-    ):
-        if asked is not None and asked > room_left:
-            raise UsageError(
-                "bench.context",
-                f"{what} of {asked} tokens: the model's context is {spec.max_positions}"
-                + (f", {CONTEXT} of them before a decode" if what == "decode" else ""),
-                f"ask for at most {room_left}",
-            )
-        size = asked or min(usual, room_left)
-        if size < 1:
-            raise UsageError("bench.context", f"a context of {spec.max_positions} has no room")
-        if asked is None and size < usual:
-            warnings.append(f"{what} of {size} tokens, not {usual}: the context ends there")
-        found.append(size)
-    return found[0], found[1]
-
-
 def architecture(checkpoint: Checkpoint) -> dict[str, Any]:
     """What of a model decides how fast it is."""
     spec = checkpoint.spec
@@ -199,7 +145,7 @@ def _rows(
     progress: Any,
 ) -> dict[str, Row]:
     rows = {}
-    with _task(progress, "compiling", 2 * len(sizes), "programs") as told:
+    with task(progress, "compiling", 2 * len(sizes), "programs") as told:
         for make, tokens in ((prefill_row, prompt), (decode_row, decode)):
             for batch in sizes:
                 row = make(engine, batch, tokens, counters)
@@ -212,7 +158,7 @@ def _rows(
 def _measure(
     rows: dict[str, Row], probe: Bandwidth, peak: Peak, until: Until, progress: Any
 ) -> dict[str, list[float]]:
-    with _task(progress, "measuring", None, "measurements") as told:
+    with task(progress, "measuring", None, "measurements") as told:
         return rounds(
             {name: row.measure for name, row in rows.items()},
             until,
@@ -333,20 +279,3 @@ def _size(tensor: Any) -> int:
     for size in tensor.shape:
         total *= size
     return total
-
-
-class _task:
-    """A task of `progress`, if there is one; gives what is called when a unit is done."""
-
-    def __init__(self, progress: Any, label: str, total: int | None, unit: str):
-        self._task = progress.task(label, total, unit) if progress is not None else None
-
-    def __enter__(self) -> Any:
-        if self._task is None:
-            return lambda: None
-        task = self._task.__enter__()
-        return lambda: task.update(1)
-
-    def __exit__(self, *exception: object) -> None:
-        if self._task is not None:
-            self._task.__exit__(*exception)

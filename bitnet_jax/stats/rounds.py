@@ -22,8 +22,7 @@ class Until:
     Attributes:
       width: half the interval over the median that is narrow enough.
       least, most: how many values at least, and at most.
-      seconds: a row that took longer than this in all stops after `few` values.
-      few: below this many there is no interval to speak of.
+      seconds: a row that took longer than this in all stops at `least` values.
       count: exactly so many values, whatever the interval; None: the above.
     """
 
@@ -31,16 +30,16 @@ class Until:
     least: int = 5
     most: int = 40
     seconds: float = 40.0
-    few: int = 3
     count: int | None = None
 
     def enough(self, values: Sequence[float], seconds: float) -> bool:
         """Says whether a row with these values, which took `seconds`, is done."""
         if self.count is not None:
             return len(values) >= self.count
-        if len(values) >= self.most or (seconds > self.seconds and len(values) >= self.few):
-            return True
-        return len(values) >= self.least and relative_width(values) <= self.width
+        if len(values) < self.least:
+            return False
+        slow = len(values) >= self.most or seconds > self.seconds
+        return slow or relative_width(values) <= self.width
 
 
 def relative_width(values: Sequence[float]) -> float:
@@ -84,6 +83,27 @@ def rounds(
             begun = clock()
             values[name].append({**beside, **measured}[name]())
             seconds[name] += clock() - begun
+            if told is not None:
+                told(name)
+        number += 1
+    return values
+
+
+def paired_rounds(
+    measured: Mapping[str, Callable[[], float]],
+    enough: Callable[[Mapping[str, Sequence[float]]], bool],
+    told: Callable[[str], object] | None = None,
+) -> dict[str, list[float]]:
+    """Returns as many values for each name: rounds of all of them, until `enough` says so.
+
+    For what is compared with each other: A B C, B C A, C A B, …
+    """
+    values: dict[str, list[float]] = {name: [] for name in measured}
+    names, number = list(measured), 0
+    while names and not enough(values):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            values[name].append(measured[name]())
             if told is not None:
                 told(name)
         number += 1

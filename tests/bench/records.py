@@ -91,3 +91,45 @@ def run_record(speed: float = 20.0, gb_s: float = 30.0, tops: float = 1.0) -> di
             "receipt": {**program, "unpacked_weights": 0, "programs": [program]},
         }
     )
+
+
+def compare_record() -> dict[str, Any]:
+    """The record of `bench compare` of two models at batch 1."""
+    names = ["a.bitnet (bitnet-jax)", "b.gguf (llama.cpp)"]
+    contestants = [
+        {
+            "name": name,
+            "model": name.partition(" ")[0],
+            "runtime": name.partition("(")[2].strip(")"),
+            "file_bytes": 900,
+            "version": "1.0",
+            "kernel": "native",
+            "weight_bytes": 800,
+            "positions": 256,
+            "peak_bytes": 5000,
+        }
+        for name in names
+    ]
+    results = [
+        {
+            "name": name,
+            "phase": phase,
+            "batch": 1,
+            "tokens": 32,
+            "tokens_per_second": {"median": speed, "low": 0.9 * speed, "high": 1.1 * speed},
+            "latency_seconds": {"median": 1 / speed, "low": 0.9 / speed, "high": 1.1 / speed},
+            "speedup": speed / 40.0,
+            "speedup_interval": [speed / 41.0, speed / 39.0],
+            "differs": speed != 40.0,
+            "rounds": 6,
+        }
+        for phase in ("prefill", "decode")
+        for name, speed in zip(names, (40.0, 10.0), strict=True)
+    ]
+    return {
+        "schema": "bench-compare/1",
+        "machine": copy.deepcopy(MACHINE),
+        "settings": {"threads": 2, "batch_sizes": [1]},
+        "contestants": contestants,
+        "results": results,
+    }

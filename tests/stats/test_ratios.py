@@ -6,18 +6,19 @@ import pytest
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.stats.ratios import ratio_of_medians
 
+NINE, TEN = [9, 9.1, 8.9, 9, 9.05], [10, 10.1, 9.9, 10, 10.05]
+
 
 def test_a_ratio_and_which_side_of_one_it_is():
-    ratio = ratio_of_medians([9, 9.1, 8.9, 9], [10, 10.1, 9.9, 10])
+    ratio = ratio_of_medians(NINE, TEN)
     assert ratio.value == pytest.approx(0.9) and ratio.below and not ratio.above
     assert ratio.low <= ratio.value <= ratio.high < 1
-    assert ratio_of_medians([10, 10.1, 9.9], [9, 9.1, 8.9]).above
-    assert ratio == ratio_of_medians([9, 9.1, 8.9, 9], [10, 10.1, 9.9, 10])
+    assert ratio_of_medians(TEN, NINE).above
+    assert ratio == ratio_of_medians(NINE, TEN)
 
 
 def test_a_scale_is_divided_out():
-    slow, fast = [9.0, 9.1, 8.9, 9.0], [10.0, 10.1, 9.9, 10.0]
-    ratio = ratio_of_medians(slow, fast, scale_above=slow, scale_below=fast)
+    ratio = ratio_of_medians(NINE, TEN, scale_above=NINE, scale_below=TEN)
     assert ratio.value == pytest.approx(1) and not ratio.below and not ratio.above
 
 
@@ -30,8 +31,10 @@ def test_runs_of_one_thing_are_called_slower_no_more_often_than_said(rng):
     assert wrong <= 12
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], [], [1, 2, 0], [1, 2, -1], [1, 2, np.nan]])
+@pytest.mark.parametrize(
+    "values", [[1.0] * 4, [], [1, 2, 3, 4, 0], [1, 2, 3, 4, -1], [1, 2, 3, 4, np.nan]]
+)
 def test_what_has_no_interval_is_refused(values):
     with pytest.raises(UsageError) as caught:
-        ratio_of_medians(values, [1, 2, 3])
+        ratio_of_medians(values, TEN)
     assert caught.value.code == "stats.few"

@@ -7,44 +7,12 @@ from typing import Optional
 from ...fields import named, option, size
 from ...options import (
     ModelArgs,
-    batch_sizes_option,
     count_option,
     device_option,
-    metrics_option,
     model_option,
     page_option,
 )
 from ...planned import Planned
-
-
-@dataclass
-class BenchCompareArgs(ModelArgs):
-    """Options of `bitnet bench compare`."""
-
-    models: list[str] = option(
-        default_factory=list,
-        type=str,
-        repeat=True,
-        commas=True,
-        needed=True,
-        positional=True,
-        metavar="LIST",
-        help="the models, separated by commas",
-    )
-    metrics: list[str] = metrics_option("latency", "throughput", "memory")
-    runtimes: list[str] = option(
-        default_factory=list,
-        type=str,
-        repeat=True,
-        commas=True,
-        choices=("bitnet-jax", "transformers", "llama.cpp", "bitnet.cpp", "onnxruntime"),
-        metavar="LIST",
-        shown_default="bitnet-jax",
-        help="what runs them, where it is installed",
-    )
-    batch_sizes: list[int] = batch_sizes_option()
-    count: Optional[int] = count_option("how many rounds of A B", shown_default="until they part")
-    device: str = device_option()
 
 
 @dataclass
@@ -101,11 +69,6 @@ class EvalArgs(ModelArgs):
 
 
 PLANNED = {
-    "compare": Planned(
-        BenchCompareArgs,
-        "bitnet bench compare --models model1.bitnet,model2.hf --metrics latency,throughput,memory",
-        "bitnet bench compare model1.bitnet model2.hf --metrics memory",
-    ),
     "profile": Planned(
         BenchProfileArgs,
         "bitnet bench profile --model model.bitnet --input-shape 512 --profile-memory "

@@ -6,7 +6,7 @@ import pytest
 
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.report.page import report_page
-from tests.bench.records import run_record
+from tests.bench.records import compare_record, run_record
 from tests.report.reading import check_numbers, parse, record
 
 
@@ -32,8 +32,13 @@ def test_run_shows_the_limits_and_a_row_for_each_phase_and_batch(bitnet, fake_ap
 
 def test_the_pages_show_the_records_numbers_alone(bitnet, fake_api, tmp_path):
     slower = bench_regression(run_record(20), run_record(15))
-    fake_api(bench_run=run_record(), bench_regression=slower, report_page=report_page)
-    for words in (("run", "m"), ("regression", "a", "b")):
+    fake_api(
+        bench_run=run_record(),
+        bench_regression=slower,
+        bench_compare=compare_record(),
+        report_page=report_page,
+    )
+    for words in (("run", "m"), ("regression", "a", "b"), ("compare", "a", "b")):
         done = bitnet("bench", *words, "--report", "page.html", "--force", "--json")
         root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
         assert record(root) == done.envelope, done.err
@@ -79,3 +84,22 @@ def test_no_regression_passes_and_tells_ci_nothing(bitnet, regression):
     assert bitnet("bench", "regression", "a.json", "b.json", "--emit", "github").out == ""
     suite = bitnet("bench", "regression", "a.json", "b.json", "--emit", "junit").out
     assert 'tests="4" failures="0" errors="0"' in suite
+
+
+def test_compare_shows_who_ran_and_how_many_times_as_fast(bitnet, fake_api):
+    fake_api(bench_compare=compare_record())
+    page = bitnet("bench", "compare", "a.bitnet,b.gguf", "--runtimes", "bitnet-jax,llama.cpp").out
+    assert "b.gguf (llama.cpp)" in page and "0.25" in page and "5,000" in page
+    record = compare_record()
+    for row in record["results"]:
+        for name in ("tokens_per_second", "latency_seconds", "speedup", "speedup_interval"):
+            row.pop(name)
+    fake_api(bench_compare=record)
+    assert "speedup" not in bitnet("bench", "compare", "a,b", "--metrics", "memory").out
+
+
+def test_a_runtime_that_is_announced_says_so(bitnet, fake_api):
+    fake_api(bench_compare=compare_record())
+    done = bitnet("bench", "compare", "a,b", "--runtimes", "bitnet.cpp", "--json")
+    assert (done.rc, done.envelope["errors"][0]["code"]) == (69, "cli.not_built")
+    assert bitnet("bench", "compare", "a,b", "--runtimes", "ollama").rc == 2

@@ -11,7 +11,7 @@ from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData
-from tests.bench.records import run_record
+from tests.bench.records import compare_record, run_record
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -68,6 +68,7 @@ RECORDS = {
     "environment": {"versions": {"jax": "0.10"}, "devices": [{"kind": "cpu"}], "missing": []},
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
     "bench_run": run_record(),
+    "bench_compare": compare_record(),
     "bench_regression": {
         name: value
         for name, value in bench_regression(run_record(), run_record(20.2)).items()
@@ -266,6 +267,21 @@ def said(calls, name):
             },
         ),
         (
+            "bench compare --models model1.bitnet,model2.hf --metrics latency,memory -n 4",
+            "bench_compare",
+            (("model1.bitnet", "model2.hf"),),
+            {
+                "runtimes": ("bitnet-jax",),
+                "metrics": ("latency", "memory"),
+                "batch_sizes": (1,),
+                "prompt_tokens": 128,
+                "decode_tokens": 32,
+                "count": 4,
+                "device": "auto",
+                "plugins": (),
+            },
+        ),
+        (
             "bench regression --baseline baseline.json --current-results results.json",
             "bench_regression",
             ("baseline.json", "results.json"),
@@ -292,6 +308,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("model inspect m", "inspect"),
         ("model validate m", "validate"),
         ("bench run m", "bench_run"),
+        ("bench compare a b", "bench_compare"),
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),
