@@ -36,6 +36,7 @@ __all__ = (
     "bench_compare",
     "bench_regression",
     "bench_run",
+    "bench_validate",
     "build_kernels",
     "convert",
     "converted",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.compare import bench_compare as bench_compare
     from bitnet_jax.bench.regression import bench_regression as bench_regression
     from bitnet_jax.bench.run import bench_run as bench_run
+    from bitnet_jax.bench.validate import bench_validate as bench_validate
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
@@ -84,6 +85,7 @@ HOMES: dict[str, str] = {
     "bench_compare": "bench.compare",
     "bench_regression": "bench.regression",
     "bench_run": "bench.run",
+    "bench_validate": "bench.validate",
     "build_kernels": "workflows.kernels",
     "convert": "workflows.convert",
     "converted": "workflows.convert",
@@ -132,6 +134,7 @@ __all__ = (
     "bench_compare",
     "bench_regression",
     "bench_run",
+    "bench_validate",
     "build_kernels",
     "convert",
     "converted",

@@ -92,7 +92,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "models side by side, with intervals",
         ),
         ("bench", "profile", None, "time and memory per layer and op"),
-        ("bench", "validate", None, "is this machine fit: kernels, bandwidth, devices"),
+        (
+            "bench",
+            "validate",
+            "commands.bench.validate:BenchValidateArgs",
+            "is this machine fit: kernels, bandwidth, devices",
+        ),
         (
             "bench",
             "regression",

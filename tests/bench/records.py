@@ -133,3 +133,23 @@ def compare_record() -> dict[str, Any]:
         "contestants": contestants,
         "results": results,
     }
+
+
+def validate_record() -> dict[str, Any]:
+    """The record of `bench validate` with one check that did not hold."""
+    tried = [{"threads": 2, "pages": "small", "gb_s": 30.0}]
+    row = {"passed": True, "code": "", "fix": None, "message": "30 GB/s", "seconds": 2.5}
+    failed = {"passed": False, "code": "bench.memory", "fix": "end what else runs"}
+    return {
+        "schema": "bench-validate/1",
+        "passed": False,
+        "failed": ["memory"],
+        "skipped": [],
+        "budget_seconds": 3.0,
+        "seconds": 2.75,
+        "checks": [
+            {**row, "name": "bandwidth", "found": {"tried": tried}},
+            {**row, **failed, "name": "memory", "message": "1 GiB is free", "seconds": 0.25},
+        ],
+        "machine": copy.deepcopy(MACHINE),
+    }

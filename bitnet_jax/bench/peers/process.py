@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bitnet_jax.bench.peers.runner import Job
-from bitnet_jax.bench.peers.table import runtime
+from bitnet_jax.bench.peers.table import OURS, runtime
 from bitnet_jax.core import errors
 from bitnet_jax.core.errors import BitnetError, Unavailable
 
@@ -36,6 +36,7 @@ class Peer:
 
     def __enter__(self) -> Peer:
         threads = dict.fromkeys(_THREADS, str(self._job.threads))
+        offline = {} if self.name == OURS else {"HF_HUB_OFFLINE": "1"}  # ours is told by the job
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bitnet_jax.bench.peers.child", self._module],
@@ -44,7 +45,7 @@ class Peer:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **threads, **_QUIET, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **threads, **_QUIET, **offline},
         )
         try:
             self._ask({"do": "open", "job": asdict(self._job)})

@@ -10,7 +10,6 @@ from ...options import (
     count_option,
     device_option,
     model_option,
-    page_option,
 )
 from ...planned import Planned
 
@@ -33,18 +32,6 @@ class BenchProfileArgs(ModelArgs):
     trace: Optional[str] = option(
         type=named, metavar="DIR", help="write a trace for XProf and Perfetto"
     )
-    device: str = device_option()
-
-
-@dataclass
-class BenchValidateArgs:
-    """Options of `bitnet bench validate`."""
-
-    quick: bool = option("-Q", "--quick", default=False, help="the checks of a minute")
-    comprehensive: bool = option(
-        "-C", "--comprehensive", default=False, help="every check; says first how long it takes"
-    )
-    output: Optional[str] = page_option()
     device: str = device_option()
 
 
@@ -74,11 +61,6 @@ PLANNED = {
         "bitnet bench profile --model model.bitnet --input-shape 512 --profile-memory "
         "--profile-gpu",
         "bitnet bench profile model.bitnet --input-shape 4x512 --trace trace",
-    ),
-    "validate": Planned(
-        BenchValidateArgs,
-        "bitnet bench validate --quick",
-        "bitnet bench validate --comprehensive --output validation-report.html",
     ),
     "eval": Planned(
         EvalArgs,

@@ -6,7 +6,7 @@ import pytest
 
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.report.page import report_page
-from tests.bench.records import compare_record, run_record
+from tests.bench.records import compare_record, run_record, validate_record
 from tests.report.reading import check_numbers, parse, record
 
 
@@ -36,9 +36,11 @@ def test_the_pages_show_the_records_numbers_alone(bitnet, fake_api, tmp_path):
         bench_run=run_record(),
         bench_regression=slower,
         bench_compare=compare_record(),
+        bench_validate=validate_record(),
         report_page=report_page,
     )
-    for words in (("run", "m"), ("regression", "a", "b"), ("compare", "a", "b")):
+    lines = (("run", "m"), ("regression", "a", "b"), ("compare", "a", "b"), ("validate",))
+    for words in lines:
         done = bitnet("bench", *words, "--report", "page.html", "--force", "--json")
         root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
         assert record(root) == done.envelope, done.err
@@ -103,3 +105,23 @@ def test_a_runtime_that_is_announced_says_so(bitnet, fake_api):
     done = bitnet("bench", "compare", "a,b", "--runtimes", "bitnet.cpp", "--json")
     assert (done.rc, done.envelope["errors"][0]["code"]) == (69, "cli.not_built")
     assert bitnet("bench", "compare", "a,b", "--runtimes", "ollama").rc == 2
+
+
+def test_a_machine_that_is_not_fit_exits_with_one_and_says_what_to_do(bitnet, fake_api, tmp_path):
+    fake_api(bench_validate=validate_record(), report_page=report_page)
+    done = bitnet("bench", "validate", "--comprehensive", "--output", "report.html", "--json")
+    assert done.rc == 1 and (tmp_path / "report.html").is_file()
+    assert [error["code"] for error in done.envelope["errors"]] == ["bench.machine_unfit"]
+    assert "end what else runs" in bitnet("bench", "validate").out
+    assert "end what else runs" in bitnet("bench", "validate", "--emit", "github").out
+
+
+def test_the_time_is_told_before_the_checks(bitnet, fake_api):
+    def validate(*, say, **asked):
+        say("10 checks: about 25 seconds")
+        return validate_record()
+
+    fake_api(bench_validate=validate)
+    done = bitnet("bench", "validate", "-Q")
+    assert "about 25 seconds" in done.err
+    assert "about" not in bitnet("bench", "validate", "-Q", "--quiet").err

@@ -11,7 +11,8 @@ from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData
-from tests.bench.records import compare_record, run_record
+from bitnet_jax.report.page import report_page
+from tests.bench.records import compare_record, run_record, validate_record
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -69,6 +70,7 @@ RECORDS = {
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
     "bench_run": run_record(),
     "bench_compare": compare_record(),
+    "bench_validate": {**validate_record(), "passed": True, "failed": []},
     "bench_regression": {
         name: value
         for name, value in bench_regression(run_record(), run_record(20.2)).items()
@@ -110,7 +112,7 @@ def model():
 
 @pytest.fixture
 def api(fake_api, model):
-    return fake_api(**RECORDS, load=lambda path, **reach: model)
+    return fake_api(**RECORDS, load=lambda path, **reach: model, report_page=report_page)
 
 
 EXAMPLES = [
@@ -144,6 +146,7 @@ def said(calls, name):
     """Returns the keyword arguments of a call, less the progress and `offline` (below)."""
     args, kwargs = calls[name]
     assert kwargs.pop("offline", None) is None
+    kwargs.pop("say", None)
     if "progress" in kwargs:
         assert isinstance(kwargs.pop("progress"), Progress)
     return args, kwargs
@@ -280,6 +283,12 @@ def said(calls, name):
                 "device": "auto",
                 "plugins": (),
             },
+        ),
+        (
+            "bench validate --quick",
+            "bench_validate",
+            (),
+            {"quick": True, "comprehensive": False, "device": "auto"},
         ),
         (
             "bench regression --baseline baseline.json --current-results results.json",
