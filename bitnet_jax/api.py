@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitnet_jax.analysis.inspect import inspect as inspect
+    from bitnet_jax.bench.compare import bench_compare as bench_compare
+    from bitnet_jax.bench.regression import bench_regression as bench_regression
+    from bitnet_jax.bench.run import bench_run as bench_run
+    from bitnet_jax.bench.validate import bench_validate as bench_validate
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
@@ -78,6 +82,10 @@ HOMES: dict[str, str] = {
     "QuantizedActivations": "passes.recipes.quantized_activations",
     "Rule": "quant.rules",
     "SubNorm": "passes.recipes.sub_norm",
+    "bench_compare": "bench.compare",
+    "bench_regression": "bench.regression",
+    "bench_run": "bench.run",
+    "bench_validate": "bench.validate",
     "build_kernels": "workflows.kernels",
     "convert": "workflows.convert",
     "converted": "workflows.convert",
@@ -123,6 +131,10 @@ __all__ = (
     "QuantizedActivations",
     "Rule",
     "SubNorm",
+    "bench_compare",
+    "bench_regression",
+    "bench_run",
+    "bench_validate",
     "build_kernels",
     "convert",
     "converted",

@@ -307,6 +307,37 @@ def count_option(help: str, default: Optional[int] = None, shown_default: Option
     )
 
 
+def batch_sizes_option():
+    return option(
+        "-b",
+        "--batch-sizes",
+        default_factory=lambda: [1],
+        type=whole(1),
+        repeat=True,
+        commas=True,
+        metavar="LIST",
+        help="how many sequences at once, separated by commas",
+    )
+
+
+def numerics_option():
+    return option(
+        choices=("exact",),
+        planned=("fast",),
+        default="exact",
+        help="float32 edges (exact), or bf16 attention and a quantized head (fast)",
+    )
+
+
+def probe_mib_option():
+    return option(
+        type=whole(32),
+        metavar="N",
+        shown_default="2048, or as much as memory allows",
+        help="MiB of the buffer on which the memory's bandwidth is measured",
+    )
+
+
 def jobs_option(help: str):
     return option("-j", "--jobs", type=whole(1), default=1, metavar="N", help=help)
 

@@ -79,11 +79,31 @@ COMMANDS: tuple[Command, ...] = tuple(
         ("quant", "validate", None, "a quantized model against its original, within a tolerance"),
         ("quant", "optimize", None, "tune scales, layouts and kernels for accuracy, size or speed"),
         # bench
-        ("bench", "run", None, "tokens per second and share of the memory bandwidth"),
-        ("bench", "compare", None, "models side by side, with intervals"),
+        (
+            "bench",
+            "run",
+            "commands.bench.run:BenchRunArgs",
+            "tokens per second and share of the memory bandwidth",
+        ),
+        (
+            "bench",
+            "compare",
+            "commands.bench.compare:BenchCompareArgs",
+            "models side by side, with intervals",
+        ),
         ("bench", "profile", None, "time and memory per layer and op"),
-        ("bench", "validate", None, "is this machine fit: kernels, bandwidth, devices"),
-        ("bench", "regression", None, "did it get slower: two results of `bench run`"),
+        (
+            "bench",
+            "validate",
+            "commands.bench.validate:BenchValidateArgs",
+            "is this machine fit: kernels, bandwidth, devices",
+        ),
+        (
+            "bench",
+            "regression",
+            "commands.bench.regression:RegressionArgs",
+            "did it get slower: two results of `bench run`",
+        ),
         ("bench", "eval", None, "evaluation tasks and perplexity"),
         # serve
         ("serve", "start", None, "an OpenAI-compatible HTTP server"),
@@ -188,7 +208,7 @@ FIRST_STEPS: tuple[tuple[str, str], ...] = (
 GROUP_FIRST: dict[str, tuple[str, str]] = {
     "model": ("bitnet model inspect MODEL", "start by looking into a model you have"),
     "quant": ("bitnet quant train -c RECIPE.yaml -m MODEL", "make a float model ternary"),
-    "bench": ("bitnet dev check", "see what this machine has to be measured"),
+    "bench": ("bitnet bench run MODEL", "how fast it is here, beside what the machine can do"),
     "serve": ("bitnet serve chat MODEL", "talk with a model"),
     "train": ("bitnet train start -c RECIPE.yaml", "train as a recipe says"),
     "dev": ("bitnet dev check", "what this machine has and lacks"),

@@ -1,8 +1,7 @@
-"""Memory that asked for large pages: numpy arrays over it.
+"""Memory in pages of a size that was asked for, and how much memory there is.
 
-A decode step reads all weights once; with 2 MiB pages the processor looks up a five-hundredth
-of the addresses, worth 1.2 to 1.5 times the speed. Where the system has none to give, or is
-no Linux, the same arrays lie on usual pages. Knows nothing of what is put there.
+`madvise` and control groups are Linux's: elsewhere the system chooses its pages, and the limits
+are those that it tells. Knows nothing of what is kept there.
 """
 
 from __future__ import annotations
@@ -10,18 +9,65 @@ from __future__ import annotations
 import contextlib
 import mmap
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
-PAGE = 2 << 20
+from bitnet_jax.core.memory import address_space_left
+
+HUGE = 2 << 20
 ALIGNMENT = 64
-_POSIX = hasattr(mmap, "MAP_PRIVATE")
 # Small arrays share an area of this size.
-AREA = 32 * PAGE
+AREA = 32 * HUGE
+_POSIX = hasattr(mmap, "MAP_PRIVATE")
+_ADVICE = {True: "MADV_HUGEPAGE", False: "MADV_NOHUGEPAGE"}
+# A limit of the control group, and what of it is taken: the second version, then the first.
+_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def buffer(size: int, *, huge: bool = True) -> np.ndarray:
+    """Returns `size` bytes at a 2 MiB boundary: zeros, whose pages come when they are written.
+
+    Args:
+      huge: ask for 2 MiB pages, or for small ones; the system may know better.
+
+    Raises:
+      MemoryError: there are none left.
+    """
+    # Private: what processes could share has no large pages.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if _POSIX else {}
+    try:
+        region = mmap.mmap(-1, size + HUGE, **private)
+    except OSError as error:
+        raise MemoryError(f"no {size} bytes of memory: {error}") from error
+    advice = getattr(mmap, _ADVICE[huge], None)
+    if advice is not None:
+        # A kernel built without such pages answers with an error: it gives what it has.
+        with contextlib.suppress(OSError):
+            region.madvise(advice)
+    whole = np.frombuffer(region, np.uint8)
+    start = -whole.ctypes.data % HUGE
+    return whole[start : start + size]
+
+
+def touched(region: np.ndarray) -> np.ndarray:
+    """`region` with each of its pages present."""
+    region[:: mmap.PAGESIZE] = 1  # a page that was never written is one shared page of zeros
+    return region
 
 
 class Pages:
-    """Areas of memory that arrays are cut from; an area lives as long as an array in it."""
+    """Areas of memory that arrays are cut from; an area lives as long as an array in it.
+
+    A decode step reads all weights once; with 2 MiB pages the processor looks up a
+    five-hundredth of the addresses, worth 1.2 to 1.5 times the speed.
+    """
 
     def __init__(self) -> None:
         self._area = np.empty(0, np.uint8)
@@ -46,23 +92,36 @@ class Pages:
         size = prod(shape) * dtype.itemsize
         start = -(-self._used // ALIGNMENT) * ALIGNMENT
         if start + size > self._area.size:
-            self._area, start = _area(max(AREA, -(-size // PAGE) * PAGE)), 0
+            self._area, start = buffer(max(AREA, -(-size // HUGE) * HUGE)), 0
         self._used = start + size
         return self._area[start : start + size].view(dtype).reshape(shape)
 
 
-def _area(size: int) -> np.ndarray:
-    """`size` bytes that start on a large page."""
+def page_sizes() -> tuple[bool, ...]:
+    """The values of `huge` that make a difference here: both, or only what the system gives."""
+    return (True, False) if hasattr(mmap, _ADVICE[True]) else (False,)
+
+
+def huge_pages() -> str:
+    """How this system gives 2 MiB pages: ``always``, ``madvise``, ``never``, or ``unknown``."""
     try:
-        # Private: what is shared between processes has no large pages.
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if _POSIX else {}
-        area = mmap.mmap(-1, size + PAGE, **private)
-    except OSError as error:
-        raise MemoryError(f"no {size} bytes of memory: {error}") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        # A kernel built without them answers with an error: usual pages do.
-        with contextlib.suppress(OSError):
-            area.madvise(mmap.MADV_HUGEPAGE)
-    whole = np.frombuffer(area, np.uint8)
-    start = -whole.ctypes.data % PAGE
-    return whole[start : start + size]
+        text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("ascii")
+    except OSError:
+        return "unknown"
+    return text.partition("[")[2].partition("]")[0] or "unknown"
+
+
+def memory_available() -> int:
+    """Bytes that this process may still take without driving others out: the least that holds."""
+    import psutil
+
+    found = [int(psutil.virtual_memory().available)]
+    left = address_space_left()
+    if left is not None:
+        found.append(left)
+    for limit, used in _GROUPS:
+        try:
+            found.append(int(Path(limit).read_text("ascii")) - int(Path(used).read_text("ascii")))
+        except (OSError, ValueError):
+            continue  # there is no such group, or it says `max`
+    return max(min(found), 0)

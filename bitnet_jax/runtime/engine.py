@@ -159,19 +159,41 @@ class Engine:
             yield token
 
     def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, Any]:
-        """Runs a prompt of one row; returns the last logits [1, vocab] and the cache."""
-        cache = self._family.cache(self.spec, 1, capacity)
+        """Runs a prompt [length], or rows of equal length [rows, length].
+
+        Returns:
+          The last logits [rows, vocab], and the cache.
+        """
+        rows = np.atleast_2d(ids)
+        count = len(rows)
+        cache = self.new_cache(count, capacity)
         logits = None
-        for start, length in self._pieces(len(ids), capacity):
-            piece = ids[start : start + length]
-            tokens = np.zeros((1, length), np.int32)
-            tokens[0, : len(piece)] = piece
-            run = self._step_executable("prefill", 1, length, capacity)
-            last = np.asarray([len(piece) - 1], np.int32)
-            where = np.asarray([start], np.int32)
+        for start, length in self._pieces(rows.shape[1], capacity):
+            piece = rows[:, start : start + length]
+            tokens = np.zeros((count, length), np.int32)
+            tokens[:, : piece.shape[1]] = piece
+            run = self.prefill_executable(count, length, capacity)
+            last = np.full(count, piece.shape[1] - 1, np.int32)
+            where = np.full(count, start, np.int32)
             logits, cache, finite = run(self.packed, tokens, cache, where, last)
             _require_finite(finite)
         return logits, cache
+
+    def new_cache(self, batch: int, capacity: int) -> Any:
+        """An empty cache of `batch` rows, as the executables take it."""
+        return self._family.cache(self.spec, batch, capacity)
+
+    def prefill_executable(self, batch: int, length: int, capacity: int) -> Executable:
+        """The compiled prefill of a piece of `length` tokens of `batch` rows."""
+        return self._step_executable("prefill", batch, length, capacity)
+
+    def pieces(self, tokens: int, capacity: int) -> list[tuple[int, int]]:
+        """Start and padded length of each piece that a prompt of `tokens` is run in."""
+        return list(self._pieces(tokens, capacity))
+
+    def capacity(self, tokens: int) -> int:
+        """The length of the cache that holds `tokens`."""
+        return self._capacity(tokens)
 
     def decode_executable(self, batch: int, capacity: int) -> Executable:
         """The compiled decode step of `batch` rows."""

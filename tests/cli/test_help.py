@@ -175,7 +175,7 @@ def test_the_environment_page_names_every_variable_of_the_library(bitnet):
 def test_what_is_not_built_is_not_promised(bitnet):
     lines = bitnet().out.splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("(not built yet)")]
-    assert marked == ["bench"]
+    assert marked == []  # every group has a command that runs
     assert "HTTP" not in "\n".join(lines)
 
 

@@ -6,6 +6,8 @@
 #include "rows_entries.h"
 #include "ternary_entries.h"
 
+#include "probe_entry.h"  // needs BITNET_EXPORT
+
 #ifndef BITNET_SOURCE_KEY
 #define BITNET_SOURCE_KEY "unknown"
 #endif

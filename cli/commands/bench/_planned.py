@@ -2,80 +2,16 @@
 
 # ruff: noqa: UP045
 from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Optional
 
-from ...fields import named, option, size, whole
+from ...fields import named, option, size
 from ...options import (
-    ManyModelsArgs,
     ModelArgs,
     count_option,
     device_option,
-    metrics_option,
     model_option,
-    models_option,
-    page_option,
 )
 from ...planned import Planned
-
-
-def batch_sizes_option():
-    return option(
-        "-b",
-        "--batch-sizes",
-        default_factory=lambda: [1],
-        type=whole(1),
-        repeat=True,
-        commas=True,
-        metavar="LIST",
-        help="how many sequences at once, separated by commas",
-    )
-
-
-@dataclass
-class BenchRunArgs(ManyModelsArgs, ModelArgs):
-    """Options of `bitnet bench run`."""
-
-    model: list[str] = models_option()
-    device: str = device_option()
-    batch_sizes: list[int] = batch_sizes_option()
-    prompt_tokens: int = option(type=whole(1), default=512, metavar="N", help="tokens of a prefill")
-    decode_tokens: int = option(type=whole(1), default=64, metavar="N", help="tokens of a decode")
-    count: Optional[int] = count_option(
-        "how often each is measured", shown_default="until the interval is narrow"
-    )
-    numerics: Literal["exact", "fast"] = option(
-        default="exact", help="float32 edges, or bf16 attention and a quantized head"
-    )
-
-
-@dataclass
-class BenchCompareArgs(ModelArgs):
-    """Options of `bitnet bench compare`."""
-
-    models: list[str] = option(
-        default_factory=list,
-        type=str,
-        repeat=True,
-        commas=True,
-        needed=True,
-        positional=True,
-        metavar="LIST",
-        help="the models, separated by commas",
-    )
-    metrics: list[str] = metrics_option("latency", "throughput", "memory")
-    runtimes: list[str] = option(
-        default_factory=list,
-        type=str,
-        repeat=True,
-        commas=True,
-        choices=("bitnet-jax", "transformers", "llama.cpp", "bitnet.cpp", "onnxruntime"),
-        metavar="LIST",
-        shown_default="bitnet-jax",
-        help="what runs them, where it is installed",
-    )
-    batch_sizes: list[int] = batch_sizes_option()
-    count: Optional[int] = count_option("how many rounds of A B", shown_default="until they part")
-    device: str = device_option()
 
 
 @dataclass
@@ -100,40 +36,6 @@ class BenchProfileArgs(ModelArgs):
 
 
 @dataclass
-class BenchValidateArgs:
-    """Options of `bitnet bench validate`."""
-
-    quick: bool = option("-Q", "--quick", default=False, help="the checks of a minute")
-    comprehensive: bool = option(
-        "-C", "--comprehensive", default=False, help="every check; says first how long it takes"
-    )
-    output: Optional[str] = page_option()
-    device: str = device_option()
-
-
-@dataclass
-class RegressionArgs:
-    """Options of `bitnet bench regression`."""
-
-    baseline: str = option(
-        "-B",
-        "--baseline",
-        type=named,
-        metavar="FILE",
-        positional=True,
-        needed=True,
-        help="the JSON of an earlier `bench run`",
-    )
-    current_results: str = option(
-        type=named,
-        metavar="FILE",
-        positional=True,
-        needed=True,
-        help="the JSON of the run to judge",
-    )
-
-
-@dataclass
 class EvalArgs(ModelArgs):
     """Options of `bitnet bench eval`."""
 
@@ -154,31 +56,11 @@ class EvalArgs(ModelArgs):
 
 
 PLANNED = {
-    "run": Planned(
-        BenchRunArgs,
-        "bitnet bench run --model model.bitnet --device auto --batch-sizes 1,4,8,16",
-        "bitnet bench run model.bitnet --export-json results.json",
-    ),
-    "compare": Planned(
-        BenchCompareArgs,
-        "bitnet bench compare --models model1.bitnet,model2.hf --metrics latency,throughput,memory",
-        "bitnet bench compare model1.bitnet model2.hf --metrics memory",
-    ),
     "profile": Planned(
         BenchProfileArgs,
         "bitnet bench profile --model model.bitnet --input-shape 512 --profile-memory "
         "--profile-gpu",
         "bitnet bench profile model.bitnet --input-shape 4x512 --trace trace",
-    ),
-    "validate": Planned(
-        BenchValidateArgs,
-        "bitnet bench validate --quick",
-        "bitnet bench validate --comprehensive --output validation-report.html",
-    ),
-    "regression": Planned(
-        RegressionArgs,
-        "bitnet bench regression --baseline baseline.json --current-results results.json",
-        "bitnet bench regression baseline.json results.json --json",
     ),
     "eval": Planned(
         EvalArgs,

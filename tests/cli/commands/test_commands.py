@@ -9,7 +9,10 @@ import pytest
 from bitnet_cli import registry
 from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
+from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.report.page import report_page
+from tests.bench.records import compare_record, run_record, validate_record
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -65,6 +68,14 @@ RECORDS = {
     "train_qat": {"run_id": "r2", "step": 10, "loss": 2.0, "checkpoint": "runs/r2/10"},
     "environment": {"versions": {"jax": "0.10"}, "devices": [{"kind": "cpu"}], "missing": []},
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
+    "bench_run": run_record(),
+    "bench_compare": compare_record(),
+    "bench_validate": {**validate_record(), "passed": True, "failed": []},
+    "bench_regression": {
+        name: value
+        for name, value in bench_regression(run_record(), run_record(20.2)).items()
+        if name != "warnings"
+    },
 }
 
 
@@ -101,7 +112,7 @@ def model():
 
 @pytest.fixture
 def api(fake_api, model):
-    return fake_api(**RECORDS, load=lambda path, **reach: model)
+    return fake_api(**RECORDS, load=lambda path, **reach: model, report_page=report_page)
 
 
 EXAMPLES = [
@@ -135,6 +146,7 @@ def said(calls, name):
     """Returns the keyword arguments of a call, less the progress and `offline` (below)."""
     args, kwargs = calls[name]
     assert kwargs.pop("offline", None) is None
+    kwargs.pop("say", None)
     if "progress" in kwargs:
         assert isinstance(kwargs.pop("progress"), Progress)
     return args, kwargs
@@ -229,6 +241,61 @@ def said(calls, name):
                 "resume_from": None,
             },
         ),
+        (
+            "bench run --model model.bitnet --device auto --batch-sizes 1,4,8,16",
+            "bench_run",
+            ("model.bitnet",),
+            {
+                "device": "auto",
+                "batch_sizes": (1, 4, 8, 16),
+                "prompt_tokens": None,
+                "decode_tokens": None,
+                "count": None,
+                "numerics": "exact",
+                "probe_bytes": None,
+            },
+        ),
+        (
+            "bench run m -d cpu -b 2 --prompt-tokens 8 --decode-tokens 9 -n 3 --probe-mib 64",
+            "bench_run",
+            ("m",),
+            {
+                "device": "cpu",
+                "batch_sizes": (2,),
+                "prompt_tokens": 8,
+                "decode_tokens": 9,
+                "count": 3,
+                "numerics": "exact",
+                "probe_bytes": 64 << 20,
+            },
+        ),
+        (
+            "bench compare --models model1.bitnet,model2.hf --metrics latency,memory -n 4",
+            "bench_compare",
+            (("model1.bitnet", "model2.hf"),),
+            {
+                "runtimes": ("bitnet-jax",),
+                "metrics": ("latency", "memory"),
+                "batch_sizes": (1,),
+                "prompt_tokens": 128,
+                "decode_tokens": 32,
+                "count": 4,
+                "device": "auto",
+                "plugins": (),
+            },
+        ),
+        (
+            "bench validate --quick",
+            "bench_validate",
+            (),
+            {"quick": True, "comprehensive": False, "device": "auto"},
+        ),
+        (
+            "bench regression --baseline baseline.json --current-results results.json",
+            "bench_regression",
+            ("baseline.json", "results.json"),
+            {},
+        ),
         ("dev check --environment", "environment", (), {}),
         ("dev build --output DIR", "build_kernels", (), {"output": "DIR", "force": False}),
     ],
@@ -249,6 +316,8 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("model create --shape s -o o", "create"),
         ("model inspect m", "inspect"),
         ("model validate m", "validate"),
+        ("bench run m", "bench_run"),
+        ("bench compare a b", "bench_compare"),
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),

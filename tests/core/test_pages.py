@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bitnet_jax.core import pages
+
+
+@pytest.mark.parametrize("huge", [True, False])
+def test_a_buffer_is_aligned_present_and_writable(huge):
+    held = pages.buffer(3 << 20, huge=huge)
+    assert held.shape == (3 << 20,) and held.dtype == np.uint8
+    assert held.ctypes.data % pages.HUGE == 0
+    assert held[0] == 1 and held[1] == 0
+    held[:] = 7
+    assert held.sum(dtype=np.int64) == 7 * held.size
+
+
+def test_a_system_that_refuses_the_advice_gives_what_it_has(monkeypatch):
+    monkeypatch.setitem(pages._ADVICE, True, "NO_SUCH_ADVICE")
+    assert pages.buffer(4096, huge=True).size == 4096
+    assert pages.page_sizes() == (False,)
+
+
+def test_what_is_free_is_less_than_what_there_is():
+    import psutil
+
+    assert 0 < pages.memory_available() <= psutil.virtual_memory().total
+
+
+def test_a_groups_limit_holds(monkeypatch, tmp_path):
+    limit, used = tmp_path / "max", tmp_path / "current"
+    limit.write_text("5000\n")
+    used.write_text("2000\n")
+    monkeypatch.setattr(pages, "_GROUPS", ((str(limit), str(used)),))
+    assert pages.memory_available() == 3000
+    used.write_text("6000")
+    assert pages.memory_available() == 0
+    limit.write_text("max")
+    assert pages.memory_available() > 6000
+
+
+def test_how_the_system_gives_huge_pages_is_one_word():
+    assert pages.huge_pages() in ("always", "madvise", "never", "unknown")
