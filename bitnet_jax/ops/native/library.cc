@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "dense_product.h"
 #include "pool.h"
 #include "product.h"
 #include "rows_product.h"
@@ -149,6 +150,31 @@ ffi::Error RowsImpl(ffi::AnyBuffer x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32
   return Done(RunOnPool(p, WorthThreads(p.batch * p.tokens * p.out * p.in)));
 }
 
+using bitnet::DenseProduct;
+
+void RunOnPool(const DenseProduct& p, int64_t threads) {
+  bitnet::RunDenseProduct(p, threads, [&](int64_t count, const auto& fn) {
+    bitnet::Pool::Get().Run(count, threads, fn);
+  });
+}
+
+ffi::Error DenseImpl(ffi::Buffer<ffi::F32> x, ffi::AnyBuffer w, ffi::ResultBuffer<ffi::F32> y,
+                     int64_t isa) {
+  DenseProduct p = {};
+  if (Find(isa) == nullptr) return Fail("bitnet: this processor lacks the instruction set");
+  p.kernel = bitnet::kDenseKernels[isa];
+  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y->dimensions();
+  if (xs.size() != 2 || ws.size() != 2 || ys.size() != 2) return Fail("bitnet: wrong ranks");
+  p.tokens = xs[0], p.in = xs[1], p.out = ws[0];
+  if (ws[1] != p.in || ys[0] != p.tokens || ys[1] != p.out)
+    return Fail("bitnet: shapes of x, w and y disagree");
+  if (!IsFloat(w.element_type())) return Fail("bitnet: w must be float32 or bfloat16");
+  p.x = x.typed_data(), p.w = w.untyped_data(), p.y = y->typed_data();
+  p.w_bf16 = w.element_type() == ffi::BF16;
+  RunOnPool(p, WorthThreads(p.tokens * p.out * p.in));
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 // XLA's own macro for such a symbol has no room for the export.
@@ -186,6 +212,16 @@ BITNET_EXPORT XLA_FFI_Error* bitnet_rows_matmul(XLA_FFI_CallFrame* frame) {
                              .Attr<int64_t>("layout")
                              .Attr<int64_t>("scale_kind")
                              .Attr<int64_t>("group_size"));
+  return (*handler)(frame);
+}
+
+BITNET_EXPORT XLA_FFI_Error* bitnet_dense_matmul(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_DEFINE_HANDLER(handler, DenseImpl,
+                         ffi::Ffi::Bind()
+                             .Arg<ffi::Buffer<ffi::F32>>()
+                             .Arg<ffi::AnyBuffer>()
+                             .Ret<ffi::Buffer<ffi::F32>>()
+                             .Attr<int64_t>("isa"));
   return (*handler)(frame);
 }
 
@@ -228,6 +264,19 @@ BITNET_EXPORT int bitnet_rows_run(int64_t isa, int64_t threads, const int64_t* s
   p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0, p.layout = sizes[8];
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
   return RunOnPool(p, threads) ? 0 : 2;
+}
+
+// As `bitnet_run`, of float weights (`codes`) and without scales. sizes: tokens, out, in, w is
+// bf16.
+BITNET_EXPORT int bitnet_dense_run(int64_t isa, int64_t threads, const int64_t* sizes,
+                                   const void* x, const void* codes, const void*, void* y) {
+  DenseProduct p = {};
+  if (Find(isa) == nullptr) return 1;
+  p.kernel = bitnet::kDenseKernels[isa];
+  p.tokens = sizes[0], p.out = sizes[1], p.in = sizes[2], p.w_bf16 = sizes[3] != 0;
+  p.x = static_cast<const float*>(x), p.w = codes, p.y = static_cast<float*>(y);
+  RunOnPool(p, threads);
+  return 0;
 }
 
 // Threads of a call from now on, the caller's included; 0: one for each processor.

@@ -25,7 +25,12 @@ from bitnet_jax.ops.native.selftest import ROWS_LAYOUTS, SCALE_KINDS, selftest
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
 # Where a platform wheel holds its library; a source tree has no such folder.
 WHEEL_DIR = build.SOURCE_DIR / "prebuilt"
-FFI_TARGETS = ("bitnet_ternary_matmul", "bitnet_ternary_accumulate", "bitnet_rows_matmul")
+FFI_TARGETS = (
+    "bitnet_ternary_matmul",
+    "bitnet_ternary_accumulate",
+    "bitnet_rows_matmul",
+    "bitnet_dense_matmul",
+)
 
 
 @dataclass(frozen=True)
