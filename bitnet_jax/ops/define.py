@@ -16,7 +16,7 @@ import jax.extend.core as jec
 from jax.interpreters import ad, batching, mlir
 
 from bitnet_jax.core import jax_compat
-from bitnet_jax.ops.select import select
+from bitnet_jax.ops.select import AUTO, select
 
 
 def _always(*avals: Any) -> bool:
@@ -30,6 +30,7 @@ def define(
     like_first: bool = False,
     native: Callable[..., Any] | None = None,
     fits: Callable[..., bool] = _always,
+    value_kept: bool = False,
 ) -> jec.Primitive:
     """Returns the primitive `name`: as ``reference(*arrays, **static)``, one result.
 
@@ -38,17 +39,22 @@ def define(
     Args:
       like_first: the result has the type of the first array, its sharding included.
       native: the same, by the C++ kernels: taken on CPU where they run and the operands fit.
-        Such an op has a row in `select.TABLE`.
+        Such an op has a row in `select.TABLE`, and its primitive may have the further
+        parameter ``implementation`` ("auto" if left out).
       fits: says so of the operands' abstract values.
+      value_kept: under a derivative, too, the value is the native form's, in every bit; else
+        it is the reference's, of which the derivative needs the parts.
     """
     primitive = jec.Primitive(name)
 
     def bound(params: dict[str, Any]) -> Callable[..., Any]:
-        return functools.partial(reference, **params)
+        own = {key: value for key, value in params.items() if key != "implementation"}
+        return functools.partial(reference, **own)
 
     def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
         filled = tuple(ad.instantiate_zeros(tangent) for tangent in tangents)
-        return jax.jvp(bound(params), tuple(primals), filled)
+        out, tangent = jax.jvp(bound(params), tuple(primals), filled)
+        return (primitive.bind(*primals, **params) if value_kept else out), tangent
 
     def batch(args: Any, axes: Any, **params: Any) -> Any:
         in_axes = tuple(None if axis is None else axis for axis in axes)
@@ -115,13 +121,19 @@ def _lower(
     fits: Callable[..., bool],
 ) -> None:
     several = primitive.multiple_results
-    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=several))
     if native is None:
+        mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=several))
         return
 
-    def on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
-        usable = fits(*ctx.avals_in) and select(primitive.name, "cpu").implementation == "native"
-        lower = mlir.lower_fun(native if usable else reference, multiple_results=several)
-        return lower(ctx, *operands, **params)
+    def on_cpu(ctx: Any, *operands: Any, implementation: str = AUTO, **params: Any) -> Any:
+        usable = implementation != AUTO or fits(*ctx.avals_in)
+        chosen = usable and select(primitive.name, "cpu", implementation).implementation
+        form = native if chosen == "native" else reference
+        return mlir.lower_fun(form, multiple_results=several)(ctx, *operands, **params)
 
+    def elsewhere(ctx: Any, *operands: Any, implementation: str = AUTO, **params: Any) -> Any:
+        select(primitive.name, "other", implementation)
+        return mlir.lower_fun(reference, multiple_results=several)(ctx, *operands, **params)
+
+    mlir.register_lowering(primitive, elsewhere)
     mlir.register_lowering(primitive, on_cpu, platform="cpu")

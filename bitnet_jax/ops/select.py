@@ -21,6 +21,7 @@ AUTO = "auto"
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "ternary_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "ternary_accumulate": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
+    "dense_matmul": {"cpu": ("native", "reference"), "*": ("reference",)},
     "integer_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "rms_norm": {"cpu": ("native", "reference"), "*": ("reference",)},
     "attention": {"cpu": ("native", "reference"), "*": ("reference",)},

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "dense_entries.h"
 #include "float_entries.h"
 #include "rows_entries.h"
 #include "ternary_entries.h"
@@ -51,6 +52,19 @@ BITNET_EXPORT int bitnet_rows_run(int64_t isa, int64_t threads, const int64_t* s
   p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0, p.layout = sizes[8];
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
   return RunOnPool(p, threads) ? 0 : 2;
+}
+
+// As `bitnet_run`, of float weights (`codes`) and without scales. sizes: tokens, out, in, w is
+// bf16.
+BITNET_EXPORT int bitnet_dense_run(int64_t isa, int64_t threads, const int64_t* sizes,
+                                   const void* x, const void* codes, const void*, void* y) {
+  DenseProduct p = {};
+  if (Find(isa) == nullptr) return 1;
+  p.kernel = bitnet::kDenseKernels[isa];
+  p.tokens = sizes[0], p.out = sizes[1], p.in = sizes[2], p.w_bf16 = sizes[3] != 0;
+  p.x = static_cast<const float*>(x), p.w = codes, p.y = static_cast<float*>(y);
+  RunOnPool(p, threads);
+  return 0;
 }
 
 // Threads of a call from now on, the caller's included; 0: one for each processor.

@@ -31,6 +31,7 @@ FFI_TARGETS = (
     "bitnet_ternary_accumulate",
     "bitnet_fused_linears",
     "bitnet_rows_matmul",
+    "bitnet_dense_matmul",
     "bitnet_attention",
     "bitnet_cached_attention",
     "bitnet_rms_norm",

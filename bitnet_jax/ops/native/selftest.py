@@ -41,6 +41,23 @@ ROWS_CASES = (
     ("i4.rows", 7, 5, 160, "group", 32, 2),
 )
 
+# (tokens, out, in, bfloat16, threads): edges of strips, lanes and tiles.
+DENSE_CASES = ((1, 6, 40, True, 1), (7, 9, 35, False, 2), (13, 5, 64, True, 2))
+
+
+def dense_expected(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The sums of dense.h in their order: x [tokens, in], w [out, in] to [tokens, out]."""
+    lanes = 16
+    pad = ((0, 0), (0, -x.shape[1] % lanes))
+    products = np.pad(x, pad)[:, None] * np.pad(w.astype(np.float32), pad)[None]
+    sums = np.zeros((*products.shape[:2], lanes), np.float32)
+    for at in range(0, products.shape[2], lanes):
+        sums = sums + products[..., at : at + lanes]
+    while sums.shape[-1] > 1:
+        half = sums.shape[-1] // 2
+        sums = sums[..., :half] + sums[..., half:]
+    return sums[..., 0]
+
 
 def expected(x, trits, scale, scale_kind: str, group: int) -> np.ndarray:
     """The contract in numpy: x [tokens, in], trits [out, in] to float32 [tokens, out]."""
@@ -68,6 +85,7 @@ def selftest(library: Any) -> None:
     rng = np.random.default_rng(0)
     _ternary(library, rng)
     _rows(library, rng)
+    _dense(library, rng)
 
 
 def _ternary(library: Any, rng: np.random.Generator) -> None:
@@ -106,6 +124,21 @@ def _rows(library: Any, rng: np.random.Generator) -> None:
             if not np.array_equal(y, want):
                 what = f"{layout}, {tokens} tokens, {out}x{inputs}, {kind} scale"
                 raise _wrong(library, isa, what)
+
+
+def _dense(library: Any, rng: np.random.Generator) -> None:
+    for tokens, out, inputs, narrow, threads in DENSE_CASES:
+        x = rng.standard_normal((tokens, inputs), np.float32)
+        bits = rng.standard_normal((out, inputs), np.float32).view(np.uint32)
+        w = (bits & np.uint32(0xFFFF0000)).view(np.float32)  # values that bfloat16 holds
+        held = (bits >> np.uint32(16)).astype(np.uint16) if narrow else w
+        want = dense_expected(x, w)
+        for isa in library.usable_isas:
+            y = np.empty((tokens, out), np.float32)
+            sizes = (tokens, out, inputs, int(narrow))
+            library.run(isa, sizes, x, held, x, y, threads, entry="bitnet_dense_run")
+            if not np.array_equal(y, want):
+                raise _wrong(library, isa, f"{tokens} tokens, {out}x{inputs}, float weights")
 
 
 def _wrong(library: Any, isa: str, what: str) -> BadData:
