@@ -34,6 +34,7 @@ __all__ = (
     "Rule",
     "SubNorm",
     "bench_compare",
+    "bench_profile",
     "bench_regression",
     "bench_run",
     "bench_validate",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitnet_jax.analysis.inspect import inspect as inspect
     from bitnet_jax.bench.compare import bench_compare as bench_compare
+    from bitnet_jax.bench.profile import bench_profile as bench_profile
     from bitnet_jax.bench.regression import bench_regression as bench_regression
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.bench.validate import bench_validate as bench_validate
@@ -83,6 +84,7 @@ HOMES: dict[str, str] = {
     "Rule": "quant.rules",
     "SubNorm": "passes.recipes.sub_norm",
     "bench_compare": "bench.compare",
+    "bench_profile": "bench.profile",
     "bench_regression": "bench.regression",
     "bench_run": "bench.run",
     "bench_validate": "bench.validate",
@@ -132,6 +134,7 @@ __all__ = (
     "Rule",
     "SubNorm",
     "bench_compare",
+    "bench_profile",
     "bench_regression",
     "bench_run",
     "bench_validate",

@@ -91,7 +91,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "commands.bench.compare:BenchCompareArgs",
             "models side by side, with intervals",
         ),
-        ("bench", "profile", None, "time and memory per layer and op"),
+        (
+            "bench",
+            "profile",
+            "commands.bench.profile:BenchProfileArgs",
+            "time and memory per layer and op",
+        ),
         (
             "bench",
             "validate",

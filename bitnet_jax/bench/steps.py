@@ -173,6 +173,33 @@ def decode_row(engine: Engine, batch: int, tokens: int, energy: Energy | None = 
     )
 
 
+def program(
+    engine: Engine, batch: int, length: int
+) -> tuple[Executable, Callable[[], object], int]:
+    """One program of the engine: a prefill's first piece, or of length 1 a decode step.
+
+    Returns:
+      What was compiled, what runs it once and waits, and how many tokens it takes a row.
+    """
+    start = CONTEXT if length == 1 else 0
+    capacity = engine.capacity(start + length)
+    if length == 1:
+        executable = engine.decode_executable(batch, capacity)
+    else:
+        _, length = engine.pieces(length, capacity)[0]
+        executable = engine.prefill_executable(batch, length, capacity)
+    ids = random_ids(engine.spec, batch, length)
+    where, last = np.full(batch, start, np.int32), np.full(batch, length - 1, np.int32)
+    held = [engine.new_cache(batch, capacity)]
+
+    def run() -> object:
+        logits, cache, finite = executable(engine.packed, ids, held.pop(), where, last)
+        held.append(cache)
+        return jax.block_until_ready((logits, finite))
+
+    return executable, run, length
+
+
 def consistency(engine: Engine, row: Row, longest: int, repeats: int) -> dict[str, Any]:
     """Whether the token times hold: the wall time of a long generation less that of a short one.
 

@@ -153,3 +153,42 @@ def validate_record() -> dict[str, Any]:
         ],
         "machine": copy.deepcopy(MACHINE),
     }
+
+
+def profile_record() -> dict[str, Any]:
+    """The record of `bench profile` of a decode step, with memory and a trace."""
+    group = {"seconds": 0.5, "share": 1.0, "count": 1, "bytes_read": 8, "bytes_written": 4}
+    row = {"name": "ffi_call.1", "layer": "layer 0", "op": "bitnet_ternary_matmul"}
+    return {
+        "schema": "bench-profile/1",
+        "model": "model.bitnet",
+        "phase": "decode",
+        "input_shape": [1, 1],
+        "profile": "exact",
+        "machine": copy.deepcopy(MACHINE),
+        "wall_seconds": {"median": 0.75, "low": 0.7, "high": 0.8},
+        "traced_seconds": 0.8,
+        "instruction_seconds": 0.5,
+        "runs": 9,
+        "layers": [{"layer": "layer 0", **group}],
+        "ops": [{"op": "bitnet_ternary_matmul", **group}],
+        "instructions": [
+            {
+                **row,
+                "weights": ["layers.0.mlp.up_proj"],
+                "seconds": 0.5,
+                "bytes_read": 8,
+                "bytes_written": 4,
+                "gb_s": 0.25,
+                "shape": [1, 1, 64],
+            }
+        ],
+        "cost": {"xla_flops": 10.0, "xla_gflop_s": 0.125, "int8_tops": 0.0625},
+        "receipt": {"kernel": "native (avx2)"},
+        "trace": ["trace/x.xplane.pb"],
+        "memory": {
+            "temp_bytes": 77,
+            "peak_bytes": None,
+            "largest": [{**row, "bytes_written": 4, "shape": [1, 1, 64]}],
+        },
+    }

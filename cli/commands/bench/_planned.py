@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import named, option, size
+from ...fields import named, option
 from ...options import (
     ModelArgs,
     count_option,
@@ -12,27 +12,6 @@ from ...options import (
     model_option,
 )
 from ...planned import Planned
-
-
-@dataclass
-class BenchProfileArgs(ModelArgs):
-    """Options of `bitnet bench profile`."""
-
-    model: str = model_option()
-    input_shape: str = option(
-        "-I",
-        "--input-shape",
-        type=size,
-        default="512",
-        metavar="SHAPE",
-        help="512 tokens, or 4x512 for four sequences of them",
-    )
-    profile_memory: bool = option(default=False, help="memory per layer and op, too")
-    profile_gpu: bool = option(default=False, help="the GPU's own counters, too")
-    trace: Optional[str] = option(
-        type=named, metavar="DIR", help="write a trace for XProf and Perfetto"
-    )
-    device: str = device_option()
 
 
 @dataclass
@@ -56,12 +35,6 @@ class EvalArgs(ModelArgs):
 
 
 PLANNED = {
-    "profile": Planned(
-        BenchProfileArgs,
-        "bitnet bench profile --model model.bitnet --input-shape 512 --profile-memory "
-        "--profile-gpu",
-        "bitnet bench profile model.bitnet --input-shape 4x512 --trace trace",
-    ),
     "eval": Planned(
         EvalArgs,
         "bitnet bench eval model.bitnet --tasks arc_easy,piqa",

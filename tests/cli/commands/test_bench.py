@@ -6,7 +6,7 @@ import pytest
 
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.report.page import report_page
-from tests.bench.records import compare_record, run_record, validate_record
+from tests.bench.records import compare_record, profile_record, run_record, validate_record
 from tests.report.reading import check_numbers, parse, record
 
 
@@ -36,10 +36,12 @@ def test_the_pages_show_the_records_numbers_alone(bitnet, fake_api, tmp_path):
         bench_run=run_record(),
         bench_regression=slower,
         bench_compare=compare_record(),
+        bench_profile=profile_record(),
         bench_validate=validate_record(),
         report_page=report_page,
     )
     lines = (("run", "m"), ("regression", "a", "b"), ("compare", "a", "b"), ("validate",))
+    lines += (("profile", "m"),)
     for words in lines:
         done = bitnet("bench", *words, "--report", "page.html", "--force", "--json")
         root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
@@ -125,3 +127,16 @@ def test_the_time_is_told_before_the_checks(bitnet, fake_api):
     done = bitnet("bench", "validate", "-Q")
     assert "about 25 seconds" in done.err
     assert "about" not in bitnet("bench", "validate", "-Q", "--quiet").err
+
+
+def test_profile_shows_layers_ops_instructions_and_what_was_asked(bitnet, fake_api):
+    fake_api(bench_profile=profile_record())
+    page = bitnet("bench", "profile", "m", "-I", "1").out
+    for words in ("layer 0", "bitnet_ternary_matmul", "layers.0.mlp.up_proj", "77", "trace/x.xpl"):
+        assert words in page
+    less = profile_record()
+    less.pop("memory")
+    fake_api(bench_profile={**less, "trace": [], "layers": [], "ops": [], "instructions": []})
+    page = bitnet("bench", "profile", "m").out
+    assert "largest" not in page and "trace" not in page and "one run" in page
+    assert bitnet("bench", "profile", "m", "-I", "4y5").rc == 2

@@ -12,7 +12,7 @@ from bitnet_cli.progress import Progress
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.report.page import report_page
-from tests.bench.records import compare_record, run_record, validate_record
+from tests.bench.records import compare_record, profile_record, run_record, validate_record
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -70,6 +70,7 @@ RECORDS = {
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
     "bench_run": run_record(),
     "bench_compare": compare_record(),
+    "bench_profile": profile_record(),
     "bench_validate": {**validate_record(), "passed": True, "failed": []},
     "bench_regression": {
         name: value
@@ -285,6 +286,19 @@ def said(calls, name):
             },
         ),
         (
+            "bench profile --model model.bitnet --input-shape 4x512 --profile-memory --trace t",
+            "bench_profile",
+            ("model.bitnet",),
+            {
+                "input_shape": "4x512",
+                "profile_memory": True,
+                "profile_gpu": False,
+                "trace_to": "t",
+                "force": False,
+                "device": "auto",
+            },
+        ),
+        (
             "bench validate --quick",
             "bench_validate",
             (),
@@ -318,6 +332,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("model validate m", "validate"),
         ("bench run m", "bench_run"),
         ("bench compare a b", "bench_compare"),
+        ("bench profile m", "bench_profile"),
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),
