@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.save import FORMATS, format_of
 
 IN_FOLDER = "receipt.json"
@@ -18,7 +19,16 @@ def receipt_path(output: Path, format: str | None = None) -> Path:
 
     No two outputs share one: `m.bitnet` has `m.receipt.json`; a file of any other name keeps
     the whole of it, `m.v2` has `m.v2-receipt.json`.
+
+    Raises:
+      UsageError: `output` has the name of a receipt itself: another model's could replace it.
     """
+    if output.name.lower().endswith((".receipt.json", "-receipt.json")):
+        raise UsageError(
+            "receipt.name",
+            f"`{output}` is the name of a receipt, not of a model",
+            "choose another output: model.bitnet",
+        )
     if FORMATS[format_of(output, format)].directory:
         return output / IN_FOLDER
     if output.suffix == ".bitnet":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import NoInput
+from bitnet_jax.core.errors import NoInput, UsageError
 from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.workflows.convert import convert, converted
 from bitnet_jax.workflows.create import create
@@ -84,3 +84,15 @@ def test_no_two_outputs_share_a_receipt(made):
         assert record["receipt"] == f"{name}-receipt.json"
     for name in ("m.v1", "m.v2"):
         assert json.loads(Path(f"{name}-receipt.json").read_text())["outputs"] == [name]
+
+
+@pytest.mark.parametrize("name", ["n.receipt.json", "n.v1-RECEIPT.json"])
+def test_no_model_has_the_name_of_a_receipt(made, name):
+    for write in (lambda: convert("m.hf", name, format="bitnet"), lambda: make(name)):
+        with pytest.raises(UsageError) as caught:
+            write()
+        assert caught.value.code == "receipt.name" and not Path(name).exists()
+
+
+def make(name):
+    create(shape="tiny", layers=1, output=name, format="bitnet")
