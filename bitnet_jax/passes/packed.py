@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,22 +44,29 @@ class Packed:
       leaves: name to array or `QuantTensor`.
       names: the parameters' dotted names, in `tree`'s order.
       tree: the float parameters' tree.
+      narrow: float leaves that are held as bfloat16 and stand for float32: where they are
+        used, their values are widened, exactly.
     """
 
     leaves: dict[str, Any]
     names: tuple[str, ...] = field(metadata={"static": True})
     tree: PyTreeDef = field(metadata={"static": True})
+    narrow: frozenset[str] = field(metadata={"static": True}, default=frozenset())
 
     @classmethod
-    def of(cls, leaves: Mapping[str, Any]) -> Packed:
+    def of(cls, leaves: Mapping[str, Any], narrow: Iterable[str] = ()) -> Packed:
         """Packed parameters for a function that takes one flat dict of names."""
         names = [name for name in leaves if DOT not in name]
         tree = jax.tree_util.tree_structure(dict.fromkeys(names, 0))
-        return cls(dict(leaves), tuple(sorted(names)), tree)
+        return cls(dict(leaves), tuple(sorted(names)), tree, frozenset(narrow))
 
     def float_avals(self) -> Any:
         """The float parameters this stands for, as abstract values in their tree."""
-        return self.tree.unflatten([abstract(self.leaves[name]) for name in self.names])
+        return self.tree.unflatten([self._stands_for(name) for name in self.names])
+
+    def _stands_for(self, name: str) -> Any:
+        aval = abstract(self.leaves[name])
+        return aval.update(dtype=jnp.float32) if name in self.narrow else aval
 
     def ternary(self) -> dict[str, QuantTensor]:
         """The ternary tensors, by parameter name (in its first layout)."""

@@ -17,6 +17,7 @@ from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.stages import dump_passes
 from bitnet_jax.ir.verify import verify
 from bitnet_jax.passes import (
+    dense_products,
     fuse_attention,
     fuse_linears,
     inline_calls,
@@ -86,6 +87,11 @@ def serving(params: Packed, *, implementation: str | None = None) -> list[Pass]:
             "on a flat program; it and the next do not meet",
         ),
         Pass(fuse_attention.NAME, fuse_attention.fuse_attention, "on a flat program"),
+        Pass(
+            dense_products.NAME,
+            dense_products.dense_products,
+            "on a flat program; of the products it finds those that are left: with floats",
+        ),
     ]
 
 

@@ -61,12 +61,11 @@ class Engine:
     def __post_init__(self) -> None:
         family = family_for(self.spec)
         self._family = family
-        self._rules = family.rules
         self._step = _checked(self._transformed(family.step(self.spec)))
         self._forward = self._transformed(family.forward(self.spec))
 
     def _transformed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        return served(fn, self._rules, implementation=self.implementation)
+        return served(fn, (), implementation=self.implementation)
 
     # ------------------------------------------------------------------ whole sequences
     def logits(self, tokens: Any) -> np.ndarray:

@@ -63,18 +63,30 @@ class Model:
       spec: the decoder's hyperparameters.
       packed: its parameters: packed codes and float32 arrays.
       engine: token-level prefill and decode.
+      profile: ``exact``, or ``fast`` where the head is held in fewer bits.
       checkpoint: what it was read from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, implementation: str | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        implementation: str | None = None,
+        head: str | None = None,
+    ):
         """Reads every tensor of `checkpoint` onto the device.
+
+        Args:
+          head: how the embedding and the head are held: ``int8``, ``int6`` or ``int4`` (profile
+            ``fast``), or as the checkpoint has them if None (profile ``exact``).
 
         Raises:
           Unavailable: memory does not suffice (``memory.exhausted``).
         """
         check_room_to_compile()
         self.checkpoint = checkpoint
-        self.packed = to_device(checkpoint)
+        self.packed = to_device(checkpoint, head)
+        self.profile = "exact" if head is None else "fast"
         self.engine = Engine(checkpoint.spec, self.packed, implementation)
 
     def __repr__(self) -> str:
@@ -228,6 +240,7 @@ class Model:
             decode_tokens_per_second=timing.decode_tokens_per_second,
             kernel=receipt.kernel,
             kernel_reason=receipt.kernel_reason,
+            profile=self.profile,
         )
 
 
@@ -235,6 +248,7 @@ def load(
     path: os.PathLike | str,
     *,
     implementation: str | None = None,
+    head: str | None = None,
     offline: bool | None = None,
     progress: Any = None,
 ) -> Model:
@@ -243,6 +257,7 @@ def load(
     Args:
       path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
         ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
+      head: as `Model` takes it.
       offline, progress: as `open_checkpoint` takes them.
 
     Raises:
@@ -250,4 +265,4 @@ def load(
       Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
-    return Model(checkpoint, implementation=implementation)
+    return Model(checkpoint, implementation=implementation, head=head)
