@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bitnet_jax.core.letters import spelled_out
+from bitnet_jax.core.letters import spelled_out as spelled_out
 
 from .envelope import envelope, plain
 

@@ -6,13 +6,11 @@ import textwrap
 from dataclasses import dataclass
 from typing import Optional
 
-from bitnet_jax.core.letters import spelled_out
-
 from ..context import Context
 from ..fields import number, option
 from ..options import dump_passes_option, force_option, output_option, seed_option
 from ..pages import training
-from ..result import CommandResult, Pairs, Section, Text, show
+from ..result import CommandResult, Pairs, Section, Text, show, spelled_out
 
 EXAMPLES = (
     "bitnet quickstart",
