@@ -34,7 +34,7 @@ ALWAYS = [name for name, case in CASES.items() if case.rule_differs or case.grad
 OTHERS = [name for name in CASES if name not in ALWAYS]
 
 
-@pytest.mark.parametrize("name", [*ALWAYS, *thinned(OTHERS, 6)])
+@pytest.mark.parametrize("name", [*ALWAYS, *thinned(OTHERS, 12)])
 def test_value_under_jit(name):
     case = CASES[name]
     qat = jax.jit(bj.ternarize(case.fn, case.rules))

@@ -95,7 +95,7 @@ def assert_both(got, name, params=None, inputs=None):
 MAPPED = [name for name, case in CASES.items() if case.vmap]
 
 
-@pytest.mark.parametrize("name", thinned(MAPPED, 5))
+@pytest.mark.parametrize("name", thinned(MAPPED, 9))
 def test_vmap_over_inputs(name):
     case = CASES[name]
     params, qat = arrays(case.params), bj.ternarize(case.fn, case.rules)
@@ -103,7 +103,7 @@ def test_vmap_over_inputs(name):
     assert_both(mapped(pair(case.inputs)), name, inputs=jax.tree.map(another, case.inputs))
 
 
-@pytest.mark.parametrize("name", thinned(MAPPED[1:], 5))
+@pytest.mark.parametrize("name", thinned(MAPPED[1:], 9))
 def test_vmap_over_parameters(name):
     case = CASES[name]
     inputs, qat = arrays(case.inputs), bj.ternarize(case.fn, case.rules)
