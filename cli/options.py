@@ -423,8 +423,35 @@ class ModelArgs(PluginArgs):
     )
 
 
+def head_option():
+    return option(
+        "-H",
+        "--head",
+        choices=("int8", "int6", "int4"),
+        shown_default="as the file has it",
+        help="hold the embedding and the head in fewer bits: faster, and not exact",
+    )
+
+
+def threads_option():
+    return option(
+        type=whole(1),
+        metavar="N",
+        shown_default="one for each processor",
+        help="threads of a CPU kernel",
+    )
+
+
 @dataclass
-class SamplingArgs(ModelArgs):
+class EngineArgs(ModelArgs):
+    """How a model is held and run; base class of what runs one."""
+
+    head: Optional[str] = head_option()
+    threads: Optional[int] = threads_option()
+
+
+@dataclass
+class SamplingArgs(EngineArgs):
     """How the next token is drawn; base class of generate and chat."""
 
     max_tokens: int = option(

@@ -20,6 +20,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.ops.threads import set_threads
 from bitnet_jax.quant.digest import Digest, digest
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.engine import Engine, Timing
@@ -249,6 +250,7 @@ def load(
     *,
     implementation: str | None = None,
     head: str | None = None,
+    threads: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
 ) -> Model:
@@ -258,11 +260,15 @@ def load(
       path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
         ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
       head: as `Model` takes it.
+      threads: of each CPU kernel of this process from now on; None leaves them as they are
+        (at first one for each processor it may use).
       offline, progress: as `open_checkpoint` takes them.
 
     Raises:
       NoInput, BadData: there is none, or it is damaged; the code says which.
       Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
+    if threads is not None:
+        set_threads(threads)
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
     return Model(checkpoint, implementation=implementation, head=head)

@@ -82,7 +82,7 @@ def test_choices_and_keys():
     assert found == keys()
     assert {"progress", "max-tokens", "serve.generate.max-tokens"} <= set(found)
     assert "settings" not in found and "serve.generate.progress" not in found
-    assert not [name for name in found if name.startswith("bench.")]
+    assert not [name for name in found if name.startswith("serve.start.")]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

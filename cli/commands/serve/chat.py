@@ -40,7 +40,13 @@ class ChatArgs(SamplingArgs):
 def run(args: ChatArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    model = api.load(args.model, offline=args.offline or None, progress=ctx.progress)
+    model = api.load(
+        args.model,
+        head=args.head,
+        threads=args.threads,
+        offline=args.offline or None,
+        progress=ctx.progress,
+    )
     opening = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(opening)
     records: list[dict] = []
