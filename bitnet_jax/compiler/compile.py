@@ -28,7 +28,6 @@ _NATIVE_TARGETS = (
     "bitnet_ternary_matmul",
     "bitnet_fused_linears",
     "bitnet_rows_matmul",
-    "bitnet_dense_matmul",
 )
 # A native kernel in a compiled module, and the instruction set it was lowered for.
 _NATIVE_CALL = re.compile(
