@@ -15,7 +15,7 @@
 namespace bitnet {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kDenseAhead = 4096;  // bytes (benchmarks/LOG.md)
+constexpr int64_t kDenseAhead = 8192;  // bytes, as kRowsAhead
 
 // A strip of kStrip rows, of which `rows` exist; they lie one after another.
 template <typename W>

@@ -39,11 +39,11 @@ BITNET_TARGET static void DenseTokens(const DenseStrip<W>& s, bool fetch, const 
   int64_t c = 0;
   if (fetch) {
     for (; c <= full && c < turn; c += kLanes) {
-      for (int r = 0; r < kStrip; ++r) __builtin_prefetch(w[r] + c + kAhead);
+      for (int r = 0; r < kStrip; ++r) Fetch(w[r] + c + kAhead);
       Step<W, NT>(w, c, x, s.in, sums);
     }
     for (; c <= full; c += kLanes) {
-      for (int r = 0; r < kStrip; ++r) __builtin_prefetch(w[r] + c + kAhead + jump);
+      for (int r = 0; r < kStrip; ++r) Fetch(w[r] + c + kAhead + jump);
       Step<W, NT>(w, c, x, s.in, sums);
     }
   }

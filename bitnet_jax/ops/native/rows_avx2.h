@@ -22,6 +22,7 @@ constexpr int kVectors = 2;
 constexpr int kFew = 2, kTokens = 2;  // 4 x 2 sums, 4 rows of codes: 12 of 16 registers
 
 BITNET_OP Sums Zero() { return _mm256_setzero_si256(); }
+BITNET_OP Sums Add(Sums a, Sums b) { return _mm256_add_epi32(a, b); }
 BITNET_OP Codes Get(const void* at) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(at));
 }

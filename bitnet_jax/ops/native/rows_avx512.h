@@ -22,6 +22,7 @@ constexpr int32_t kOffsets[] = {128, 32, 8};
 constexpr int kFew = 4, kTokens = 6;  // 4 x 6 sums and 4 rows of codes: 28 of 32 registers
 
 BITNET_OP Sums Zero() { return _mm512_setzero_si512(); }
+BITNET_OP Sums Add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
 BITNET_OP Codes Get(const uint8_t* at) { return _mm512_loadu_si512(at); }
 BITNET_OP void Put(uint8_t* at, Codes v) { _mm512_storeu_si512(at, v); }
 

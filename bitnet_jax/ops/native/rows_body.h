@@ -6,7 +6,7 @@
 //   kVectors             `Codes` in 64 columns
 //   kName, kOffsets      as in RowsKernel
 //   kFew, kTokens        tokens at once in `Stream` and in `Tile`
-//   Zero()               sums of nothing
+//   Zero(), Add(a, b)    sums of nothing, and of both
 //   Load8, Load6, Load4(at, v)  a full chunk, expanded to v; they read nothing beyond it
 //   Get(at), Put(at, v)  expanded codes
 //   Dot<L>(sums, v, q)   sums + v * (the activations at q)
@@ -27,54 +27,53 @@ BITNET_INLINE void Load(const uint8_t* at, Codes* v) {
   if constexpr (L == kI4) Load4(at, v);
 }
 
+// One chunk of one row by NT tokens.
 template <int L, int NT>
-BITNET_INLINE void Multiply(const uint8_t* const* at, int64_t offset, const int8_t* q,
-                            int64_t width, Sums (*sums)[kStrip]) {
-#pragma GCC unroll 4
-  for (int r = 0; r < kStrip; ++r) {
-    Codes v[kParts<L>];
-    Load<L>(at[r] + offset, v);
+BITNET_INLINE void Multiply(const uint8_t* at, const int8_t* q, int64_t width, Sums* sums) {
+  Codes v[kParts<L>];
+  Load<L>(at, v);
 #pragma GCC unroll 8
-    for (int p = 0; p < kParts<L>; ++p)
+  for (int p = 0; p < kParts<L>; ++p)
 #pragma GCC unroll 8
-      for (int t = 0; t < NT; ++t)
-        sums[t][r] = Dot<L>(sums[t][r], v[p], q + t * width + p * kCodes);
-  }
+    for (int t = 0; t < NT; ++t) sums[t] = Dot<L>(sums[t], v[p], q + t * width + p * kCodes);
 }
 
+// Row after row, as they lie: one stream is what processors fetch ahead best by themselves.
 template <int L, int NT>
 BITNET_TARGET static void StreamTokens(const Strip& s, const int8_t* q, int32_t* raw) {
-  const uint8_t* at[kStrip];
-  for (int r = 0; r < kStrip; ++r) at[r] = s.codes + (r < s.rows ? r : 0) * s.stride;
-  const int64_t width = s.segments * s.chunks * kChunkColumns[L];
-  // Near a row's end, what comes next is not the row beside it, which is being read, but
-  // the same place of the next strip: as in kernel_avx512.h.
-  const int64_t turn = s.stride - kRowsAhead, jump = kRowsAhead + (kStrip - 1) * s.stride;
-  for (int64_t segment = 0; segment < s.segments; ++segment) {
-    Sums sums[NT][kStrip];
-    for (int t = 0; t < NT; ++t)
-      for (int r = 0; r < kStrip; ++r) sums[t][r] = Zero();
-    int64_t o = segment * s.segment_bytes;
-    const int64_t end = o + s.segment_bytes, full = end - kChunkBytes[L];
-    for (; o <= full && o < turn; o += kChunkBytes[L], q += kChunkColumns[L]) {
-      for (int r = 0; r < kStrip; ++r) __builtin_prefetch(at[r] + o + kRowsAhead);
-      Multiply<L, NT>(at, o, q, width, sums);
-    }
-    for (; o <= full; o += kChunkBytes[L], q += kChunkColumns[L]) {
-      for (int r = 0; r < kStrip; ++r) __builtin_prefetch(at[r] + o + jump);
-      Multiply<L, NT>(at, o, q, width, sums);
-    }
-    if (o < end) {
-      alignas(64) uint8_t last[kStrip][64] = {};
-      const uint8_t* tails[kStrip];
-      for (int r = 0; r < kStrip; ++r) {
-        std::memcpy(last[r], at[r] + o, end - o);
-        tails[r] = last[r];
+  constexpr int kChains = NT == 1 ? 4 : 2;  // or the latency of `Dot` sets the pace
+  const int64_t segment_width = s.chunks * kChunkColumns[L], width = s.segments * segment_width;
+  for (int64_t segment = 0; segment < s.segments; ++segment, q += segment_width) {
+    Sums totals[NT][kStrip];
+    for (int r = 0; r < kStrip; ++r) {
+      const uint8_t* at =
+          s.codes + (r < s.rows ? r : 0) * s.stride + segment * s.segment_bytes;
+      const int8_t* own = q;
+      Sums sums[kChains][NT];
+      for (int k = 0; k < kChains; ++k)
+        for (int t = 0; t < NT; ++t) sums[k][t] = Zero();
+      int64_t left = s.segment_bytes;
+      constexpr int64_t kBytes = kChunkBytes[L], kColumns = kChunkColumns[L];
+      for (; left >= kChains * kBytes; left -= kChains * kBytes) {
+        for (int64_t line = 0; line < kChains * kBytes; line += 64) Fetch(at + kRowsAhead + line);
+#pragma GCC unroll 4
+        for (int k = 0; k < kChains; ++k)
+          Multiply<L, NT>(at + k * kBytes, own + k * kColumns, width, sums[k]);
+        at += kChains * kBytes, own += kChains * kColumns;
       }
-      Multiply<L, NT>(tails, 0, q, width, sums);
-      q += kChunkColumns[L];
+      for (; left >= kBytes; left -= kBytes, at += kBytes, own += kColumns)
+        Multiply<L, NT>(at, own, width, sums[0]);
+      if (left > 0) {
+        alignas(64) uint8_t last[64] = {};
+        std::memcpy(last, at, left);
+        Multiply<L, NT>(last, own, width, sums[1]);
+      }
+      for (int t = 0; t < NT; ++t) {
+        totals[t][r] = sums[0][t];
+        for (int k = 1; k < kChains; ++k) totals[t][r] = Add(totals[t][r], sums[k][t]);
+      }
     }
-    for (int t = 0; t < NT; ++t) Reduce(sums[t], raw + (segment * NT + t) * kStrip);
+    for (int t = 0; t < NT; ++t) Reduce(totals[t], raw + (segment * NT + t) * kStrip);
   }
 }
 
@@ -125,7 +124,7 @@ BITNET_TARGET static void TileTokens(const uint8_t* expanded, const Strip& s, bo
     const int64_t end = (segment + 1) * segment_width;
     for (int64_t o = segment * segment_width; o < end; o += kCodes) {
       if (fetch) {
-        for (int64_t line = 0; line < kNext; line += 64) __builtin_prefetch(next + line);
+        for (int64_t line = 0; line < kNext; line += 64) Fetch(next + line);
         next += kNext;
       }
       Codes v[kStrip];

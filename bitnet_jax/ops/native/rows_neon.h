@@ -23,6 +23,7 @@ constexpr int32_t kOffsets[] = {0, 0, 0};
 constexpr int kFew = 4, kTokens = 4;  // 4 x 4 sums, 4 rows of codes: 20 of 32 registers
 
 BITNET_OP Sums Zero() { return vdupq_n_s32(0); }
+BITNET_OP Sums Add(Sums a, Sums b) { return vaddq_s32(a, b); }
 BITNET_OP Codes Get(const uint8_t* at) { return vreinterpretq_s8_u8(vld1q_u8(at)); }
 BITNET_OP void Put(uint8_t* at, Codes v) { vst1q_u8(at, vreinterpretq_u8_s8(v)); }
 

@@ -18,6 +18,7 @@ constexpr int32_t kOffsets[] = {0, 0, 0};
 constexpr int kFew = 1, kTokens = 1;
 
 static inline Sums Zero() { return 0; }
+static inline Sums Add(Sums a, Sums b) { return a + b; }
 static inline Codes Get(const uint8_t* at) {
   Codes v;
   std::memcpy(&v, at, sizeof(v));
