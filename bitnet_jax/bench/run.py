@@ -33,8 +33,8 @@ SCHEMA = "bench-run/1"
 # Tokens of the longer of the two generations whose difference the token times must explain.
 LONGEST = 192
 _BANDWIDTH, _PEAK = "bandwidth", "peak"
-# How long the consistency check may go on, and how often at most.
-_CHECK_SECONDS, _CHECKS = 4.0, 5
+# How long the consistency check may go on, how often at least, and at most.
+_CHECK_SECONDS, _FEWEST, _CHECKS = 4.0, 3, 5
 
 
 def bench_run(
@@ -82,6 +82,7 @@ def bench_run(
         _result(row, values[row.name], values[_BANDWIDTH], peak, counters is not None)
         for row in rows.values()
     ]
+    warnings += _doubts(results, machine)
     return {
         "schema": SCHEMA,
         "model": str(model),
@@ -175,7 +176,9 @@ def _agreement(
     if row is None or longest < 6:
         return None
     once = 2 * longest * median(row.token_seconds)
-    found = consistency(engine, row, longest, max(1, min(_CHECKS, int(_CHECK_SECONDS / once))))
+    found = consistency(
+        engine, row, longest, max(_FEWEST, min(_CHECKS, int(_CHECK_SECONDS / once)))
+    )
     if not found["agrees"]:
         long, short = found["tokens"]
         warnings.append(
@@ -215,6 +218,22 @@ def _result(
         "joules_per_token": median(row.joules) if metered and row.joules else None,
         "kernel": row.executable.receipt.kernel,
     }
+
+
+def _doubts(results: Sequence[dict[str, Any]], machine: dict[str, Any]) -> list[str]:
+    """What makes the figures less than they seem."""
+    found = []
+    load, cores = machine["load_average"], machine["cores"]
+    if load is not None and load > (cores or 1) / 2:
+        found.append(f"this machine was busy: {load:.1f} processes wanted to run on {cores} cores")
+    for row in results:
+        for name, what in (("bandwidth_share", "memory"), ("int8_share", "int8 arithmetic")):
+            if (row[name] or 0) > 1.05:
+                found.append(
+                    f"{row['phase']}, batch {row['batch']} is at {row[name]:.0%} of what {what} "
+                    "was measured to give: the limit was taken in a worse moment than the speed"
+                )
+    return found
 
 
 def _roofline(
