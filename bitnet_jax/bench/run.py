@@ -83,6 +83,11 @@ def bench_run(
         for row in rows.values()
     ]
     warnings += _doubts(results, machine)
+    programs = receipt(engine, rows.values())
+    if programs["unpacked_weights"]:
+        warnings.append(
+            f"{programs['unpacked_weights']} weights are unpacked to floats: see the receipt"
+        )
     return {
         "schema": SCHEMA,
         "model": str(model),
@@ -106,7 +111,7 @@ def bench_run(
         "consistency": agreement,
         "energy": {"read": counters is not None, "counters": energy_words},
         "memory": memory(),
-        "receipt": receipt(engine, rows.values()),
+        "receipt": programs,
         "warnings": warnings,
     }
 
@@ -271,11 +276,12 @@ def receipt(engine: Engine, rows: Any) -> dict[str, Any]:
     for row in rows:
         found = proof(row.executable, smallest)
         programs.append({"phase": row.phase, "batch": row.batch, **found})
+    checked = [p["unpacked_weights"] for p in programs]
     first = next((p for p in programs if p["phase"] == "decode"), programs[0])
     names = ("kernel", "kernel_reason", "kernel_calls", "hlo_sha256", "weight_bytes", "float_bytes")
     return {
         **{name: first[name] for name in names},
-        "unpacked_weights": sum(len(p["unpacked_weights"]) for p in programs),
+        "unpacked_weights": None if None in checked else sum(map(len, checked)),
         "smallest_weight": smallest,
         "programs": programs,
     }
