@@ -13,14 +13,13 @@ from typing import Any
 from bitnet_jax.bench import room
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.energy import Energy, energy
-from bitnet_jax.bench.hlo import largest_buffer, parse, unpacked
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.probes import Bandwidth, Peak, bandwidth, buffer_bytes, int8_peak
 from bitnet_jax.bench.progress import task
+from bitnet_jax.bench.receipt import receipt
 from bitnet_jax.bench.sizes import check_numerics, check_sizes, fit
 from bitnet_jax.bench.steps import CONTEXT, Row, consistency, decode_row, prefill_row
-from bitnet_jax.compiler.compile import Executable
-from bitnet_jax.core.pages import memory_available
+from bitnet_jax.core.pages import memory_available, peak_resident
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
@@ -128,18 +127,12 @@ def memory() -> dict[str, Any]:
     """What this process holds, and what is free."""
     import psutil
 
-    held = psutil.Process().memory_info()
-    peak = getattr(held, "peak_wset", None) or _peak_resident()
-    return {"resident_bytes": held.rss, "peak_bytes": peak, "available_bytes": memory_available()}
-
-
-def _peak_resident() -> int | None:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
-            found = [line for line in stream if line.startswith("VmHWM")]
-    except OSError:
-        return None
-    return int(found[0].split()[1]) * 1024 if found else None
+    held = psutil.Process().memory_info().rss
+    return {
+        "resident_bytes": held,
+        "peak_bytes": peak_resident(os.getpid()),
+        "available_bytes": memory_available(),
+    }
 
 
 def _rows(
@@ -266,41 +259,3 @@ def _roofline(
         "operations_per_byte": at,
         "limit_tops": [min(peak.tops, x * probe.gb_s / 1e3) for x in at],
     }
-
-
-def receipt(engine: Engine, rows: Any) -> dict[str, Any]:
-    """The programs that ran: kernels, hashes, bytes held, and that no weight was unpacked."""
-    packed = engine.packed.ternary()
-    smallest = min((_size(tensor) for tensor in packed.values()), default=0)
-    programs = []
-    for row in rows:
-        found = proof(row.executable, smallest)
-        programs.append({"phase": row.phase, "batch": row.batch, **found})
-    checked = [p["unpacked_weights"] for p in programs]
-    first = next((p for p in programs if p["phase"] == "decode"), programs[0])
-    names = ("kernel", "kernel_reason", "kernel_calls", "hlo_sha256", "weight_bytes", "float_bytes")
-    return {
-        **{name: first[name] for name in names},
-        "unpacked_weights": None if None in checked else sum(map(len, checked)),
-        "smallest_weight": smallest,
-        "programs": programs,
-    }
-
-
-def proof(executable: Executable, smallest: int) -> dict[str, Any]:
-    """A program's receipt, the float buffers that are weights again, and its largest buffer."""
-    module = parse(executable.compiled.as_text())
-    analysis = executable.compiled.memory_analysis()
-    assignment = getattr(analysis, "serialized_buffer_assignment_proto", b"") or b""
-    return {
-        **executable.receipt.to_json(),
-        "unpacked_weights": unpacked(module, smallest),
-        "largest_buffer_bytes": largest_buffer(assignment),
-    }
-
-
-def _size(tensor: Any) -> int:
-    total = 1
-    for size in tensor.shape:
-        total *= size
-    return total
