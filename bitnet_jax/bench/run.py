@@ -148,7 +148,6 @@ def _rows(
         for make, tokens in ((prefill_row, prompt), (decode_row, decode)):
             for batch in sizes:
                 row = make(engine, batch, tokens, counters)
-                room.check_compiled(row.executable, row.name)
                 rows[row.name] = row
                 told()
     return rows

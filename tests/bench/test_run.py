@@ -8,7 +8,7 @@ from bitnet_jax.bench import room
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.run import _doubts, bench_run
 from bitnet_jax.bench.sizes import fit
-from bitnet_jax.bench.steps import operations, read_bytes
+from bitnet_jax.bench.steps import decode_row, operations, read_bytes
 from bitnet_jax.core.errors import NoInput, Unavailable, UsageError
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.open import open_checkpoint
@@ -154,6 +154,10 @@ def test_a_compiled_program_that_cannot_fit_is_refused(model, monkeypatch):
     monkeypatch.setattr(room, "memory_available", lambda: 10)
     with pytest.raises(Unavailable, match="decode 1 takes"):
         room.check_compiled(step, "decode 1")
+    engine = load(model).engine
+    engine.new_cache = None  # it would be a TypeError: nothing is allotted first
+    with pytest.raises(Unavailable, match="a decode of batch 1 takes"):
+        decode_row(engine, 1, 4)
 
 
 def test_what_makes_figures_doubtful_is_said():
