@@ -30,6 +30,9 @@ PROMPT, DECODE = 128, 32
 # Without --count: at least and at most so many rounds, and no new one after these seconds.
 # Of fewer than LEAST the interval covers too little to say that two differ.
 LEAST, MOST, SECONDS = 6, 20, 300.0
+# When the rounds so far are looked at, and how sure a difference must be: whoever looks after
+# every round, at 95 %, soon sees one between equals.
+LOOKS, SURE = (6, 12), 0.99
 _PHASES = ("prefill", "decode")
 
 
@@ -172,9 +175,7 @@ class _Enough:
             return False
         if len(first) >= MOST or time.monotonic() > self._deadline:
             return True
-        # Looked at after every round: at 95 % equals would part now and then by looking often.
-        intervals = [ratio_interval(other, first, confidence=0.99) for other in others]
-        return all(low > 1 or high < 1 for low, high in intervals)
+        return len(first) in LOOKS and all(_differ(first, other) for other in others)
 
 
 def _results(
@@ -204,10 +205,15 @@ def _results(
             row |= {
                 "speedup": median([a / b for a, b in zip(first, own, strict=True)]),
                 "speedup_interval": [low, high],
-                "differs": (low > 1 or high < 1) if len(own) >= LEAST else None,
+                "differs": _differ(first, own) if len(own) >= LEAST else None,
             }
         found.append({**row, "rounds": len(own)})
     return found
+
+
+def _differ(first: Sequence[float], other: Sequence[float]) -> bool:
+    low, high = ratio_interval(other, first, confidence=SURE)
+    return low > 1 or high < 1
 
 
 def _interval(summary: Summary) -> dict[str, float]:

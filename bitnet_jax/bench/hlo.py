@@ -17,8 +17,6 @@ BYTES = {
     "s64": 8, "u64": 8, "f8e4m3fn": 1, "f8e5m2": 1, "f16": 2, "bf16": 2, "f32": 4, "f64": 8,
 }  # fmt: skip
 FLOATS = ("f16", "bf16", "f32", "f64")
-# How the codes of a packed parameter end among the names that JAX gives a module's inputs.
-CODES = ".codes"
 # Results that are another name of an operand, or nothing at all.
 NO_VALUE = ("parameter", "constant", "bitcast", "get-tuple-element", "tuple", "after-all")
 
@@ -120,30 +118,38 @@ def _instruction(name: str, result: str, opcode: str, rest: str) -> Instruction:
     )
 
 
-def unpacked(module: Module, smallest: int) -> list[dict[str, Any]]:
+def unpacked(module: Module, smallest: int) -> list[dict[str, Any]] | None:
     """The float values that are weights again: made of parameters alone, packed codes among them.
 
     A dequantized weight depends on nothing else; what depends on tokens too is an activation,
-    whatever its shape.
+    whatever its shape. Parameters are the leaves of the module's first argument, and of them
+    those of whole numbers are packed.
 
     Args:
       smallest: elements of the smallest packed weight; what is smaller is no weight.
+
+    Returns:
+      What was found, or None: nothing packed goes in, so that there is nothing to look for.
     """
     lines = module.computations.get(module.entry, ())
     inputs = [line for line in lines if line.opcode == "parameter"]
-    roots = {_root(line) for line in inputs if line.op_name.endswith(CODES)}
-    found = []
+    root = _root(inputs[0]) if inputs else ""
     # name -> whether packed codes are in it, for all that is made of parameters and constants.
-    made: dict[str, bool] = {}
+    made = {line.name: _whole(line) for line in inputs if root and _root(line) == root}
+    if not any(made.values()):
+        return None
+    found = []
     for line in lines:
-        if line.opcode == "parameter":
-            if _root(line) in roots:
-                made[line.name] = line.op_name.endswith(CODES)
-        elif all(name in made for name in line.operands):
-            made[line.name] = any(made[name] for name in line.operands)
-            if made[line.name] and line.opcode not in NO_VALUE:
-                found += _floats(line, smallest)
+        if line.opcode == "parameter" or not all(name in made for name in line.operands):
+            continue
+        made[line.name] = any(made[name] for name in line.operands)
+        if made[line.name] and line.opcode not in NO_VALUE:
+            found += _floats(line, smallest)
     return found
+
+
+def _whole(line: Instruction) -> bool:
+    return any(dtype[0] in "su" and dims for dtype, dims in line.shapes)
 
 
 def _root(line: Instruction) -> str:

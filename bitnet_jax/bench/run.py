@@ -13,14 +13,13 @@ from typing import Any
 from bitnet_jax.bench import room
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.energy import Energy, energy
-from bitnet_jax.bench.hlo import largest_buffer, parse, unpacked
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.probes import Bandwidth, Peak, bandwidth, buffer_bytes, int8_peak
 from bitnet_jax.bench.progress import task
+from bitnet_jax.bench.receipt import receipt
 from bitnet_jax.bench.sizes import check_numerics, check_sizes, fit
 from bitnet_jax.bench.steps import CONTEXT, Row, consistency, decode_row, prefill_row
-from bitnet_jax.compiler.compile import Executable
-from bitnet_jax.core.pages import memory_available
+from bitnet_jax.core.pages import memory_available, peak_resident
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
@@ -33,8 +32,8 @@ SCHEMA = "bench-run/1"
 # Tokens of the longer of the two generations whose difference the token times must explain.
 LONGEST = 192
 _BANDWIDTH, _PEAK = "bandwidth", "peak"
-# How long the consistency check may go on, and how often at most.
-_CHECK_SECONDS, _CHECKS = 4.0, 5
+# How long the consistency check may go on, how often at least, and at most.
+_CHECK_SECONDS, _FEWEST, _CHECKS = 4.0, 3, 5
 
 
 def bench_run(
@@ -82,6 +81,12 @@ def bench_run(
         _result(row, values[row.name], values[_BANDWIDTH], peak, counters is not None)
         for row in rows.values()
     ]
+    warnings += _doubts(results, machine)
+    programs = receipt(engine, rows.values())
+    if programs["unpacked_weights"]:
+        warnings.append(
+            f"{programs['unpacked_weights']} weights are unpacked to floats: see the receipt"
+        )
     return {
         "schema": SCHEMA,
         "model": str(model),
@@ -105,7 +110,7 @@ def bench_run(
         "consistency": agreement,
         "energy": {"read": counters is not None, "counters": energy_words},
         "memory": memory(),
-        "receipt": receipt(engine, rows.values()),
+        "receipt": programs,
         "warnings": warnings,
     }
 
@@ -122,18 +127,12 @@ def memory() -> dict[str, Any]:
     """What this process holds, and what is free."""
     import psutil
 
-    held = psutil.Process().memory_info()
-    peak = getattr(held, "peak_wset", None) or _peak_resident()
-    return {"resident_bytes": held.rss, "peak_bytes": peak, "available_bytes": memory_available()}
-
-
-def _peak_resident() -> int | None:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
-            found = [line for line in stream if line.startswith("VmHWM")]
-    except OSError:
-        return None
-    return int(found[0].split()[1]) * 1024 if found else None
+    held = psutil.Process().memory_info().rss
+    return {
+        "resident_bytes": held,
+        "peak_bytes": peak_resident(os.getpid()),
+        "available_bytes": memory_available(),
+    }
 
 
 def _rows(
@@ -149,7 +148,6 @@ def _rows(
         for make, tokens in ((prefill_row, prompt), (decode_row, decode)):
             for batch in sizes:
                 row = make(engine, batch, tokens, counters)
-                room.check_compiled(row.executable, row.name)
                 rows[row.name] = row
                 told()
     return rows
@@ -175,7 +173,9 @@ def _agreement(
     if row is None or longest < 6:
         return None
     once = 2 * longest * median(row.token_seconds)
-    found = consistency(engine, row, longest, max(1, min(_CHECKS, int(_CHECK_SECONDS / once))))
+    found = consistency(
+        engine, row, longest, max(_FEWEST, min(_CHECKS, int(_CHECK_SECONDS / once)))
+    )
     if not found["agrees"]:
         long, short = found["tokens"]
         warnings.append(
@@ -217,6 +217,22 @@ def _result(
     }
 
 
+def _doubts(results: Sequence[dict[str, Any]], machine: dict[str, Any]) -> list[str]:
+    """What makes the figures less than they seem."""
+    found = []
+    load, cores = machine["load_average"], machine["cores"]
+    if load is not None and load > (cores or 1) / 2:
+        found.append(f"this machine was busy: {load:.1f} processes wanted to run on {cores} cores")
+    for row in results:
+        for name, what in (("bandwidth_share", "memory"), ("int8_share", "int8 arithmetic")):
+            if (row[name] or 0) > 1.05:
+                found.append(
+                    f"{row['phase']}, batch {row['batch']} is at {row[name]:.0%} of what {what} "
+                    "was measured to give: the limit was taken in a worse moment than the speed"
+                )
+    return found
+
+
 def _roofline(
     results: Sequence[dict[str, Any]], rows: dict[str, Row], probe: Bandwidth, peak: Peak
 ) -> dict[str, Any] | None:
@@ -242,40 +258,3 @@ def _roofline(
         "operations_per_byte": at,
         "limit_tops": [min(peak.tops, x * probe.gb_s / 1e3) for x in at],
     }
-
-
-def receipt(engine: Engine, rows: Any) -> dict[str, Any]:
-    """The programs that ran: kernels, hashes, bytes held, and that no weight was unpacked."""
-    packed = engine.packed.ternary()
-    smallest = min((_size(tensor) for tensor in packed.values()), default=0)
-    programs = []
-    for row in rows:
-        found = proof(row.executable, smallest)
-        programs.append({"phase": row.phase, "batch": row.batch, **found})
-    first = next((p for p in programs if p["phase"] == "decode"), programs[0])
-    names = ("kernel", "kernel_reason", "kernel_calls", "hlo_sha256", "weight_bytes", "float_bytes")
-    return {
-        **{name: first[name] for name in names},
-        "unpacked_weights": sum(len(p["unpacked_weights"]) for p in programs),
-        "smallest_weight": smallest,
-        "programs": programs,
-    }
-
-
-def proof(executable: Executable, smallest: int) -> dict[str, Any]:
-    """A program's receipt, the float buffers that are weights again, and its largest buffer."""
-    module = parse(executable.compiled.as_text())
-    analysis = executable.compiled.memory_analysis()
-    assignment = getattr(analysis, "serialized_buffer_assignment_proto", b"") or b""
-    return {
-        **executable.receipt.to_json(),
-        "unpacked_weights": unpacked(module, smallest),
-        "largest_buffer_bytes": largest_buffer(assignment),
-    }
-
-
-def _size(tensor: Any) -> int:
-    total = 1
-    for size in tensor.shape:
-        total *= size
-    return total

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bitnet_jax.bench import room
 from bitnet_jax.bench.energy import Energy
 from bitnet_jax.compiler.compile import Executable
 from bitnet_jax.ir.spec import ModelSpec
@@ -108,6 +109,8 @@ def prefill_row(engine: Engine, batch: int, tokens: int, energy: Energy | None =
     ids = random_ids(engine.spec, batch, tokens)
     pieces = engine.pieces(tokens, capacity)
     compiled = [engine.prefill_executable(batch, length, capacity) for _, length in pieces]
+    for executable in compiled:
+        room.check_compiled(executable, f"a prefill of batch {batch}")
     each = read_bytes(engine.packed, engine.spec, batch, 1) * len(pieces)
     # What a later piece reads of the earlier ones; what it writes is as much as it has.
     kv = cache_bytes(engine, 1, capacity) / capacity
@@ -136,6 +139,7 @@ def decode_row(engine: Engine, batch: int, tokens: int, energy: Energy | None = 
     """`tokens` new tokens, the likeliest each time, for each of `batch` sequences."""
     capacity = engine.capacity(CONTEXT + tokens)
     step = engine.decode_executable(batch, capacity)
+    room.check_compiled(step, f"a decode of batch {batch}")
     rows = SamplingRows.of([SamplingParams()] * batch)
     zero = np.zeros(batch, np.int32)
     held = [engine.new_cache(batch, capacity)]

@@ -125,3 +125,24 @@ def memory_available() -> int:
         except (OSError, ValueError):
             continue  # there is no such group, or it says `max`
     return max(min(found), 0)
+
+
+def peak_resident(pid: int) -> int | None:
+    """The most memory that a process held so far, in bytes; None if there is no such process.
+
+    Where the system keeps no such mark, what it holds now.
+    """
+    import psutil
+
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", errors="replace")
+    except OSError:
+        status = ""  # no procfs, or no such process
+    mark = status.partition("VmHWM:")[2].split()
+    if mark:
+        return int(mark[0]) * 1024
+    try:
+        held = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
+        return None
+    return int(getattr(held, "peak_wset", held.rss))

@@ -53,6 +53,12 @@ def test_an_activation_of_the_same_size_is_no_weight(packed):
     assert unpacked(module, SHAPE[0] * SHAPE[1]) == []
 
 
+def test_a_module_that_takes_nothing_packed_proves_nothing():
+    module = parse(compiled(plain, {"w": jnp.ones(SHAPE)}, jnp.ones((2, SHAPE[1]))).as_text())
+    assert unpacked(module, 1) is None
+    assert unpacked(parse(""), 1) is None
+
+
 def test_the_largest_buffer_is_read_off_the_assignment():
     def fn(x):
         return jax.lax.optimization_barrier(jnp.outer(x, x)) @ x

@@ -6,8 +6,9 @@ import pytest
 
 from bitnet_jax.bench import room
 from bitnet_jax.bench.device import choose
-from bitnet_jax.bench.run import bench_run, fit
-from bitnet_jax.bench.steps import operations, read_bytes
+from bitnet_jax.bench.run import _doubts, bench_run
+from bitnet_jax.bench.sizes import fit
+from bitnet_jax.bench.steps import decode_row, operations, read_bytes
 from bitnet_jax.core.errors import NoInput, Unavailable, UsageError
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.open import open_checkpoint
@@ -153,3 +154,17 @@ def test_a_compiled_program_that_cannot_fit_is_refused(model, monkeypatch):
     monkeypatch.setattr(room, "memory_available", lambda: 10)
     with pytest.raises(Unavailable, match="decode 1 takes"):
         room.check_compiled(step, "decode 1")
+    engine = load(model).engine
+    engine.new_cache = None  # it would be a TypeError: nothing is allotted first
+    with pytest.raises(Unavailable, match="a decode of batch 1 takes"):
+        decode_row(engine, 1, 4)
+
+
+def test_what_makes_figures_doubtful_is_said():
+    row = {"phase": "decode", "batch": 1, "bandwidth_share": 0.9, "int8_share": None}
+    quiet, busy = ({"load_average": load, "cores": 2} for load in (0.5, 5.0))
+    assert _doubts([row], quiet) == []
+    assert "5.0 processes" in _doubts([row], busy)[0]
+    assert "120% of what memory" in _doubts([{**row, "bandwidth_share": 1.2}], quiet)[0]
+    assert "decode, batch 1 is at 150%" in _doubts([{**row, "int8_share": 1.5}], quiet)[0]
+    assert _doubts([row], {"load_average": None, "cores": None}) == []

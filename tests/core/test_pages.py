@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,19 @@ def test_a_groups_limit_holds(monkeypatch, tmp_path):
 
 def test_how_the_system_gives_huge_pages_is_one_word():
     assert pages.huge_pages() in ("always", "madvise", "never", "unknown")
+
+
+def test_the_peak_of_a_process(monkeypatch):
+    import os
+    import subprocess
+    import sys
+
+    import psutil
+
+    own = pages.peak_resident(os.getpid())
+    assert own >= 0.9 * psutil.Process().memory_info().rss
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert pages.peak_resident(ended.pid) is None
+    monkeypatch.setattr(pages, "Path", lambda name: Path("/nowhere"))  # a system without procfs
+    assert 0 < pages.peak_resident(os.getpid()) <= own * 1.1

@@ -19,6 +19,7 @@ from bitnet_jax.bench.peers.runner import Job
 from bitnet_jax.bench.peers.table import OURS, runtime
 from bitnet_jax.core import errors
 from bitnet_jax.core.errors import BitnetError, Unavailable
+from bitnet_jax.core.pages import peak_resident
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
@@ -71,17 +72,9 @@ class Peer:
         return float(self._ask({"do": phase, "batch": batch}))
 
     def peak_bytes(self) -> int | None:
-        """The most memory that the process held so far; None where the system does not say."""
-        import psutil
-
+        """The most memory that the process held so far; None once it has ended."""
         assert self._process is not None
-        try:
-            with open(f"/proc/{self._process.pid}/status", encoding="ascii", errors="replace") as s:
-                found = [line for line in s if line.startswith("VmHWM")]
-            return int(found[0].split()[1]) * 1024
-        except (OSError, IndexError):
-            held = psutil.Process(self._process.pid).memory_info()
-            return getattr(held, "peak_wset", None) or held.rss
+        return peak_resident(self._process.pid)
 
     def _ask(self, request: dict[str, Any]) -> Any:
         process = self._process

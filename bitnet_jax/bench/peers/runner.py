@@ -5,7 +5,7 @@ The contract of `open_model(path, threads, batches, prompt, decode) -> Runner` i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 # Tokens that stand in the cache before a decode, in every runtime.
@@ -44,16 +44,3 @@ class Runner(Protocol):
 
     def decode(self, batch: int) -> float:
         """Adds the job's tokens to each sequence, one at a time; returns seconds."""
-
-
-@dataclass
-class Contestant:
-    """A runner in its process, as the table of results names it."""
-
-    model: str
-    runtime: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} ({self.runtime})"

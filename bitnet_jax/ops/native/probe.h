@@ -23,13 +23,14 @@ constexpr int64_t kStreams = 4;        // places that one thread reads from in t
 constexpr int64_t kLine = 64;          // bytes of a cache line
 constexpr int64_t kAhead = 4096;       // bytes fetched ahead of use, in each stream
 constexpr int64_t kUnroll = 12;        // sums kept at once: more than latency times width
+constexpr int64_t kRepeat = 4;         // times in one turn of a loop, whose moves then count little
 
 struct Form {
   const char* name;
   bool (*usable)();
   // A sum over `bytes` at `at`, a multiple of kStreams * kLine: only so that all is read.
   uint64_t (*read)(const uint8_t* at, int64_t bytes);
-  // `rounds` rounds of products; `*sum` keeps them alive. Returns operations (two a product).
+  // `rounds` turns of products; `*sum` keeps them alive. Returns operations (two a product).
   int64_t (*multiply)(int64_t rounds, uint64_t* sum);
 };
 
@@ -57,12 +58,14 @@ BITNET_TARGET static int64_t Multiply(int64_t rounds, uint64_t* sum) {
   __m512i acc[kUnroll];
   for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm512_set1_epi32(static_cast<int>(u));
   for (int64_t i = 0; i < rounds; ++i)
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < kRepeat; ++r)
 #pragma GCC unroll 12
-    for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm512_dpbusd_epi32(acc[u], a, b);
+      for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm512_dpbusd_epi32(acc[u], a, b);
   __m512i all = acc[0];
   for (int64_t u = 1; u < kUnroll; ++u) all = _mm512_xor_si512(all, acc[u]);
   *sum = static_cast<uint64_t>(_mm512_reduce_add_epi64(all));
-  return rounds * kUnroll * 64 * 2;
+  return rounds * kRepeat * kUnroll * 64 * 2;
 }
 static bool Usable() { return HasAvx512Vnni(); }
 static const Form kForm = {"avx512_vnni", Usable, Read, Multiply};
@@ -126,14 +129,16 @@ BITNET_TARGET static int64_t Multiply(int64_t rounds, uint64_t* sum) {
   __m256i acc[kUnroll];
   for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm256_set1_epi32(static_cast<int>(u));
   for (int64_t i = 0; i < rounds; ++i)
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < kRepeat; ++r)
 #pragma GCC unroll 12
-    for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm256_dpbusd_avx_epi32(acc[u], a, b);
+      for (int64_t u = 0; u < kUnroll; ++u) acc[u] = _mm256_dpbusd_avx_epi32(acc[u], a, b);
   __m256i all = acc[0];
   for (int64_t u = 1; u < kUnroll; ++u) all = _mm256_xor_si256(all, acc[u]);
   uint64_t lanes[4];
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), all);
   *sum = lanes[0] + lanes[1] + lanes[2] + lanes[3];
-  return rounds * kUnroll * 32 * 2;
+  return rounds * kRepeat * kUnroll * 32 * 2;
 }
 static bool Usable() { return HasAvxVnni(); }
 static const Form kForm = {"avx_vnni", Usable, avx2::Read, Multiply};
@@ -187,11 +192,12 @@ BITNET_TARGET static int64_t Multiply(int64_t rounds, uint64_t* sum) {
   int32x4_t acc[kUnroll];
   for (int64_t u = 0; u < kUnroll; ++u) acc[u] = vdupq_n_s32(static_cast<int>(u));
   for (int64_t i = 0; i < rounds; ++i)
-    for (int64_t u = 0; u < kUnroll; ++u) acc[u] = vdotq_s32(acc[u], a, b);
+    for (int64_t r = 0; r < kRepeat; ++r)
+      for (int64_t u = 0; u < kUnroll; ++u) acc[u] = vdotq_s32(acc[u], a, b);
   int32x4_t all = acc[0];
   for (int64_t u = 1; u < kUnroll; ++u) all = veorq_s32(all, acc[u]);
   *sum = static_cast<uint32_t>(vaddvq_s32(all));
-  return rounds * kUnroll * 16 * 2;
+  return rounds * kRepeat * kUnroll * 16 * 2;
 }
 static const Form kForm = {"neon_dotprod", bitnet::neon_dotprod::Usable, portable::Read, Multiply};
 #undef BITNET_TARGET

@@ -140,3 +140,23 @@ def test_profile_shows_layers_ops_instructions_and_what_was_asked(bitnet, fake_a
     page = bitnet("bench", "profile", "m").out
     assert "largest" not in page and "trace" not in page and "one run" in page
     assert bitnet("bench", "profile", "m", "-I", "4y5").rc == 2
+
+
+def test_a_real_run_a_real_profile_and_their_pages(bitnet, tmp_path):
+    assert bitnet("model", "create", "tiny", "--layers", "1", "-o", "m.bitnet").rc == 0
+    asked = ["-n", "5", "--prompt-tokens", "8", "--decode-tokens", "2", "--probe-mib", "32"]
+    for line in (["run", "m.bitnet", *asked, "--export-json", "r.json"], ["profile", "m.bitnet"]):
+        more = ["-I", "1", "--profile-memory"] if line[0] == "profile" else []
+        done = bitnet("bench", *line, *more, "--report", "page.html", "--force", "--json")
+        assert done.rc == 0, done.err
+        root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert record(root) == done.envelope
+        assert check_numbers(root, done.envelope["data"]) > 50
+    same = bitnet("bench", "regression", "r.json", "r.json", "--json")
+    assert same.rc == 0 and same.envelope["data"]["passed"]
+    slower = json.loads((tmp_path / "r.json").read_text())
+    for row in slower["results"]:
+        speed = row["tokens_per_second"]
+        speed["values"] = [value / 50 for value in speed["values"]]
+    (tmp_path / "slow.json").write_text(json.dumps(slower))
+    assert bitnet("bench", "regression", "r.json", "slow.json").rc == 1
