@@ -43,4 +43,8 @@ static inline bool HasAvx512Vnni() {
   return (a.ebx & kFDqBwVl) == kFDqBwVl && (a.ecx >> 11 & 1);
 }
 
+static inline bool HasAvx512Vbmi() {
+  return HasAvx512Vnni() && (Cpuid(7, 0).ecx >> 1 & 1);
+}
+
 }  // namespace bitnet

@@ -49,30 +49,32 @@ const Kernel* Find(int64_t isa) {
 
 // Fills the sizes from x [B,M,K], codes [B,OB,IB,64], y [B,M,N]; nullptr if they agree.
 const char* SetShapes(ffi::Span<const int64_t> x, ffi::Span<const int64_t> codes,
-                      ffi::Span<const int64_t> y, Product* p) {
+                      ffi::Span<const int64_t> y, int64_t layout, Product* p) {
+  if (layout < 0 || layout >= bitnet::kLayoutCount) return "bitnet: unknown layout";
+  p->layout = layout;
   if (x.size() != 3 || codes.size() != 4 || y.size() != 3) return "bitnet: wrong ranks";
   p->batch = x[0], p->tokens = x[1], p->in = x[2], p->out = y[2];
   const bool fits = y[0] == p->batch && y[1] == p->tokens && codes[0] == p->batch &&
                     codes[1] == bitnet::CeilDiv(p->out, bitnet::kRows) &&
-                    codes[2] == bitnet::CeilDiv(p->in, bitnet::kCols) &&
+                    codes[2] == bitnet::CeilDiv(p->in, bitnet::kLayouts[layout].cols) &&
                     codes[3] == bitnet::kLineBytes;
   return fits ? nullptr : "bitnet: shapes of x, codes and y disagree";
 }
 
 ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes,
                       ffi::Buffer<ffi::F32> scale, ffi::Result<ffi::AnyBuffer> y,
-                      int64_t isa, int64_t scale_kind, int64_t group) {
+                      int64_t isa, int64_t layout, int64_t scale_kind, int64_t group) {
   Product p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail("bitnet: this processor lacks the instruction set");
-  if (const char* wrong = SetShapes(x.dimensions(), codes.dimensions(), y->dimensions(), &p))
+  if (const char* wrong = SetShapes(x.dimensions(), codes.dimensions(), y->dimensions(), layout, &p))
     return Fail(wrong);
   p.scale_kind = scale_kind, p.group = group;
   int64_t scales = p.batch;
   if (scale_kind == bitnet::kRow) scales *= p.out;
   if (scale_kind == bitnet::kGroup) {
-    if (group <= 0 || group % bitnet::kCols || p.in % group)
-      return Fail("bitnet: a group must be a multiple of 16 that divides the inputs");
+    if (group <= 0 || group % bitnet::kLayouts[layout].step || p.in % group)
+      return Fail("bitnet: a group must be a multiple of 16 (t1.16x20: of 80) that divides the inputs");
     scales *= p.out * (p.in / group);
   }
   if (scale_kind < 0 || scale_kind > bitnet::kGroup ||
@@ -90,11 +92,11 @@ ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes,
 
 ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q,
                           ffi::Buffer<ffi::U8> codes, ffi::ResultBuffer<ffi::S32> y,
-                          int64_t isa) {
+                          int64_t isa, int64_t layout) {
   Product p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail("bitnet: this processor lacks the instruction set");
-  if (const char* wrong = SetShapes(q.dimensions(), codes.dimensions(), y->dimensions(), &p))
+  if (const char* wrong = SetShapes(q.dimensions(), codes.dimensions(), y->dimensions(), layout, &p))
     return Fail(wrong);
   p.scale_kind = bitnet::kAccumulate;
   p.x = q.typed_data(), p.codes = codes.typed_data(), p.y = y->typed_data();
@@ -113,6 +115,7 @@ BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_matmul(XLA_FFI_CallFrame* frame) {
                              .Arg<ffi::Buffer<ffi::F32>>()
                              .Ret<ffi::AnyBuffer>()
                              .Attr<int64_t>("isa")
+                             .Attr<int64_t>("layout")
                              .Attr<int64_t>("scale_kind")
                              .Attr<int64_t>("group_size"));
   return (*handler)(frame);
@@ -124,7 +127,8 @@ BITNET_EXPORT XLA_FFI_Error* bitnet_ternary_accumulate(XLA_FFI_CallFrame* frame)
                              .Arg<ffi::Buffer<ffi::S8>>()
                              .Arg<ffi::Buffer<ffi::U8>>()
                              .Ret<ffi::Buffer<ffi::S32>>()
-                             .Attr<int64_t>("isa"));
+                             .Attr<int64_t>("isa")
+                             .Attr<int64_t>("layout"));
   return (*handler)(frame);
 }
 
@@ -139,7 +143,7 @@ BITNET_EXPORT const char* bitnet_isa_name(int64_t isa) {
 BITNET_EXPORT int bitnet_isa_usable(int64_t isa) { return Find(isa) != nullptr; }
 
 // As the FFI entries, on `threads` threads. sizes: batch, tokens, out, in,
-// scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16.
+// scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16, layout.
 // Returns 0, 1 (instruction set missing) or 2 (no memory).
 BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x,
                const uint8_t* codes, const float* scale, void* y) {
@@ -148,9 +152,20 @@ BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes,
   if (p.kernel == nullptr) return 1;
   p.batch = sizes[0], p.tokens = sizes[1], p.out = sizes[2], p.in = sizes[3];
   p.scale_kind = sizes[4], p.group = sizes[5];
-  p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0;
+  p.x_bf16 = sizes[6] != 0, p.y_bf16 = sizes[7] != 0, p.layout = sizes[8];
   p.x = x, p.codes = codes, p.scale = scale, p.y = y;
   return RunOnPool(p, threads) ? 0 : 2;
+}
+
+// Turns `blocks` row blocks of `in` columns from t2.16x16 to t1.16x20, or back. Returns 0, or 1
+// where a code is no trit.
+BITNET_EXPORT int bitnet_repack(int64_t to_dense, int64_t blocks, int64_t in,
+                                const uint8_t* from, uint8_t* to) {
+  const int64_t threads = bitnet::Pool::Get().threads();
+  const bool legal = bitnet::Repack(
+      to_dense != 0, blocks, in, from, to,
+      [&](int64_t count, const auto& fn) { bitnet::Pool::Get().Run(count, threads, fn); });
+  return legal ? 0 : 1;
 }
 
 // Threads of a call from now on, the caller's included; 0: one for each processor.
