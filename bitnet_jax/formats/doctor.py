@@ -141,7 +141,7 @@ _COUNTS = np.array(
 
 
 def trit_counts(tensor: QuantTensor) -> tuple[int, int, int]:
-    """How many trits are -1, 0 and 1, padding not counted; they are not unpacked to one number each."""
+    """How many trits are -1, 0 and 1, padding not counted."""
     codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
     histogram = np.zeros(256, np.int64)
     for piece in codes.reshape(-1, codes.shape[-1] * codes.shape[-2]):

@@ -22,9 +22,10 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.ops.native.repack import check_layout, repack
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.digest import Digest, digest
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.engine import Engine, Timing
 from bitnet_jax.runtime.sampling import SamplingParams
@@ -69,15 +70,25 @@ class Model:
       checkpoint: what it was read from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, implementation: str | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        implementation: str | None = None,
+        layout: str | None = None,
+    ):
         """Reads every tensor of `checkpoint` onto the device.
 
+        Args:
+          layout: how trits are to lie in memory; as the checkpoint has them if None.
+
         Raises:
+          UsageError: there is no such layout of trits (``tensor.layout_unknown``).
           Unavailable: memory does not suffice (``memory.exhausted``).
         """
         check_room_to_compile()
         self.checkpoint = checkpoint
-        self.packed = to_device(checkpoint)
+        self.packed = to_device(checkpoint, layout)
         self.engine = Engine(checkpoint.spec, self.packed, implementation)
 
     def __repr__(self) -> str:
@@ -238,6 +249,7 @@ def load(
     path: os.PathLike | str,
     *,
     implementation: str | None = None,
+    layout: str | None = None,
     offline: bool | None = None,
     progress: Any = None,
 ) -> Model:
@@ -246,6 +258,9 @@ def load(
     Args:
       path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
         ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
+      layout: how trits lie in memory, ``t2.16x16`` (2 bits) or ``t1.16x20`` (1.6 bits: less to
+        read for each token, on processors with AVX-512 VBMI); as the file has them if None.
+        Results are the same to the bit.
       offline, progress: as `open_checkpoint` takes them.
 
     Raises:
@@ -253,15 +268,19 @@ def load(
       Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
-    return Model(checkpoint, implementation=implementation)
+    return Model(checkpoint, implementation=implementation, layout=layout)
 
 
-def to_device(checkpoint: Checkpoint) -> Packed:
-    """Reads a checkpoint's tensors onto the device: codes as they are, floats as float32."""
+def to_device(checkpoint: Checkpoint, layout: str | None = None) -> Packed:
+    """Reads a checkpoint's tensors onto the device: trits in `layout`, floats as float32."""
+    if layout is not None:
+        check_layout(layout)
     leaves: dict[str, Any] = {}
     for name in checkpoint.entries:
         value = checkpoint.read(name)
         if isinstance(value, QuantTensor):
+            if layout is not None and value.kind == TERNARY:
+                value = repack(value, layout, name)
             codes, scale = jax.device_put(value.codes), jax.device_put(value.scale)
             leaves[name] = replace(value, codes=codes, scale=scale)
             continue

@@ -14,9 +14,7 @@ from bitnet_jax.ops.native.library import ffi_target
 from bitnet_jax.ops.native.selftest import LAYOUT_IDS, SCALE_KINDS
 
 
-def accumulate(
-    q: Array, codes: Array, *, out_features: int, layout: str, platform: str
-) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """As `reference.accumulate`."""
     del platform
     target, isa = ffi_target("bitnet_ternary_accumulate")

@@ -12,9 +12,7 @@ from bitnet_jax.ops.packed_product import dot_int32, product, sums
 from bitnet_jax.quant.layouts import unpack_codes
 
 
-def accumulate(
-    q: Array, codes: Array, *, out_features: int, layout: str, platform: str
-) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """int8 [B, M, in] -> int32 [B, M, out]."""
     del platform
     return dot_int32(q, unpack_codes(codes, layout, out_features, q.shape[-1]))

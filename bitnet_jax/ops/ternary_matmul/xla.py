@@ -15,9 +15,8 @@ from jax import Array, lax
 from bitnet_jax.ops.packed_product import dot_groups, product
 from bitnet_jax.ops.ternary_matmul import reference
 from bitnet_jax.quant.dense import as_plain
-from bitnet_jax.quant.packing import BLOCK
+from bitnet_jax.quant.packing import BLOCK, unpack_trits
 from bitnet_jax.quant.packing import LAYOUT as PLAIN
-from bitnet_jax.quant.packing import unpack_trits
 
 # Tokens up to which the fused form is used, by platform.
 FEW_TOKENS = {"cpu": 4}
@@ -55,9 +54,7 @@ def dot_words(q: Array, codes: Array, out_features: int, segment: int) -> Array:
     return jnp.moveaxis(acc, 2, 0)[..., :out_features]
 
 
-def accumulate(
-    q: Array, codes: Array, *, out_features: int, layout: str, platform: str
-) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """As `reference.accumulate`."""
     codes = as_plain(codes, layout, q.shape[-1])
     if q.shape[1] <= FEW_TOKENS.get(platform, 0) and q.shape[-1]:

@@ -3,7 +3,7 @@
 //
 //   driver LIBRARY CASES OUTPUTS
 //
-// CASES holds, in the byte order of the machine: the number of cases, then for each the eight
+// CASES holds, in the byte order of the machine: the number of cases, then for each the nine
 // sizes of `bitnet_run`, the threads, the bytes of x, codes, scale and y, and the first three.
 // OUTPUTS receives the y of each usable instruction set and case; stdout says one line for each
 // instruction set: its name, whether it is usable, and what `bitnet_run` answered.
@@ -26,7 +26,7 @@ static void Read(std::FILE* file, void* to, size_t bytes) {
 }
 
 struct Case {
-  int64_t sizes[8], threads, bytes[4];
+  int64_t sizes[9], threads, bytes[4];
   Bytes data[4];
 };
 

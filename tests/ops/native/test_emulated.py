@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from bitnet_jax.ops.native import build
-from bitnet_jax.ops.native.selftest import ACCUMULATE, SCALE_KINDS, expected
-from bitnet_jax.quant.packing import pack_trits
+from bitnet_jax.ops.native.selftest import ACCUMULATE, LAYOUT_IDS, SCALE_KINDS, expected
+from bitnet_jax.quant.layouts import layout_of, pack_codes
 
 pytestmark = pytest.mark.heavy
 
@@ -64,6 +64,7 @@ CASES = [
     (4, 100, 2560, "tensor", 0, 3, "float32"),
     (9, 37, 160, "group", 16, 1, "float32"),
     (17, 50, 1600, "group", 16, 2, "float32"),
+    (7, 20, 320, "group", 80, 2, "float32"),
     (19, 16, 304, "tensor", 0, 2, "bfloat16"),
     (70, 19, 48, "row", 0, 2, "float32"),
 ]
@@ -103,14 +104,18 @@ def golden(tmp_path_factory) -> tuple[Path, bytes]:
         trits = rng.integers(-1, 2, (out, inputs), np.int8)
         shape = {"tensor": (1,), "row": (out,), "group": (out, inputs // (group or 1))}[kind]
         scale = rng.random(shape, np.float32) + np.float32(0.01)
-        codes = pack_trits(trits)
         narrow = int(dtype == "bfloat16")
         want = expected(x.astype(np.float32), trits, scale, kind, group).astype(DTYPES[dtype])
-        sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow)
-        add(sizes, threads, x, codes, scale, want)
         q = rng.integers(-128, 128, (tokens, inputs), np.int8)
         acc = (q.astype(np.int64) @ trits.astype(np.int64).T).astype(np.int32)
-        add((1, tokens, out, inputs, ACCUMULATE, 0, 0, 0), threads, q, codes, scale, acc)
+        for layout, at in LAYOUT_IDS.items():
+            if group % layout_of(layout).group_step:
+                continue
+            codes = pack_codes(trits, layout)
+            sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow, at)
+            add(sizes, threads, x, codes, scale, want)
+            sizes = (*sizes[:4], ACCUMULATE, 0, 0, 0, at)
+            add(sizes, threads, q, codes, scale, acc)
     path = tmp_path_factory.mktemp("golden") / "cases"
     path.write_bytes(np.int64(len(wanted)).tobytes() + b"".join(parts))
     return path, b"".join(array.tobytes() for array in wanted)
