@@ -42,9 +42,19 @@ bool RunOnPool(const Product& p) {
 
 ffi::Error Fail(const char* what) { return ffi::Error::InvalidArgument(what); }
 
+// Asked once: cpuid leaves a virtual machine for its host, and a kernel asks several times,
+// which took 25 microseconds of every call.
+struct Usable {
+  bool kernel[bitnet::kKernelCount];
+  Usable() {
+    for (int64_t i = 0; i < bitnet::kKernelCount; ++i) kernel[i] = bitnet::kKernels[i]->usable();
+  }
+};
+
 const Kernel* Find(int64_t isa) {
+  static const Usable usable;
   if (isa < 0 || isa >= bitnet::kKernelCount) return nullptr;
-  return bitnet::kKernels[isa]->usable() ? bitnet::kKernels[isa] : nullptr;
+  return usable.kernel[isa] ? bitnet::kKernels[isa] : nullptr;
 }
 
 // Fills the sizes from x [B,M,K], codes [B,OB,IB,64], y [B,M,N]; nullptr if they agree.
