@@ -211,7 +211,7 @@ def encoding_option(shown_default: str = "the source's, where the format has it"
     return option(
         "-E",
         "--encoding",
-        help="the format's variant: packed, master, latent, ...",
+        help="the format's variant: packed, packed-1.6, master, latent, ...",
         shown_default=shown_default,
     )
 

@@ -83,6 +83,7 @@ def formats(width: int) -> str:
     ]
     encodings = [
         ("packed", "codes and scales, as they run"),
+        ("packed-1.6", "the same, five trits to a byte (format bitnet)"),
         ("master", "float weights that the online loader rounds to the same codes"),
         ("latent", "the float weights that training goes on from, where the source has them"),
     ]

@@ -20,6 +20,8 @@ from bitnet_jax.ops.fused_linears import fused_linears
 from bitnet_jax.ops.fused_linears.native import GATES, MOST_WEIGHTS
 
 NAME = "fuse_linears"
+# What products of one op have in common.
+SHARED = ("layout", "scale_kind", "group_size")
 
 
 def fuse_linears(program: Program) -> Program:
@@ -34,7 +36,7 @@ def _groups(graph: Graph) -> list[list[Any]]:
     by_input: dict[Any, list[Any]] = {}
     for eqn in graph.jaxpr.eqns:
         if _fits(eqn):
-            kinds = (eqn.params["scale_kind"], eqn.params["group_size"])
+            kinds = tuple(eqn.params[name] for name in SHARED)
             shape = _aval(eqn.invars[0]).shape
             key = (graph.before_reshapes(eqn.invars[0]), shape, kinds)
             by_input.setdefault(key, []).append(eqn)
@@ -146,8 +148,7 @@ def _fused(graph: Graph, group: Sequence[Any]) -> tuple[int, Replacement]:
             out_features=[eqn.params["out_features"] for eqn in group],
             gate=source.gate,
             eps=source.eps,
-            scale_kind=params["scale_kind"],
-            group_size=params["group_size"],
+            **{name: params[name] for name in SHARED},
             **given,
         )
         return [y.reshape(var.aval.shape) for y, var in zip(results, outputs, strict=True)]

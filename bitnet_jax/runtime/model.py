@@ -74,19 +74,22 @@ class Model:
         *,
         implementation: str | None = None,
         head: str | None = None,
+        layout: str | None = None,
     ):
         """Reads every tensor of `checkpoint` onto the device.
 
         Args:
           head: how the embedding and the head are held: ``int8``, ``int6`` or ``int4`` (profile
             ``fast``), or as the checkpoint has them if None (profile ``exact``).
+          layout: how trits are to lie in memory; as the checkpoint has them if None.
 
         Raises:
+          UsageError: there is no such layout of trits (``tensor.layout_unknown``).
           Unavailable: memory does not suffice (``memory.exhausted``).
         """
         check_room_to_compile()
         self.checkpoint = checkpoint
-        self.packed = to_device(checkpoint, head)
+        self.packed = to_device(checkpoint, head, layout)
         self.profile = "exact" if head is None else "fast"
         self.engine = Engine(checkpoint.spec, self.packed, implementation)
 
@@ -250,6 +253,7 @@ def load(
     *,
     implementation: str | None = None,
     head: str | None = None,
+    layout: str | None = None,
     threads: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
@@ -260,6 +264,9 @@ def load(
       path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
         ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
       head: as `Model` takes it.
+      layout: how trits lie in memory, ``t2.16x16`` (2 bits) or ``t1.16x20`` (1.6 bits: less to
+        read for each token, on processors with AVX-512 VBMI); as the file has them if None.
+        Results are the same to the bit.
       threads: of each CPU kernel of this process from now on; None leaves them as they are
         (at first one for each processor it may use).
       offline, progress: as `open_checkpoint` takes them.
@@ -271,4 +278,4 @@ def load(
     if threads is not None:
         set_threads(threads)
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
-    return Model(checkpoint, implementation=implementation, head=head)
+    return Model(checkpoint, implementation=implementation, head=head, layout=layout)

@@ -18,18 +18,19 @@ import numpy as np
 from bitnet_jax.core.errors import BadData, UsageError, did_you_mean
 from bitnet_jax.core.pages import Pages
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.ops.native.repack import check_layout, repack
 from bitnet_jax.ops.select import select
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.kinds import quantize_weights
 from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.targets.detect import detect
 
 # Kinds that the embedding and the head may be held in: under profile `fast` only.
 HEADS = ("int8", "int6", "int4")
 
 
-def to_device(checkpoint: Checkpoint, head: str | None = None) -> Packed:
+def to_device(checkpoint: Checkpoint, head: str | None = None, layout: str | None = None) -> Packed:
     """Reads a checkpoint's tensors onto the device: codes as they are, floats exactly.
 
     Large bfloat16 matrices stay so where a kernel multiplies by them as they are; all other
@@ -38,15 +39,19 @@ def to_device(checkpoint: Checkpoint, head: str | None = None) -> Packed:
     Args:
       head: a kind of `HEADS` in which the embedding and the head are held, with a scale for
         each row; None: as the checkpoint has them.
+      layout: of the trits; None: as the checkpoint has them.
 
     Raises:
-      UsageError: there is no such kind (``model.head_kind``).
+      UsageError: there is no such kind (``model.head_kind``), no such layout of trits
+        (``tensor.layout_unknown``).
       BadData: a tensor holds what no model can run with; the code says which.
     """
     if head is not None and head not in HEADS:
         raise UsageError(
             "model.head_kind", f"the head cannot be held as {head!r}", did_you_mean(head, HEADS)
         )
+    if layout is not None:
+        check_layout(layout)
     on_cpu = detect().platform == "cpu"
     put = _on_large_pages(Pages()) if on_cpu else jax.device_put
     keeps_narrow = on_cpu and select("dense_matmul", "cpu").implementation == "native"
@@ -55,6 +60,8 @@ def to_device(checkpoint: Checkpoint, head: str | None = None) -> Packed:
     for name, entry in checkpoint.entries.items():
         value = checkpoint.read(name)
         if isinstance(value, QuantTensor):
+            if layout is not None and value.kind == TERNARY:
+                value = repack(value, layout, name)
             leaves[name] = replace(value, codes=put(value.codes), scale=put(value.scale))
             continue
         if entry.ternary:

@@ -8,6 +8,8 @@ from typing import Any
 from bitnet_jax.ops.define import define_fused
 from bitnet_jax.ops.fused_linears import native
 from bitnet_jax.ops.fused_linears.reference import fused_linears_reference
+from bitnet_jax.quant.layouts import LAYOUT_OF
+from bitnet_jax.quant.tensor import TERNARY
 
 fused_linears_p = define_fused(
     "fused_linears", fused_linears_reference, native=native.fused_linears_native
@@ -24,6 +26,7 @@ def fused_linears(
     norm: Any = None,
     eps: float = 0.0,
     add: Any = None,
+    layout: str = LAYOUT_OF[TERNARY],
     scale_kind: str = "tensor",
     group_size: int = 0,
 ) -> list[Any]:
@@ -33,8 +36,8 @@ def fused_linears(
 
     Args:
       x: float32 [1, M, in]; the gate, where `gate` names one.
-      weights: for each product the packed codes [1, OB, IB, 64] and float32 scales; at most
-        `native.MOST_WEIGHTS`.
+      weights: for each product the packed codes [1, OB, IB, 64], all in `layout`, and float32
+        scales; at most `native.MOST_WEIGHTS`.
       out_features: rows of each weight.
       up: float32 [1, M, in], what is gated.
       gate: a key of `native.GATES`; empty: none.
@@ -54,6 +57,7 @@ def fused_linears(
         normed=norm is not None,
         eps=float(eps),
         added=add is not None,
+        layout=layout,
         scale_kind=scale_kind,
         group_size=group_size,
         out_features=tuple(out_features),

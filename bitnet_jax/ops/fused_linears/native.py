@@ -14,7 +14,7 @@ import numpy as np
 
 from bitnet_jax.ops.fused_linears.reference import sorted_out
 from bitnet_jax.ops.native.library import ffi_target
-from bitnet_jax.ops.native.selftest import SCALE_KINDS
+from bitnet_jax.ops.native.selftest import LAYOUT_IDS, SCALE_KINDS
 
 # The numbers that product.h gives to the gates.
 GATES = {"": 0, "relu2": 1}
@@ -28,6 +28,7 @@ def fused_linears_native(
     normed: bool,
     eps: float,
     added: bool,
+    layout: str,
     scale_kind: str,
     group_size: int,
     out_features: tuple[int, ...],
@@ -44,6 +45,7 @@ def fused_linears_native(
             normed=np.bool_(normed),
             eps=np.float32(eps),
             added=np.bool_(added),
+            layout=np.int64(LAYOUT_IDS[layout]),
             scale_kind=np.int64(SCALE_KINDS[scale_kind]),
             group_size=np.int64(group_size),
         )

@@ -45,19 +45,9 @@ ffi::Error Ended(bool enough_memory) {
 
 constexpr const char* kNoIsa = "bitnet: this processor lacks the instruction set";
 
-// Asked once: in a virtual machine each cpuid takes a microsecond and more.
 const Kernel* Find(int64_t isa) {
-  struct Usable {
-    bool is[bitnet::kKernelCount];
-  };
-  static const Usable usable = [] {
-    Usable found;
-    for (int64_t i = 0; i < bitnet::kKernelCount; ++i)
-      found.is[i] = bitnet::kKernels[i]->usable();
-    return found;
-  }();
   if (isa < 0 || isa >= bitnet::kKernelCount) return nullptr;
-  return usable.is[isa] ? bitnet::kKernels[isa] : nullptr;
+  return bitnet::kKernels[isa]->usable() ? bitnet::kKernels[isa] : nullptr;
 }
 
 using Shape = ffi::Span<const int64_t>;
@@ -75,16 +65,17 @@ bool IsFloat(ffi::DataType t) { return t == ffi::F32 || t == ffi::BF16; }
 using F32 = ffi::Buffer<ffi::F32>;
 
 // How many scales a weight [batch, out, in] has; nullptr in `wrong` if it may have them.
+// A group is a multiple of `step` columns.
 int64_t Scales(int64_t batch, int64_t out, int64_t in, int64_t kind, int64_t group,
-               const char** wrong) {
+               const char** wrong, int64_t step = bitnet::kCols) {
   *wrong = nullptr;
   switch (kind) {
     case bitnet::kTensor: return batch;
     case bitnet::kRow: return batch * out;
     case bitnet::kGroup:
-      if (group > 0 && group % bitnet::kCols == 0 && in % group == 0)
+      if (group > 0 && group % step == 0 && in % group == 0)
         return batch * out * (in / group);
-      *wrong = "bitnet: a group must be a multiple of 16 that divides the inputs";
+      *wrong = "bitnet: a group must be a multiple of the layout's columns that divides the inputs";
       return 0;
     default: *wrong = "bitnet: unknown kind of scale"; return 0;
   }

@@ -64,6 +64,12 @@ struct Kernel {
                      int64_t segment_lines, const int8_t* q, int64_t tokens, int32_t* raw);
 
   const Floats* floats;
+
+  // `accumulate` for lines of t1.16x20 (codes_dense.h), columns 4c to 4c+3 at the same place;
+  // nullptr where they are turned to t2.16x16 first.
+  void (*accumulate_dense)(const uint8_t* codes, int64_t blocks, int64_t lines,
+                           int64_t segment_lines, const int8_t* q, int64_t tokens,
+                           int32_t* raw) = nullptr;
 };
 
 // Monotone in |v| and above infinity for NaN, so an integer maximum keeps NaN.

@@ -24,7 +24,7 @@ BITNET_EXPORT const char* bitnet_isa_name(int64_t isa) {
 BITNET_EXPORT int bitnet_isa_usable(int64_t isa) { return Find(isa) != nullptr; }
 
 // As the FFI entries, on `threads` threads. sizes: batch, tokens, out, in,
-// scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16.
+// scale_kind (3: accumulate int8 codes into int32), group, x is bf16, y is bf16, layout.
 // Returns 0, 1 (instruction set missing) or 2 (no memory).
 BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes, const void* x,
                const uint8_t* codes, const float* scale, void* y) {
@@ -33,7 +33,7 @@ BITNET_EXPORT int bitnet_run(int64_t isa, int64_t threads, const int64_t* sizes,
   if (p.kernel == nullptr) return 1;
   p.input.batch = sizes[0], p.input.tokens = sizes[1], p.input.in = sizes[3];
   p.input.x = x, p.input.bf16 = sizes[6] != 0;
-  p.parts = 1, p.group = sizes[4] == bitnet::kGroup ? sizes[5] : 0;
+  p.parts = 1, p.layout = sizes[8], p.group = sizes[4] == bitnet::kGroup ? sizes[5] : 0;
   p.part[0] = {sizes[2], codes, scale, sizes[4], nullptr, y, sizes[7] != 0};
   return RunOnPool(p, threads) ? 0 : 2;
 }
@@ -65,6 +65,17 @@ BITNET_EXPORT int bitnet_dense_run(int64_t isa, int64_t threads, const int64_t* 
   p.x = static_cast<const float*>(x), p.w = codes, p.y = static_cast<float*>(y);
   RunOnPool(p, threads);
   return 0;
+}
+
+// Turns `blocks` row blocks of `in` columns from t2.16x16 to t1.16x20, or back. Returns 0, or 1
+// where a code is no trit.
+BITNET_EXPORT int bitnet_repack(int64_t to_dense, int64_t blocks, int64_t in,
+                                const uint8_t* from, uint8_t* to) {
+  const int64_t threads = bitnet::Pool::Get().threads();
+  const bool legal = bitnet::Repack(
+      to_dense != 0, blocks, in, from, to,
+      [&](int64_t count, const auto& fn) { bitnet::Pool::Get().Run(count, threads, fn); });
+  return legal ? 0 : 1;
 }
 
 // Threads of a call from now on, the caller's included; 0: one for each processor.

@@ -10,6 +10,7 @@ machine, equal bit for bit to numpy. Knows nothing of primitives or lowering.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -17,10 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, BitnetError, Unavailable, UsageError, did_you_mean
 from bitnet_jax.ops.native import build
-from bitnet_jax.ops.native.selftest import ROWS_LAYOUTS, SCALE_KINDS, selftest
+from bitnet_jax.ops.native.selftest import LAYOUT_IDS, ROWS_LAYOUTS, SCALE_KINDS, selftest
+from bitnet_jax.quant.layouts import layout_of
 
 # The environment that decides which library is used; a change of it is seen.
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
@@ -68,6 +72,26 @@ class Library:
         )
         if failed:
             raise Unavailable("kernel.run_failed", f"the `{isa}` kernel answered {failed}")
+
+    def repack(self, codes: np.ndarray, to: str, in_features: int) -> np.ndarray:
+        """Ternary codes [..., blocks, lines, 64] of one layout in the other, on all threads.
+
+        Raises:
+          BadData: a code is no trit (``tensor.not_ternary``).
+        """
+        codes = np.ascontiguousarray(codes)
+        lines = layout_of(to).shape(1, in_features)[1]
+        result = np.empty((*codes.shape[:-2], lines, codes.shape[-1]), np.uint8)
+        illegal = self.handle.bitnet_repack(
+            ctypes.c_int64(LAYOUT_IDS[to]),
+            ctypes.c_int64(math.prod(codes.shape[:-2])),
+            ctypes.c_int64(in_features),
+            ctypes.c_void_p(codes.ctypes.data),
+            ctypes.c_void_p(result.ctypes.data),
+        )
+        if illegal:
+            raise BadData("tensor.not_ternary", "among the packed codes are some that are no trit")
+        return result
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,19 @@
 // outputs are the same for any number of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
 
+#include "codes_dense.h"
 #include "kernel.h"
 #include "kernel_portable.h"
 #if defined(__x86_64__)
 #include "kernel_avx2.h"
 #include "kernel_avx512.h"
+#include "kernel_avx512_vbmi.h"
 #elif defined(__aarch64__)
 #include "kernel_neon.h"
 #endif
@@ -34,6 +37,15 @@ static const Kernel* const kKernels[] = {
 constexpr int64_t kKernelCount = sizeof(kKernels) / sizeof(kKernels[0]);
 
 enum ScaleKind : int64_t { kTensor = 0, kRow = 1, kGroup = 2, kAccumulate = 3 };
+// How codes lie: t2.16x16 or t1.16x20. `cols` columns to a line of 64 bytes; activations are
+// padded to, and a group of columns with one scale is, a multiple of `step`.
+enum LayoutId : int64_t { kPlainCodes = 0, kDenseCodes = 1 };
+struct Layout {
+  int64_t cols, step;
+};
+static const Layout kLayouts[] = {{kCols, kCols}, {kDenseCols, kTurnCols}};
+constexpr int64_t kLayoutCount = sizeof(kLayouts) / sizeof(kLayouts[0]);
+
 enum Gate : int64_t { kNoGate = 0, kRelu2 = 1 };
 
 // What is multiplied: x, or norm(x), or norm(relu(x)² * up).
@@ -63,7 +75,8 @@ constexpr int64_t kMaxParts = 8;
 struct Product {
   const Kernel* kernel;
   Input input;
-  int64_t group;  // columns per scale, 0 where no part has scales by group
+  int64_t layout;  // of the codes of all parts
+  int64_t group;   // columns per scale, 0 where no part has scales by group
   int64_t parts;
   Part part[kMaxParts];
 };
@@ -98,7 +111,7 @@ static inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
 // How a product is cut, and the buffers its units share.
 struct Plan {
   const Product* p;
-  int64_t lines, padded, segment_lines, segments;
+  int64_t lines, padded, width, segments;  // width: columns of a segment
   int64_t token_units;
   int64_t unit_blocks;             // row blocks of a unit
   int64_t first_unit[kMaxParts + 1];  // of each part, in one count
@@ -112,10 +125,11 @@ struct Plan {
 static bool MakePlan(const Product& p, int64_t threads, Plan* plan) {
   const Input& input = p.input;
   plan->p = &p;
-  plan->lines = CeilDiv(input.in, kCols);
-  plan->padded = plan->lines * kCols;
-  plan->segment_lines = p.group ? p.group / kCols : Max(plan->lines, 1);
-  plan->segments = Max(CeilDiv(plan->lines, plan->segment_lines), 1);
+  const Layout& layout = kLayouts[p.layout];
+  plan->lines = CeilDiv(input.in, layout.cols);
+  plan->padded = CeilDiv(input.in, layout.step) * layout.step;
+  plan->width = p.group ? p.group : Max(plan->padded, 1);
+  plan->segments = Max(CeilDiv(plan->padded, plan->width), 1);
   int64_t blocks = 0;
   for (int64_t i = 0; i < p.parts; ++i) blocks += CeilDiv(p.part[i].out, kRows);
   // About a cache-friendly piece each, but at least four pieces a thread to even out.
@@ -160,17 +174,18 @@ static void PrepareToken(const Plan& plan, int64_t row, float* scratch) {
   if (p.part[0].scale_kind == kAccumulate) {
     std::memcpy(q, static_cast<const int8_t*>(input.x) + row * input.in, input.in);
     std::memset(q + input.in, 0, plan.padded - input.in);
-  } else if (input.bf16) {
-    plan.a[row] = p.kernel->quantize_bf16(static_cast<const uint16_t*>(input.x) + row * input.in,
-                                          input.in, plan.padded, q);
   } else {
-    plan.a[row] =
-        p.kernel->quantize_f32(Prologue(p, row, scratch), input.in, plan.padded, q);
+    const int64_t filled = CeilDiv(input.in, kCols) * kCols;  // as far as `quantize` writes
+    if (input.bf16)
+      plan.a[row] = p.kernel->quantize_bf16(
+          static_cast<const uint16_t*>(input.x) + row * input.in, input.in, filled, q);
+    else
+      plan.a[row] = p.kernel->quantize_f32(Prologue(p, row, scratch), input.in, filled, q);
+    std::memset(q + filled, 0, plan.padded - filled);
   }
-  const int64_t width = plan.segment_lines * kCols;
   for (int64_t s = 0; s < plan.segments; ++s)
     plan.sums[row * plan.segments + s] =
-        p.kernel->sum(q + s * width, Min(width, plan.padded - s * width));
+        p.kernel->sum(q + s * plan.width, Min(plan.width, plan.padded - s * plan.width));
   if (input.tokens == 1) return;  // one token: its tile is the row itself
   const int64_t token = row % input.tokens, in_tile = token % kMaxTokens;
   const int64_t width_of_tile = Min(kMaxTokens, input.tokens - (token - in_tile));
@@ -222,6 +237,31 @@ static void Finish(const Plan& plan, const Part& part, int64_t e, int64_t token,
 
 static int64_t UnitCount(const Plan& plan) { return plan.first_unit[plan.p->parts]; }
 
+// The codes of some row blocks as one `accumulate` of the kernel reads them.
+struct Panel {
+  int64_t lines, segment_lines;  // of a block; of a segment
+  const uint8_t* codes;
+  decltype(Kernel::accumulate) accumulate;
+};
+
+// The kernel's own form for the layout; or, in `scratch`, the codes turned to t2.16x16.
+static Panel MakePanel(const Plan& plan, const uint8_t* codes, int64_t blocks,
+                       Buffer<uint8_t>* scratch) {
+  const Kernel& kernel = *plan.p->kernel;
+  if (plan.p->layout == kPlainCodes || kernel.accumulate_dense != nullptr) {
+    const int64_t cols = kLayouts[plan.p->layout].cols;
+    return {plan.lines, CeilDiv(plan.width, cols), codes,
+            plan.p->layout == kPlainCodes ? kernel.accumulate : kernel.accumulate_dense};
+  }
+  const int64_t lines = plan.padded / kCols;
+  if (!*scratch) *scratch = Allocate<uint8_t>(kMaxBlocks * lines * kLineBytes);
+  if (!*scratch) std::abort();  // as below
+  for (int64_t b = 0; b < blocks; ++b)
+    PlainOfDense(codes + b * plan.lines * kLineBytes, plan.lines, lines,
+                 scratch->get() + b * lines * kLineBytes);
+  return {lines, CeilDiv(plan.width, kCols), scratch->get(), kernel.accumulate};
+}
+
 static void RunUnit(const Plan& plan, int64_t unit) {
   const Product& p = *plan.p;
   const Input& input = p.input;
@@ -250,19 +290,41 @@ static void RunUnit(const Plan& plan, int64_t unit) {
   }
   // Without inputs no kernel writes a sum: the empty sum is 0.
   if (plan.lines == 0) std::memset(raw, 0, need * sizeof(int32_t));
+  Buffer<uint8_t> scratch;
   for (int64_t b = bu * plan.unit_blocks; b < b_end; b += kMaxBlocks) {
     const int64_t blocks = Min(kMaxBlocks, b_end - b);
-    const uint8_t* codes = part.codes + (e * all_blocks + b) * plan.lines * kLineBytes;
+    const Panel panel = MakePanel(
+        plan, part.codes + (e * all_blocks + b) * plan.lines * kLineBytes, blocks, &scratch);
     const int64_t count = Min(blocks * kRows, part.out - b * kRows);
     for (int64_t t = tu * kUnitTokens; t < t_end; t += kMaxTokens) {
       const int64_t tokens = Min(kMaxTokens, t_end - t);
-      p.kernel->accumulate(codes, blocks, plan.lines, plan.segment_lines,
-                           tiles + (e * input.tokens + t) * plan.padded, tokens, raw);
+      panel.accumulate(panel.codes, blocks, panel.lines, panel.segment_lines,
+                       tiles + (e * input.tokens + t) * plan.padded, tokens, raw);
       for (int64_t i = 0; i < tokens; ++i)
         Finish(plan, part, e, t + i, b * kRows, count, raw + i * blocks * kRows,
                tokens * blocks * kRows);
     }
   }
+}
+
+// Turns `blocks` row blocks of `in` columns from t2.16x16 to t1.16x20, or back. Returns false
+// where a code is no trit.
+template <typename Run>
+static bool Repack(bool to_dense, int64_t blocks, int64_t in, const uint8_t* from, uint8_t* to,
+                   Run run) {
+  const int64_t plain = CeilDiv(in, kCols), dense = CeilDiv(in, kDenseCols);
+  constexpr int64_t kLinesPerTask = 4096;
+  const int64_t per_task = Max(kLinesPerTask / Max(plain, 1), 1);
+  std::atomic<bool> legal{true};
+  run(CeilDiv(blocks, per_task), [&](int64_t i) {
+    for (int64_t b = i * per_task; b < Min((i + 1) * per_task, blocks); ++b) {
+      const int64_t at_plain = b * plain * kLineBytes, at_dense = b * dense * kLineBytes;
+      const bool good = to_dense ? DenseOfPlain(from + at_plain, plain, dense, to + at_dense)
+                                 : PlainOfDense(from + at_dense, dense, plain, to + at_plain);
+      if (!good) legal.store(false, std::memory_order_relaxed);
+    }
+  });
+  return legal.load(std::memory_order_relaxed);
 }
 
 // `run(count, fn)` runs fn(i) for 0 <= i < count, in any order, and returns when all

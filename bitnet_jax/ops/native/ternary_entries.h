@@ -20,9 +20,10 @@ bool RunOnPool(const Product& p) {
   return RunOnPool(p, WorthThreads(p.input.batch * p.input.tokens * out * p.input.in));
 }
 
-// Fills the input's sizes from x [B,M,K].
-bool SetInput(Shape x, Product* p) {
-  if (x.size() != 3) return false;
+// Fills the input's sizes from x [B,M,K], and how the codes lie.
+bool SetInput(Shape x, int64_t layout, Product* p) {
+  if (x.size() != 3 || layout < 0 || layout >= bitnet::kLayoutCount) return false;
+  p->layout = layout;
   p->input.batch = x[0], p->input.tokens = x[1], p->input.in = x[2];
   return true;
 }
@@ -37,23 +38,23 @@ const char* AddPart(Shape codes, int64_t scales, Shape y, int64_t scale_kind, in
   part.out = y[2], part.scale_kind = scale_kind;
   if (y[0] != input.batch || y[1] != input.tokens ||
       !Is(codes, {input.batch, bitnet::CeilDiv(part.out, bitnet::kRows),
-                  bitnet::CeilDiv(input.in, bitnet::kCols), bitnet::kLineBytes}))
+                  bitnet::CeilDiv(input.in, bitnet::kLayouts[p->layout].cols), bitnet::kLineBytes}))
     return "bitnet: shapes of x, codes and y disagree";
   if (scale_kind == bitnet::kAccumulate) return nullptr;
   const char* wrong;
-  const int64_t wanted = Scales(input.batch, part.out, input.in, scale_kind, group, &wrong);
+  const int64_t wanted = Scales(input.batch, part.out, input.in, scale_kind, group, &wrong, bitnet::kLayouts[p->layout].step);
   if (wrong != nullptr) return wrong;
   if (scale_kind == bitnet::kGroup) p->group = group;
   return scales == wanted ? nullptr : "bitnet: wrong number of scales";
 }
 
 ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::F32> scale,
-                      ffi::Result<ffi::AnyBuffer> y, int64_t isa, int64_t scale_kind,
-                      int64_t group) {
+                      ffi::Result<ffi::AnyBuffer> y, int64_t isa, int64_t layout,
+                      int64_t scale_kind, int64_t group) {
   Product p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
-  if (!SetInput(x.dimensions(), &p)) return Fail("bitnet: wrong ranks");
+  if (!SetInput(x.dimensions(), layout, &p)) return Fail("bitnet: wrong ranks or layout");
   if (!IsFloat(x.element_type()) || !IsFloat(y->element_type()))
     return Fail("bitnet: x and y must be float32 or bfloat16");
   if (const char* wrong = AddPart(codes.dimensions(), scale.element_count(), y->dimensions(),
@@ -67,11 +68,11 @@ ffi::Error MatmulImpl(ffi::AnyBuffer x, ffi::Buffer<ffi::U8> codes, ffi::Buffer<
 }
 
 ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q, ffi::Buffer<ffi::U8> codes,
-                          ffi::ResultBuffer<ffi::S32> y, int64_t isa) {
+                          ffi::ResultBuffer<ffi::S32> y, int64_t isa, int64_t layout) {
   Product p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
-  if (!SetInput(q.dimensions(), &p)) return Fail("bitnet: wrong ranks");
+  if (!SetInput(q.dimensions(), layout, &p)) return Fail("bitnet: wrong ranks or layout");
   if (const char* wrong = AddPart(codes.dimensions(), 0, y->dimensions(), bitnet::kAccumulate,
                                   0, &p))
     return Fail(wrong);
@@ -83,8 +84,8 @@ ffi::Error AccumulateImpl(ffi::Buffer<ffi::S8> q, ffi::Buffer<ffi::U8> codes,
 // Operands: x; up, if gated; the norm's weight, if normed; what is added, if so; then codes
 // and scale of each weight. Results: a y for each weight.
 ffi::Error LinearsImpl(ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t isa,
-                       int64_t gate, bool normed, float eps, bool added, int64_t scale_kind,
-                       int64_t group) {
+                       int64_t gate, bool normed, float eps, bool added, int64_t layout,
+                       int64_t scale_kind, int64_t group) {
   Product p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
@@ -95,7 +96,7 @@ ffi::Error LinearsImpl(ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t
   size_t next = 0;
   const auto x = args.get<F32>(next++);
   if (!x.has_value()) return x.error();
-  if (!SetInput(x->dimensions(), &p)) return Fail("bitnet: wrong ranks");
+  if (!SetInput(x->dimensions(), layout, &p)) return Fail("bitnet: wrong ranks or layout");
   bitnet::Input& input = p.input;
   input.x = x->typed_data(), input.gate = gate, input.eps = eps;
   if (gate != bitnet::kNoGate) {
@@ -148,6 +149,7 @@ BITNET_HANDLER(bitnet_ternary_matmul, MatmulImpl,
                    .Arg<F32>()
                    .Ret<ffi::AnyBuffer>()
                    .Attr<int64_t>("isa")
+                   .Attr<int64_t>("layout")
                    .Attr<int64_t>("scale_kind")
                    .Attr<int64_t>("group_size"))
 
@@ -156,7 +158,8 @@ BITNET_HANDLER(bitnet_ternary_accumulate, AccumulateImpl,
                    .Arg<ffi::Buffer<ffi::S8>>()
                    .Arg<ffi::Buffer<ffi::U8>>()
                    .Ret<ffi::Buffer<ffi::S32>>()
-                   .Attr<int64_t>("isa"))
+                   .Attr<int64_t>("isa")
+                   .Attr<int64_t>("layout"))
 
 BITNET_HANDLER(bitnet_fused_linears, LinearsImpl,
                ffi::Ffi::Bind()
@@ -167,5 +170,6 @@ BITNET_HANDLER(bitnet_fused_linears, LinearsImpl,
                    .Attr<bool>("normed")
                    .Attr<float>("eps")
                    .Attr<bool>("added")
+                   .Attr<int64_t>("layout")
                    .Attr<int64_t>("scale_kind")
                    .Attr<int64_t>("group_size"))

@@ -93,6 +93,7 @@ class Call:
             norm=self.norm,
             eps=EPS,
             add=self.add,
+            layout=self.weights[0].layout,
             scale_kind=self.case.scale,
             group_size=self.case.group,
         )
@@ -116,6 +117,7 @@ class Call:
             normed=False,
             eps=0.0,
             added=self.add is not None,
+            layout=self.weights[0].layout,
             scale_kind=self.case.scale,
             group_size=self.case.group,
             out_features=self.case.outs,

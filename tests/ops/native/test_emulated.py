@@ -23,14 +23,14 @@ import pytest
 from bitnet_jax.ops.native import build
 from bitnet_jax.ops.native.selftest import (
     ACCUMULATE,
+    LAYOUT_IDS,
     ROWS_LAYOUTS,
     SCALE_KINDS,
     dense_expected,
     expected,
     scales,
 )
-from bitnet_jax.quant.layouts import pack_codes
-from bitnet_jax.quant.packing import pack_trits
+from bitnet_jax.quant.layouts import layout_of, pack_codes
 
 pytestmark = pytest.mark.heavy
 
@@ -72,6 +72,7 @@ CASES = [
     (4, 100, 2560, "tensor", 0, 3, "float32"),
     (9, 37, 160, "group", 16, 1, "float32"),
     (17, 50, 1600, "group", 16, 2, "float32"),
+    (7, 20, 320, "group", 80, 2, "float32"),
     (19, 16, 304, "tensor", 0, 2, "bfloat16"),
     (70, 19, 48, "row", 0, 2, "float32"),
 ]
@@ -124,14 +125,17 @@ def golden(tmp_path_factory) -> tuple[Path, bytes]:
         x = activations(rng, tokens, inputs, dtype)
         trits = rng.integers(-1, 2, (out, inputs), np.int8)
         scale = scales(rng, out, inputs, kind, group)
-        codes = pack_trits(trits)
         narrow = int(dtype == "bfloat16")
         want = expected(x.astype(np.float32), trits, scale, kind, group).astype(DTYPES[dtype])
-        sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow)
-        add(0, sizes, threads, x, codes, scale, want)
         q = rng.integers(-128, 128, (tokens, inputs), np.int8)
         acc = (q.astype(np.int64) @ trits.astype(np.int64).T).astype(np.int32)
-        add(0, (1, tokens, out, inputs, ACCUMULATE, 0, 0, 0), threads, q, codes, scale, acc)
+        for layout, at in LAYOUT_IDS.items():
+            if group % layout_of(layout).group_step:
+                continue
+            codes = pack_codes(trits, layout)
+            sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow, at)
+            add(0, sizes, threads, x, codes, scale, want)
+            add(0, (*sizes[:4], ACCUMULATE, 0, 0, 0, at), threads, q, codes, scale, acc)
     for layout, number in ROWS_LAYOUTS.items():
         half = 1 << (int(layout[1]) - 1)
         for tokens, out, inputs, kind, group, threads, dtype in ROWS_CASES:
