@@ -425,11 +425,17 @@ class ModelArgs(PluginArgs):
 
 def head_option():
     return option(
-        "-H",
-        "--head",
         choices=("int8", "int6", "int4"),
         shown_default="as the file has it",
         help="hold the embedding and the head in fewer bits: faster, and not exact",
+    )
+
+
+def layout_option():
+    return option(
+        choices=("t2.16x16", "t1.16x20"),
+        shown_default="as the file has them",
+        help="hold trits in 2 bits (t2.16x16) or 1.6 (t1.16x20): the same results",
     )
 
 
@@ -447,6 +453,7 @@ class EngineArgs(ModelArgs):
     """How a model is held and run; base class of what runs one."""
 
     head: Optional[str] = head_option()
+    layout: Optional[str] = layout_option()
     threads: Optional[int] = threads_option()
 
 

@@ -43,6 +43,7 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
     model = api.load(
         args.model,
         head=args.head,
+        layout=args.layout,
         threads=args.threads,
         offline=args.offline or None,
         progress=ctx.progress,

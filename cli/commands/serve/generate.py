@@ -39,6 +39,7 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     model = api.load(
         args.model,
         head=args.head,
+        layout=args.layout,
         threads=args.threads,
         offline=args.offline or None,
         progress=ctx.progress,
