@@ -20,6 +20,7 @@ from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.ternary_matmul import ternary_matmul
 from bitnet_jax.quant.activations import ACTIVATIONS, Activation, quantize, statistic
 from bitnet_jax.quant.kinds import KINDS
+from bitnet_jax.quant.layouts import LAYOUTS_OF
 from bitnet_jax.quant.tensor import from_codes
 
 STATUS = native.status()
@@ -461,3 +462,21 @@ def test_a_statistic_of_another_shape_and_an_unknown_layout_are_refused():
         integer_matmul(x, replace(w, layout="i8.columns"))
     with pytest.raises(BadData, match="known: t2.16x16"):
         replace(w, layout="i8.columns").codes_matrix()
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_ternary_weights_in_either_layout_give_the_same(implementation, tokens):
+    rng = np.random.default_rng(0)
+    trits = rng.integers(-1, 2, (33, 100)).astype(np.int8)
+    x = rng.standard_normal((tokens, 100), np.float32)
+    plain, dense = (
+        integer_matmul(
+            x,
+            from_codes(trits, np.float32(0.3), layout=layout),
+            activation=Activation(4, "absmax"),
+            implementation=implementation,
+        )
+        for layout in LAYOUTS_OF["ternary"]
+    )
+    np.testing.assert_array_equal(plain, dense)

@@ -449,3 +449,21 @@ def test_groups_that_are_no_whole_lines_are_refused():
     with pytest.raises(UsageError, match="a multiple of 80 inputs in layout t1.16x20") as caught:
         ternary_matmul(x, w)
     assert caught.value.code == "op.layout"
+
+
+def test_the_gradient_does_not_depend_on_the_layout(rng, implementation):
+    trits = rng.integers(-1, 2, (33, 100)).astype(np.int8)
+    x = jnp.asarray(rng.standard_normal((3, 100), np.float32))
+
+    def gradients(layout):
+        w = from_codes(trits, np.float32(0.3), layout=layout)
+
+        def loss(x, scale):
+            y = ternary_matmul(x, replace(w, scale=scale), implementation=implementation)
+            return (y**2).sum()
+
+        return jax.grad(loss, (0, 1))(x, jnp.float32(0.3))
+
+    plain, dense = map(gradients, LAYOUTS)
+    for one, other in zip(plain, dense, strict=True):
+        np.testing.assert_array_equal(one, other)
