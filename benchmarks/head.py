@@ -93,14 +93,14 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def measure(name: str, rounds: int, threads: int) -> list[dict]:
+def measure(name: str, rounds: int, threads: int, forms: list[str], sizes: list[int]) -> list[dict]:
     rng = np.random.default_rng(0)
     make, op, implementations = WEIGHTS[name]
     held, weights = make(rng)
     calls = {}
-    for tokens in TOKENS:
+    for tokens in sizes:
         x = jax.device_put(rng.standard_normal((tokens, IN), np.float32))
-        for form in implementations:
+        for form in (form for form in implementations if form in forms):
             product = jax.jit(lambda x, w, form=form: op(x, w, implementation=form))
             calls[tokens, form] = lambda product=product, x=x: product(x, weights)
     times: dict[tuple, list[float]] = {key: [] for key in calls}
@@ -139,13 +139,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
+    parser.add_argument("--forms", nargs="+", default=["native", *FEW], choices=["native", *FEW])
+    parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     threads = usable_cores() or 1
     rows = []
     print(f"{'weights':<9} {'tokens':>6} {'form':<9} {'ms':>8} {'best':>8} {'GB/s':>6} {'read':>6}")
     for name in args.weights:
-        for row in measure(name, args.rounds, threads):
+        for row in measure(name, args.rounds, threads, args.forms, args.tokens):
             rows.append(row)
             print(
                 f"{name:<9} {row['tokens']:>6} {row['form']:<9} {row['milliseconds']:>8} "

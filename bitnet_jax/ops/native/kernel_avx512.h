@@ -89,7 +89,7 @@ BITNET_TARGET static inline __attribute__((always_inline)) void StreamLines(
 #pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) {
       const uint8_t* at = codes + (b * lines + l) * kLineBytes;
-      _mm_prefetch(reinterpret_cast<const char*>(at + ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at + ahead), _MM_HINT_T1);
       const __m512i line = _mm512_loadu_si512(at);
       const __m512i c0 = _mm512_and_si512(line, three);
       const __m512i c1 = _mm512_and_si512(_mm512_srli_epi32(line, 2), three);
@@ -138,7 +138,7 @@ BITNET_TARGET static inline __attribute__((always_inline)) void TileLines(
     for (int b = 0; b < NB; ++b) {
       const uint8_t* at = codes + (b * lines + l) * kLineBytes;
       // More tokens are bound by arithmetic, and there the extra instruction costs 20 %.
-      if (NT <= 4) _mm_prefetch(reinterpret_cast<const char*>(at + ahead), _MM_HINT_T0);
+      if (NT <= 4) _mm_prefetch(reinterpret_cast<const char*>(at + ahead), _MM_HINT_T1);
       line[b] = _mm512_loadu_si512(at);
     }
 #pragma GCC unroll 4
