@@ -37,7 +37,8 @@ HUGE = 2 << 20
 
 def huge_buffer(size: int) -> np.ndarray:
     """Bytes at a 2 MiB boundary, in 2 MiB pages where the system gives them."""
-    region = mmap.mmap(-1, size + HUGE)
+    # Private: the shared memory that mmap gives by itself gets no huge pages.
+    region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     region.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(region, np.uint8)
     start = -whole.ctypes.data % HUGE

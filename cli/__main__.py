@@ -29,13 +29,17 @@ def _end(number: int, frame: Any) -> None:
     code, name, message = EARLY[number]
     try:
         os.write(2, f"error[{name}]: {message}\n".encode())
-        if "--json" in sys.argv or "--emit=json" in sys.argv:
+        from .guess import guess_emit  # small, and it imports nothing
+
+        emit = guess_emit(sys.argv[1:], os.environ)
+        if emit in ("json", "jsonl"):
             import json
 
             words = " ".join([word for word in sys.argv[1:3] if not word.startswith("-")])
             told = [{"code": name, "message": message, "hint": None}]
             record = {"schema": "bitnet/1", "command": words, "ok": False, "exit_code": code}
             record |= {"data": {}, "warnings": [], "errors": told}
+            record |= {"event": "result"} if emit == "jsonl" else {}
             os.write(1, (json.dumps(record) + "\n").encode())
     finally:
         os._exit(code)

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
-from .result import printable, show
+from bitnet_jax.core.letters import spelled_out
+
+from .result import show
 
 # A finding's severity -> the level of an annotation; any other is a notice.
 LEVELS = {"error": "error", "warning": "warning"}
@@ -109,7 +111,7 @@ def _place(one: Told) -> dict[str, str]:
 
 def _message(text: str) -> str:
     # A line end would begin a command of its own.
-    text = printable(text)
+    text = spelled_out(text)
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -158,13 +160,8 @@ def junit(record: Mapping[str, Any], encoding: str) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_allowed(text))
+    return escape(spelled_out(text))
 
 
 def _attribute(text: str) -> str:
-    return quoteattr(_allowed(" ".join(text.split("\n"))))
-
-
-def _allowed(text: str) -> str:
-    """Returns `text` without what XML 1.0 cannot hold, not even escaped."""
-    return re.sub("[\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", printable(text))
+    return quoteattr(spelled_out(" ".join(text.split("\n"))))

@@ -103,7 +103,8 @@ def keys() -> list[str]:
     from .config import NOT_IN_FILES
     from .settings_file import names_by_command
 
-    known = names_by_command()
+    running = {"", *map(registry.words, registry.built())}
+    known = {words: names for words, names in names_by_command().items() if words in running}
     everyone = known.pop("") - NOT_IN_FILES
     named = sorted(everyone | {name for names in known.values() for name in names - NOT_IN_FILES})
     own = [
@@ -115,15 +116,15 @@ def keys() -> list[str]:
 
 
 def _rows(group: str) -> list[tuple[str, registry.Command]]:
-    """Returns (word, command) for what may follow a group: its commands, and their aliases."""
+    """Returns (word, command) for what may follow a group and runs: its commands, and aliases."""
     found = [(name, registry.find(group, name)) for name in registry.names_in(group)]
-    return [(name, row) for name, row in found if row is not None]
+    return [(name, row) for name, row in found if row is not None and row.target is not None]
 
 
 def _add_command(below: Any, name: str, row: registry.Command) -> None:
     help = row.help if name == row.name else f"= bitnet {registry.words(row)}: {row.help}"
     parser = below.add_parser(name, help=_text(help), add_help=False)
-    fields = dataclasses.fields(registry.load(row)[1])
+    fields = [f for f in dataclasses.fields(registry.load(row)[1]) if f.metadata.get("built", True)]
     _add_options(parser, [*fields, *dataclasses.fields(GlobalArgs)])
     for field in fields:
         if field.metadata.get("positional"):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_jax.core.errors import BitnetError, ConfigError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BitnetError, ConfigError, Faults, UsageError, did_you_mean
 
 from . import profiles, registry, settings_file
 from .args import Parser, as_texts
@@ -24,16 +24,39 @@ WORKSPACE_FILE = "bitnet.toml"
 # Read by the library itself, not options of any command: name -> what it does, its values.
 # `bitnet help environment` prints it.
 LIBRARY_ENV: dict[str, str] = {
-    "BITNET_CACHE_DIR": "the folder for built kernels and locks; default: this user's cache",
+    "BITNET_CACHE_DIR": "the folder for built kernels, locks, and what is fetched from and "
+    "uploaded to gs:// and s3://; default: this user's cache",
     "BITNET_CONFIG_DIR": "the folder for profiles; default: this user's config folder",
-    "BITNET_ISA": "the CPU kernels' instruction set: avx512_vnni, avx_vnni, avx2, neon_dotprod "
-    "or portable; one that cannot run is an error; default: the best that this processor has",
+    "BITNET_ISA": "the CPU kernels' instruction set: avx512_vbmi, avx512_vnni, avx_vnni, avx2, "
+    "neon_dotprod or portable; one that cannot run is an error; default: the best that this "
+    "processor has",
     "BITNET_KERNELS": "a folder that `bitnet dev build` wrote: its CPU kernels are used, and none "
     "are built",
     "BITNET_NO_COMPILE": "1: never call a C++ compiler; 0 (default): build the CPU kernels at "
     "first use",
     "BITNET_VERIFY_PASSES": "1: check every program after each pass, and name the pass that broke "
     "it; 0 (default): trust them",
+}
+
+# Read when this package is built, and by no command: one may well have it exported.
+BUILD_ENV = frozenset({"BITNET_WHEEL"})
+
+# Not ours, and heeded, here or by what fetches for us: as above.
+OTHER_ENV: dict[str, str] = {
+    "CXX": "the C++ compiler that builds the CPU kernels; default: c++, g++, clang++",
+    "NO_COLOR, TERM=dumb": "no colour",
+    "FORCE_COLOR": "colour in a pipe too",
+    "CI": "nobody is there: no question is asked, and progress is lines",
+    "HF_HOME, HF_HUB_CACHE": "where models that were fetched lie",
+    "HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE": "1: fetch nothing, as --offline; the first wins",
+    "HF_TOKEN": "who asks the hub: for what is gated or private",
+    "HF_ENDPOINT": "another hub; default: https://huggingface.co",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "seconds that the hub may be silent; default: 10",
+    "AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "who asks s3://, as everywhere",
+    "AWS_ENDPOINT_URL": "another store behind s3://",
+    "GOOGLE_APPLICATION_CREDENTIALS": "who asks gs://; else gcloud's own login",
+    "STORAGE_EMULATOR_HOST": "another store behind gs://",
+    "HTTPS_PROXY": "the way to the network",
 }
 
 TRUTH = {"1": True, "true": True, "yes": True, "on": True}
@@ -77,13 +100,16 @@ def resolve(
     """Returns field name -> Setting for every option of `parser`.
 
     Raises:
-      ConfigError: an unknown name or a value that does not fit, outside the command line.
+      ConfigError: unknown names, or values that do not fit, outside the command line: all at once.
       NoInput: the settings file named does not exist.
     """
     found = layers(parser, command, typed, env, cwd, mend=registry.words(command) in MENDERS)
-    return {
-        name: next(said(parser, field, typed, found))[1] for name, field in parser.fields.items()
-    }
+    faults, settings = Faults(ConfigError), dict[str, Setting]()
+    for name, field in parser.fields.items():
+        with faults.gathered():
+            settings[name] = next(said(parser, field, typed, found))[1]
+    faults.raise_any()
+    return settings
 
 
 def said(
@@ -115,10 +141,12 @@ def layers(
     """
     words = registry.words(command)
     found = [Layer("environment", None, _environment(parser, env))]
+    faults = Faults(ConfigError)
 
     def file(path: Path, name: str, **rules: Any) -> None:
-        source = settings_file.source(settings_file.read(path), words, parser.fields, **rules)
-        found.append(Layer(name, path, source))
+        with faults.gathered():
+            source = settings_file.source(settings_file.read(path), words, parser.fields, **rules)
+            found.append(Layer(name, path, source))
 
     chosen = typed.get("settings") or found[0].source.values.get("settings")
     if chosen:
@@ -126,6 +154,7 @@ def layers(
     workspace = find_workspace(cwd)
     if workspace is not None:
         file(workspace, "workspace", but=NOT_IN_FILES, check=check_workspace)
+    faults.raise_any()  # of what is left, it is not known which profile is in force
     try:
         profile = profile_file(parser, typed, found, env)
     except BitnetError as error:
@@ -134,6 +163,7 @@ def layers(
         profile = None
     if profile is not None:
         file(profile, "profile", but=NOT_IN_PROFILES, check=check_profile)
+    faults.raise_any()
     return found
 
 
@@ -185,16 +215,19 @@ def _environment(parser: Parser, env: Mapping[str, str]) -> Source:
     names = {env_name(field): name for name, field in parser.fields.items()}
     # Empty is unset: `BITNET_OUTPUT= bitnet ...` is how a shell takes one away.
     ours = {name for name, value in env.items() if name.startswith(ENV_PREFIX) and value}
-    stray = sorted(ours - set(names) - set(LIBRARY_ENV))
+    stray = sorted(ours - set(names) - set(LIBRARY_ENV) - BUILD_ENV)
     # The options of the other commands are only gathered when there is something to look up.
     known = _all_env_names() if stray else set()
+    faults = Faults(ConfigError)
     for variable in stray:
         if variable not in known:
-            raise ConfigError(
+            error = ConfigError(
                 "settings.unknown_environment",
                 f"the environment sets `{variable}`, which no option is read from",
                 f"{did_you_mean(variable, known | set(LIBRARY_ENV))} Else: unset {variable}",
             )
+            faults.add(error)
+    faults.raise_any()
     values = {names[variable]: env[variable] for variable in ours & set(names)}
     return Source(values, {names[v]: f"environment variable {v}" for v in ours & set(names)})
 

@@ -10,22 +10,22 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.letters import spelled_out
 
 from .config import Setting
 from .envelope import dump, event
 from .progress import Progress
-from .result import printable
-from .stdio import Output, Talk
+from .stdio import Input, Output, Talk
 
 
 @dataclass
 class Streams:
     """The three streams (`stdio` makes them fit to be used), and which of them are terminals."""
 
-    stdin: TextIO
+    stdin: Input
     stdout: Output
     stderr: Talk
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -75,7 +75,7 @@ class Streams:
             self.stdout.flush()
 
     @staticmethod
-    def _terminal(stream: TextIO | Output | Talk) -> bool:
+    def _terminal(stream: Input | Output | Talk) -> bool:
         try:
             return stream.isatty()
         except ValueError:  # closed
@@ -117,7 +117,7 @@ class Context:
         if self.emit == "jsonl":
             self.event("text", text=text)
         elif self.emit == "table":
-            self._out(printable(text) if self.streams.stdout_terminal else text)
+            self._out(spelled_out(text) if self.streams.stdout_terminal else text)
 
     def end_text(self) -> None:
         """Ends the last line of the text written: part of the page, no event."""

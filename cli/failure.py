@@ -11,6 +11,7 @@ from .result import CommandResult
 from .signals import Terminated
 
 NO_MEMORY = ("RESOURCE_EXHAUSTED", "failed to map segment", "Cannot allocate memory")
+MOST = 20  # of faults that were found together, beside the first
 REPORT = "this is a bug of bitnet-jax: run again with --debug and report what it prints"
 
 
@@ -77,4 +78,11 @@ def not_built(what: str, hint: str) -> Unavailable:
 
 def result_of(error: BaseException) -> CommandResult:
     """Returns the failed result that stands for `error`."""
-    return CommandResult(sections=[]).fail(as_error(error))
+    told = as_error(error)
+    result = CommandResult(sections=[]).fail(told)
+    for other in told.others[:MOST]:
+        result.fail(other)
+    if told.others[MOST:]:
+        result.fail(BitnetError(told.code, f"and {len(told.others) - MOST} more"))
+    result.exit_code = told.exit_code
+    return result

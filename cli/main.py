@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitnet_jax.core.errors import BitnetError
 
 from . import help as pages
 from .route import HELP_FLAGS, Route, route
 from .signals import Terminated, stoppable, telling
-from .stdio import Output, OutputClosed, Talk, standard
+from .stdio import Input, Output, OutputClosed, Talk, standard
 
 if TYPE_CHECKING:
     from .context import Streams
 
-Three = tuple[Any, Output, Talk]
+Three = tuple[Input, Output, Talk]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +103,8 @@ def _command(plan: Route, three: Three) -> int:
 def _fail_early(error: BitnetError, argv: list[str], three: Three) -> int:
     """Reports an error met before there was a command to run."""
     from .failure import result_of
-    from .session import finish, guess_emit
+    from .guess import guess_emit
+    from .session import finish
 
     words = " ".join(token for token in argv[:2] if not token.startswith("-"))
     streams = _streams(three)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from bitnet_jax.core.errors import BadData, NoInput, UsageError, did_you_mean
-from bitnet_jax.core.paths import os_failure
+from bitnet_jax.core import yaml_text
+from bitnet_jax.core.errors import BadData, ConfigError, NoInput, UsageError, did_you_mean
 
 from .args import Parser, as_texts
 from .options import ManyModelsArgs, ModelArgs
+from .stdio import Input
 
 LISTS = (".yaml", ".yml", ".json")
 # What holds for the call as a whole is no option of one model.
@@ -24,7 +25,7 @@ SHARED = {*ManyModelsArgs.__dataclass_fields__, *ModelArgs.__dataclass_fields__}
 SHARED |= {"jobs", "force", "dump_passes"}
 
 
-def read(source: str, cls: type, stdin: TextIO) -> list[dict[str, Any]]:
+def read(source: str, cls: type, stdin: Input) -> list[dict[str, Any]]:
     """Returns the entries of a manifest, each field name -> value, with `model` in all of them.
 
     Args:
@@ -37,7 +38,10 @@ def read(source: str, cls: type, stdin: TextIO) -> list[dict[str, Any]]:
     """
     name = "stdin" if source == "-" else source
     text = _text(source, stdin)
-    listed = Path(source).suffix.lower() in LISTS
+    suffix = Path(source).suffix.lower()
+    listed = suffix in LISTS
+    if suffix == ".json":  # JSON is YAML but for tabs between its tokens
+        text = text.replace("\t", " ")
     parser = Parser(cls)
     entries = [
         {"model": raw} if isinstance(raw, str) else _options(raw, parser, f"{name}{where}")
@@ -48,21 +52,17 @@ def read(source: str, cls: type, stdin: TextIO) -> list[dict[str, Any]]:
     return entries
 
 
-def _text(source: str, stdin: TextIO) -> str:
+def _text(source: str, stdin: Input) -> str:
     if source == "-":
         return stdin.read()
     try:
-        return Path(source).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
+        return yaml_text.read_text(Path(source), what="manifest", code="manifest.not_text")
+    except NoInput as error:
         raise NoInput(
             "manifest.not_found", f"no manifest `{source}`", "`bitnet help batch` shows one"
         ) from error
-    except OSError as error:
-        raise os_failure(error, "read", source) from error
-    except UnicodeDecodeError as error:
-        raise BadData(
-            "manifest.not_text", f"{source} is not UTF-8 text ({error.reason})", HINT
-        ) from error
+    except ConfigError as error:
+        raise BadData("manifest.not_text", error.message, HINT) from error
 
 
 HINT = "a manifest names one model a line; `bitnet help batch` shows one"
@@ -79,24 +79,28 @@ def _lines(name: str, text: str) -> Iterator[tuple[str, Any]]:
             yield f":{number}", line
             continue
         try:
-            yield f":{number}", json.loads(line)
+            yield f":{number}", json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise BadData("manifest.syntax", f"{name}:{number}: {error}", HINT) from error
 
 
 def _list(name: str, text: str) -> Iterator[tuple[str, Any]]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        tree = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, RecursionError, ValueError) as error:
-        first = " ".join(str(error).split()) or "nested too deeply"
-        raise BadData("manifest.syntax", f"{name}: {first}", HINT) from error
+        tree = yaml_text.parse(text, name, code="manifest.syntax")
+    except ConfigError as error:
+        raise BadData("manifest.syntax", error.message, HINT) from error
     if not isinstance(tree, list):
         raise BadData("manifest.syntax", f"{name}: a list of models is expected", HINT)
     for number, entry in enumerate(tree, 1):
         yield f", entry {number}", entry
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may stand twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def _options(raw: Any, parser: Parser, where: str) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def _options(raw: Any, parser: Parser, where: str) -> dict[str, Any]:
         spelling.lstrip("-"): field.name
         for spelling, field in parser.spelled.items()
         if spelling.startswith("--") and field.name not in SHARED
+        if not field.metadata.get("report")  # the page is of them all
     }
     values: dict[str, Any] = {}
     for key, value in raw.items():

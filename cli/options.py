@@ -211,7 +211,7 @@ def encoding_option(shown_default: str = "the source's, where the format has it"
     return option(
         "-E",
         "--encoding",
-        help="the format's variant: packed, master, latent, ...",
+        help="the format's variant: packed, packed-1.6, master, latent, ...",
         shown_default=shown_default,
     )
 
@@ -416,15 +416,42 @@ class ManyModelsArgs:
 
 @dataclass
 class ModelArgs(PluginArgs):
-    """Base class of every command that takes a model, or writes one: both may be fetched."""
+    """Base class of every command that takes or writes what may be fetched, or uploaded."""
 
     offline: bool = option(
         default=False, help="fetch nothing: use what is on this machine, or fail (exit 69)"
     )
 
 
+def head_option():
+    return option(
+        "-H",
+        "--head",
+        choices=("int8", "int6", "int4"),
+        shown_default="as the file has it",
+        help="hold the embedding and the head in fewer bits: faster, and not exact",
+    )
+
+
+def threads_option():
+    return option(
+        type=whole(1),
+        metavar="N",
+        shown_default="one for each processor",
+        help="threads of a CPU kernel",
+    )
+
+
 @dataclass
-class SamplingArgs(ModelArgs):
+class EngineArgs(ModelArgs):
+    """How a model is held and run; base class of what runs one."""
+
+    head: Optional[str] = head_option()
+    threads: Optional[int] = threads_option()
+
+
+@dataclass
+class SamplingArgs(EngineArgs):
     """How the next token is drawn; base class of generate and chat."""
 
     max_tokens: int = option(

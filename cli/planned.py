@@ -1,8 +1,8 @@
 """What is announced and not built yet: commands and options that are declared in full.
 
 A planned command stands in `commands/<group>/_planned.py` with its args class and examples, so
-that it has its real help, checks its options and completes; run, it answers exit 69. To build it:
-move its class into a file of its own, and name that file in its row of `registry`.
+that it has its real help and checks its options; run, it answers exit 69, and no shell completes
+it. To build it: move its class into a file of its own, and name that file in its row of `registry`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bitnet_jax.core.letters import spelled_out
+
 from .context import Streams
 from .envelope import dump
 from .exit_codes import INTERRUPTED
@@ -23,7 +25,6 @@ from .result import (
     Table,
     Text,
     flat,
-    printable,
     sections_of,
     show,
 )
@@ -49,7 +50,7 @@ def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str
     for error in result.errors:
         lines.append(f"{paint('error', RED)}[{error['code']}]: {one_line(error['message'])}")
         if error.get("hint"):
-            lines += ["", f"{paint('hint', CYAN)}: {printable(error['hint'])}"]
+            lines += ["", f"{paint('hint', CYAN)}: {spelled_out(error['hint'])}"]
     # A question, or the ^C that a terminal shows, stands in the line that the cursor is in.
     if lines and streams.stderr.isatty():
         if streams.stderr.line_open or result.exit_code == INTERRUPTED:
@@ -62,7 +63,7 @@ def talk(result: CommandResult, streams: Streams, *, quiet: bool, said: list[str
 
 def one_line(text: str) -> str:
     """Returns `text` as one line: a file's name may hold line ends and escapes."""
-    return printable(text, keep="\t")
+    return spelled_out(text, keep="\t")
 
 
 def painter(colour: bool) -> Callable[[str, str], str]:
@@ -166,7 +167,7 @@ def _people(result: CommandResult, command: str, streams: Streams) -> str:
 def _plain(section: Section, paint: Callable[[str, str], str]) -> str:
     head = _head(section, paint)
     if isinstance(section, Text):
-        return head + printable(section.text.rstrip("\n")) + "\n"
+        return head + spelled_out(section.text.rstrip("\n")) + "\n"
     if isinstance(section, Pairs):
         rows = [(show(name), show(value)) for name, value in section.rows]
         width = max((len(name) for name, _ in rows), default=0)

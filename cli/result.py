@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bitnet_jax.core.letters import spelled_out as spelled_out
+
 from .envelope import envelope, plain
 
 if TYPE_CHECKING:
@@ -186,24 +188,7 @@ def show(value: Any) -> str:
             else show(item)
             for item in value
         )
-    return printable(str(value), keep="")
-
-
-def printable(text: str, keep: str = "\n\t") -> str:
-    """Returns `text` with its control characters escaped.
-
-    Neither a name in a model file nor a model's own words may drive the terminal.
-    """
-    return "".join(c if c in keep or not _drives(c) else _escaped(c) for c in text)
-
-
-def _drives(c: str) -> bool:
-    """Says whether a character is a control, or turns the direction of what follows it."""
-    return c < " " or "\x7f" <= c < "\xa0" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
-
-
-def _escaped(c: str) -> str:
-    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+    return spelled_out(str(value), keep="")
 
 
 def _is_nested(value: Any) -> bool:

@@ -23,31 +23,13 @@ from .args import Parser
 from .context import Context, Streams
 from .envelope import plain
 from .failure import result_of
+from .guess import guess_emit
 from .options import MODEL_SUFFIXES, GlobalArgs, load_plugins
-from .render import RENDERERS, render, talk, write_export
+from .render import render, talk, write_export
 from .report import check_page, page_file, write_page
 from .result import CommandResult
 from .signals import Terminated, telling
 from .stdio import OutputClosed
-
-
-def guess_emit(argv: list[str], env: Mapping[str, str]) -> str:
-    """Returns the format asked for, as far as it can be told when parsing has failed."""
-    wanted = env.get("BITNET_EMIT", "table")
-    if config.TRUTH.get(env.get("BITNET_JSON", "").lower()):
-        wanted = "json"
-    for index, token in enumerate(argv):
-        if token == "--":  # what follows are words
-            break
-        if token in ("--json", "-J"):
-            wanted = "json"
-        elif token in ("--emit", "-e") and index + 1 < len(argv):
-            wanted = argv[index + 1]
-        elif token.startswith("--emit="):
-            wanted = token.partition("=")[2]
-        elif token.startswith("-e") and token != "-e":
-            wanted = token[2:].removeprefix("=")
-    return wanted if wanted in RENDERERS else "table"
 
 
 class Session:

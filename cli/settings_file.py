@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitnet_jax.core import yaml_text
-from bitnet_jax.core.errors import ConfigError, NoInput, did_you_mean
+from bitnet_jax.core.errors import ConfigError, Faults, NoInput, did_you_mean
 
 from . import registry
 from .options import GlobalArgs
@@ -103,17 +103,23 @@ def entries(
     `but` are names that stand in no file of this kind.
 
     Raises:
-      ConfigError: a name that no option has (``settings.unknown_key``).
+      ConfigError: names that no option has (``settings.unknown_key``): all of them, at the end.
     """
-    for place, table, keys in _tables(tree, known):
+    faults = Faults(ConfigError)
+    for place, table, keys in _tables(tree, known, faults):
         allowed = names_at(place, known) - but
         for key in keys:
             name, where = str(key).replace("-", "_"), position(tree, table, key, place)
-            if name not in allowed:
-                raise _unknown(key, {n.replace("_", "-") for n in allowed}, place, where)
-            if check is not None:
-                check(name, table[key], where)
-            yield Entry(place, name, table[key], where)
+            good = False
+            with faults.gathered():
+                if name not in allowed:
+                    raise _unknown(key, {n.replace("_", "-") for n in allowed}, place, where)
+                if check is not None:
+                    check(name, table[key], where)
+                good = True
+            if good:
+                yield Entry(place, name, table[key], where)
+    faults.raise_any()
 
 
 def source(
@@ -142,7 +148,7 @@ def source(
 
 
 def _tables(
-    tree: Tree, known: Mapping[str, set[str]]
+    tree: Tree, known: Mapping[str, set[str]], faults: Faults
 ) -> list[tuple[str, Mapping[str, Any], list[Any]]]:
     """Returns (place, its table, the keys that are options), from the general to the special."""
     places = set(known) | {words.partition(" ")[0] for words in known}
@@ -152,7 +158,8 @@ def _tables(
             continue
         if group not in places:
             where = position(tree, tree.top, group, "")
-            raise _unknown(group, places - {""}, "", where)
+            faults.add(_unknown(group, places - {""}, "", where))
+            continue
         found.append((group, table, _options(table)))
         for name, inner in table.items():
             if not isinstance(inner, Mapping):
@@ -160,7 +167,9 @@ def _tables(
             place = f"{group} {name}"
             if place not in known:
                 near = {words.partition(" ")[2] for words in known if words.startswith(group)}
-                raise _unknown(name, near - {""}, group, position(tree, table, name, group))
+                where = position(tree, table, name, group)
+                faults.add(_unknown(name, near - {""}, group, where))
+                continue
             found.append((place, inner, list(inner)))
     return sorted(found, key=lambda item: len(item[0].split()))
 

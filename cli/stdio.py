@@ -1,6 +1,7 @@
-"""stdin, stdout and stderr as the program may meet them: closed, full, or read no further.
+"""stdin, stdout and stderr as the program may meet them: closed, full, no text, read no further.
 
-What becomes of a write that fails is decided here, for data (stdout) and for talk (stderr).
+What becomes of a write that fails is decided here, for data (stdout) and for talk (stderr), and
+what becomes of bytes on stdin that are no text.
 Knows nothing of what is written. `bitnet --help` loads this file: it imports little.
 """
 
@@ -12,7 +13,7 @@ import os
 import sys
 from typing import Any, Protocol
 
-from bitnet_jax.core.errors import IOFailure
+from bitnet_jax.core.errors import BadData, IOFailure
 
 
 class OutputClosed(BaseException):
@@ -28,6 +29,60 @@ class Writer(Protocol):
     def write(self, text: str, /) -> Any: ...
 
     def flush(self) -> None: ...
+
+
+class Input:
+    """stdin: text, or an error that says where it is none.
+
+    Each line is looked at when it is read, so that those before a bad one have been of use.
+    """
+
+    def __init__(self, stream: Any):
+        if isinstance(stream, io.TextIOWrapper):
+            # No byte fails to decode: Python decodes ahead, and would fail lines too early.
+            stream.reconfigure(errors="surrogateescape")
+        self._stream, self._lines = stream, 0
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def readline(self) -> str:
+        return self._read("readline")
+
+    def read(self) -> str:
+        return self._read("read")
+
+    def _read(self, how: str) -> str:
+        try:
+            return self._checked(getattr(self._stream, how)())
+        except OSError as error:  # opened for writing only, say
+            from bitnet_jax.core.outputs import os_failure
+
+            raise os_failure(error, "read", "stdin") from error
+
+    def _checked(self, text: str) -> str:
+        """Returns `text`.
+
+        Raises:
+          BadData: a byte of it was no text (``cli.stdin_not_text``).
+        """
+        bad = next((at for at, c in enumerate(text) if "\udc80" <= c <= "\udcff"), None)
+        if bad is not None:
+            encoding = (getattr(self._stream, "encoding", None) or "utf-8").upper()
+            line = self._lines + text.count("\n", 0, bad) + 1
+            raise BadData(
+                "cli.stdin_not_text",
+                f"stdin, line {line}: the byte 0x{ord(text[bad]) - 0xDC00:02x} is no {encoding} "
+                "text",
+                "convert it first: iconv -f LATIN1 -t UTF-8"
+                if encoding == "UTF-8"
+                else "set a locale that is UTF-8: LC_ALL=C.UTF-8",
+            )
+        self._lines += text.count("\n")
+        return text
 
 
 class _Stream:
@@ -144,7 +199,7 @@ class Talk(_Stream):
             self._hush()
 
 
-def standard() -> tuple[Any, Output, Talk]:
+def standard() -> tuple[Input, Output, Talk]:
     """Returns stdin, stdout and stderr, fit to be used."""
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:
@@ -152,7 +207,7 @@ def standard() -> tuple[Any, Output, Talk]:
     talk = Talk(sys.stderr)
     if sys.stderr is None:
         sys.stderr = talk  # print(file=None) would go to stdout
-    return sys.stdin or io.StringIO(), Output(sys.stdout), talk
+    return Input(sys.stdin or io.StringIO()), Output(sys.stdout), talk
 
 
 def _occupy(number: int) -> None:

@@ -41,12 +41,13 @@ A name that no option has is an error (exit 78), with the nearest one that exist
 
 
 def environment(width: int) -> str:
-    from .config import LIBRARY_ENV
+    from .config import LIBRARY_ENV, OTHER_ENV
 
-    lines = []
-    for name, what in LIBRARY_ENV.items():
-        lines += [f"  {name}", *fill(what, width, " " * 10)]
-    return ENVIRONMENT.format(variables="\n".join(lines))
+    def lines(table: dict[str, str]) -> str:
+        rows = [[f"  {name}", *fill(what, width, " " * 10)] for name, what in table.items()]
+        return "\n".join(line for row in rows for line in row)
+
+    return ENVIRONMENT.format(variables=lines(LIBRARY_ENV), others=lines(OTHER_ENV))
 
 
 ENVIRONMENT = """\
@@ -61,16 +62,7 @@ read by the library, also where there is no command line
 {variables}
 
 not ours, and heeded
-  CXX
-          the C++ compiler that builds the CPU kernels; default: c++, g++, clang++
-  NO_COLOR, TERM=dumb
-          no colour
-  FORCE_COLOR
-          colour in a pipe too
-  CI
-          nobody is there: no question is asked, and progress is lines
-  HF_HOME, HF_HUB_CACHE
-          where models that were fetched lie
+{others}
 
 Another variable that begins with BITNET_ is an error (exit 78), with the nearest that exists."""
 
@@ -91,6 +83,7 @@ def formats(width: int) -> str:
     ]
     encodings = [
         ("packed", "codes and scales, as they run"),
+        ("packed-1.6", "the same, five trits to a byte (format bitnet)"),
         ("master", "float weights that the online loader rounds to the same codes"),
         ("latent", "the float weights that training goes on from, where the source has them"),
     ]

@@ -133,7 +133,7 @@ def bandwidth(bytes: int | None = None) -> Bandwidth:
     best: tuple[float, int, bool, np.ndarray] | None = None
     tried = []
     for huge in pages.page_sizes():
-        held = pages.buffer(size, huge=huge)
+        held = pages.touched(pages.buffer(size, huge=huge))
         for threads in thread_counts():
             speed = max(reader(held, threads) for _ in range(_TRIES))
             tried.append({"threads": threads, "pages": _pages(huge), "gb_s": speed})

@@ -23,8 +23,16 @@ from bitnet_jax.ops.select import select
 from bitnet_jax.quant.tensor import is_quant
 from bitnet_jax.targets.detect import detect
 
+# What multiplies by weights natively; a suffix tells two libraries in a process apart.
+_NATIVE_TARGETS = (
+    "bitnet_ternary_matmul",
+    "bitnet_fused_linears",
+    "bitnet_rows_matmul",
+)
 # A native kernel in a compiled module, and the instruction set it was lowered for.
-_NATIVE_CALL = re.compile(r'custom_call_target="bitnet_ternary_matmul".*?\bisa = (\d+)')
+_NATIVE_CALL = re.compile(
+    rf'custom_call_target="(?:{"|".join(_NATIVE_TARGETS)})(?:\.\d+)?".*?\bisa = (\d+)'
+)
 # What says where the source stood, not what is computed.
 _METADATA = re.compile(r", (metadata|frontend_attributes)=\{[^{}]*\}")
 _TABLES = re.compile(

@@ -7,6 +7,7 @@ possible at all. Knows layouts by id and size only; `quant` knows what they mean
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.core.errors import BadData, shown
 
 # Must-understand: layout id -> (rows and columns of a block, bytes of a block).
-LAYOUTS: dict[str, tuple[int, int, int]] = {"t2.16x16": (16, 16, 64)}
+LAYOUTS: dict[str, tuple[int, int, int]] = {"t2.16x16": (16, 16, 64), "t1.16x20": (16, 20, 64)}
+# layout id -> inputs that share a scale of their own come in a multiple of it
+_GROUP_STEPS = {"t2.16x16": 1, "t1.16x20": 80}
 KINDS = ("ternary",)
 _WORDS = {
     "dtype": ("float32", "bfloat16", "float16", "float64"),
@@ -141,6 +144,12 @@ def parse_row(name: str, raw: Any, where: str) -> Row:
         raise bad(
             "bitnet.table", f"group size {row.group_size} does not fit {row.in_features} inputs"
         )
+    if row.group_size % _GROUP_STEPS[row.layout]:
+        raise bad(
+            "bitnet.table",
+            f"layout {row.layout} takes groups of a multiple of {_GROUP_STEPS[row.layout]} inputs, "
+            f"not of {row.group_size}",
+        )
     wanted = math.prod(row.scale_shape)
     if wanted != row.scales[1]:
         raise bad(
@@ -179,27 +188,28 @@ def check_slices(rows: dict[str, Row], total: int, where: str) -> None:
 
 
 def check_codes(name: str, codes: np.ndarray, row: Row, where: str) -> None:
-    """Raises on the illegal code 0b11, and on padding that is not the trit 0."""
-    bad = codes & (codes >> np.uint8(1)) & np.uint8(0x55)
+    """Raises on a code that is no trit, and on padding that is not the trit 0."""
+    layout = _CODES[row.layout]
+    bad = layout.illegal(codes)
     if bad.any():
-        pairs = np.unpackbits(bad.reshape(-1), bitorder="little")
-        first = int(np.flatnonzero(pairs)[0])
+        at = np.unravel_index(int((bad != 0).argmax()), codes.shape)
+        count = int(np.unpackbits(bad[bad != 0]).sum())
         raise TensorError(
             "bitnet.illegal_code",
-            f"{where}, tensor `{name}`: {int(pairs.sum())} codes are 0b11, which is no trit; the "
-            f"first at {_element(first, codes.shape)}",
+            f"{where}, tensor `{name}`: {count} {layout.words}; the first at "
+            f"{_element(at, int(bad[at]), row)}",
             _DAMAGED,
             tensor=name,
         )
     rows, columns, _ = LAYOUTS[row.layout]
     lines = codes.reshape(-1, *codes.shape[-3:-1], rows, 4)
     edge = row.out_features % rows
-    wrong = bool(edge) and bool((lines[:, -1, :, edge:] != 0x55).any())
-    if not wrong and row.in_features % columns:
-        inside = np.arange(columns).reshape(4, 4) < row.in_features % columns  # [j, p]
-        pairs = (3 << 2 * np.arange(4))[:, None]  # bit pair j
-        mask = np.where(inside, 0, pairs).sum(axis=0).astype(np.uint8)
-        wrong = bool(((lines[:, :, -1] ^ np.uint8(0x55)) & mask).any())
+    wrong = bool(edge) and bool((lines[:, -1, :, edge:] != layout.zeros).any())
+    inside = row.in_features % columns
+    if not wrong and inside:
+        digits = layout.digits(lines[:, :, -1])  # [j, ..., r, p]
+        padding = np.arange(columns).reshape(-1, 4) >= inside  # [j, p]
+        wrong = any(bool((digits[j][..., padding[j]] != 1).any()) for j in range(len(digits)))
     if wrong:
         raise TensorError(
             "bitnet.padding",
@@ -209,12 +219,45 @@ def check_codes(name: str, codes: np.ndarray, row: Row, where: str) -> None:
         )
 
 
-def _element(bit: int, shape: tuple[int, ...]) -> str:
-    """Where the code at flat bit index `bit` of the codes lies, as [*stack, row, column]."""
-    byte, pair = divmod(bit, 8)
-    *stack, ob, ib, line = np.unravel_index(byte, shape)
-    row, p = divmod(int(line), 4)
-    return str([*map(int, stack), int(ob) * 16 + row, int(ib) * 16 + (pair // 2) * 4 + p])
+@dataclass(frozen=True)
+class _Codes:
+    """How a layout's bytes hold codes.
+
+    Attributes:
+      zeros: the byte whose codes are all trit 0.
+      words: what `illegal` finds, in an error's words.
+      illegal: byte -> a bit for each thing in it that is no trit; bit 2j for code j.
+      digits: byte -> its codes, one array each; code j is of column 4j + p of the block.
+    """
+
+    zeros: int
+    words: str
+    illegal: Callable[[np.ndarray], np.ndarray]
+    digits: Callable[[np.ndarray], list[np.ndarray]]
+
+
+_CODES = {
+    "t2.16x16": _Codes(
+        0x55,
+        "codes are 0b11, which is no trit",
+        lambda codes: codes & (codes >> np.uint8(1)) & np.uint8(0x55),
+        lambda codes: [codes >> np.uint8(2 * j) & np.uint8(3) for j in range(4)],
+    ),
+    "t1.16x20": _Codes(
+        121,
+        "bytes are above 242, which is no five trits",
+        lambda codes: (codes > np.uint8(242)).view(np.uint8),
+        lambda codes: [codes // np.uint8(3**j) % np.uint8(3) for j in range(5)],
+    ),
+}
+
+
+def _element(at: tuple[Any, ...], bits: int, row: Row) -> str:
+    """Where the code of the lowest of `bits` in a byte lies, as [*stack, row, column]."""
+    rows, columns, _ = LAYOUTS[row.layout]
+    *stack, ob, ib, byte = map(int, at)
+    column = ((bits & -bits).bit_length() - 1) // 2 * 4 + byte % 4
+    return str([*stack, ob * rows + byte // 4, ib * columns + column])
 
 
 def check_scales(name: str, scale: np.ndarray, where: str) -> None:

@@ -8,9 +8,10 @@ command line: `cli` renders what stands here.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class BitnetError(Exception):
@@ -20,9 +21,11 @@ class BitnetError(Exception):
       code: stable dotted identifier, for example ``model.scale_ambiguous``.
       message: one sentence: what was asked, and what was found.
       hint: what to do about it, or None.
+      others: what was found wrong beside it, told after it (`Faults`).
     """
 
     exit_code = 70
+    others: Sequence[BitnetError] = ()
 
     def __init__(self, code: str, message: str, hint: str | None = None):
         super().__init__(message)
@@ -105,6 +108,33 @@ class ConfigError(BitnetError):
     exit_code = 78
 
 
+class Faults:
+    """Several faults of one thing, gathered so that all can be told at once."""
+
+    def __init__(self, kind: type[BitnetError]):
+        self._kind, self._found = kind, list[BitnetError]()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keeps an error of the kind that the block raises; what follows the block goes on."""
+        try:
+            yield
+        except self._kind as error:
+            self.add(error)
+
+    def add(self, error: BitnetError) -> None:
+        """Keeps an error."""
+        self._found += [error, *error.others]
+
+    def raise_any(self) -> None:
+        """Raises the first that was gathered, with the others beside it."""
+        if not self._found:
+            return
+        first, *others = self._found
+        first.others = others
+        raise first
+
+
 _SHOWN = 80
 _COMPARED, _LONGEST_WORD = 4096, 200
 
@@ -120,6 +150,12 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # nested too deeply; an integer of thousands of digits
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, for a message, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"`{name[:120]}`" for name in names[:5]) + more
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:

@@ -244,6 +244,14 @@ def replicated(sharding: Any) -> Any:
     return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
 
 
+def laid_as(array: Any, spec: Any) -> Any:
+    """`array` split by `spec`, where its type says how it is split; else itself."""
+    sharding = explicit_sharding(jax.typeof(array))
+    if sharding is None:
+        return array
+    return jax.sharding.reshard(array, jax.sharding.NamedSharding(sharding.mesh, spec))
+
+
 def is_dead(value: Any) -> bool:
     """True for a tracer of a trace that has ended: nothing can be computed from it."""
     trace = getattr(value, "_trace", None)

@@ -6,7 +6,9 @@ are those that it tells. Knows nothing of what is kept there.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,10 @@ import numpy as np
 from bitnet_jax.core.memory import address_space_left
 
 HUGE = 2 << 20
+ALIGNMENT = 64
+# Small arrays share an area of this size.
+AREA = 32 * HUGE
+_POSIX = hasattr(mmap, "MAP_PRIVATE")
 _ADVICE = {True: "MADV_HUGEPAGE", False: "MADV_NOHUGEPAGE"}
 # A limit of the control group, and what of it is taken: the second version, then the first.
 _GROUPS = (
@@ -25,24 +31,70 @@ _GROUPS = (
 )
 
 
-def buffer(size: int, *, huge: bool) -> np.ndarray:
-    """Returns `size` zero bytes, each page of them present, at a 2 MiB boundary.
+def buffer(size: int, *, huge: bool = True) -> np.ndarray:
+    """Returns `size` bytes at a 2 MiB boundary: zeros, whose pages come when they are written.
 
     Args:
       huge: ask for 2 MiB pages, or for small ones; the system may know better.
+
+    Raises:
+      MemoryError: there are none left.
     """
-    region = mmap.mmap(-1, size + HUGE)
+    # Private: what processes could share has no large pages.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if _POSIX else {}
+    try:
+        region = mmap.mmap(-1, size + HUGE, **private)
+    except OSError as error:
+        raise MemoryError(f"no {size} bytes of memory: {error}") from error
     advice = getattr(mmap, _ADVICE[huge], None)
-    if advice is not None and hasattr(region, "madvise"):
-        try:
+    if advice is not None:
+        # A kernel built without such pages answers with an error: it gives what it has.
+        with contextlib.suppress(OSError):
             region.madvise(advice)
-        except OSError:
-            advice = None  # a kernel without such pages: it gives what it has
     whole = np.frombuffer(region, np.uint8)
     start = -whole.ctypes.data % HUGE
-    held = whole[start : start + size]
-    held[:: mmap.PAGESIZE] = 1  # a page that was never written is one shared page of zeros
-    return held
+    return whole[start : start + size]
+
+
+def touched(region: np.ndarray) -> np.ndarray:
+    """`region` with each of its pages present."""
+    region[:: mmap.PAGESIZE] = 1  # a page that was never written is one shared page of zeros
+    return region
+
+
+class Pages:
+    """Areas of memory that arrays are cut from; an area lives as long as an array in it.
+
+    A decode step reads all weights once; with 2 MiB pages the processor looks up a
+    five-hundredth of the addresses, worth 1.2 to 1.5 times the speed.
+    """
+
+    def __init__(self) -> None:
+        self._area = np.empty(0, np.uint8)
+        self._used = 0
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """`array` in such memory: C order, 64-byte aligned.
+
+        Raises:
+          MemoryError: there is none left.
+        """
+        place = self.empty(array.shape, array.dtype)
+        place[...] = array
+        return place
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array of unspecified values.
+
+        Raises:
+          MemoryError: there is no memory left.
+        """
+        size = prod(shape) * dtype.itemsize
+        start = -(-self._used // ALIGNMENT) * ALIGNMENT
+        if start + size > self._area.size:
+            self._area, start = buffer(max(AREA, -(-size // HUGE) * HUGE)), 0
+        self._used = start + size
+        return self._area[start : start + size].view(dtype).reshape(shape)
 
 
 def page_sizes() -> tuple[bool, ...]:

@@ -61,7 +61,7 @@ def create(
     vocab_size: int | None = None,
     defect: str | None = None,
 ) -> Checkpoint:
-    """Returns a random model of a named shape (`shapes.SHAPES`), made as it is read.
+    """Returns a random model of a named shape (`Family.shapes`), made as it is read.
 
     Raises:
       UsageError: shape or defect is not known, or the cut leaves nothing.

@@ -15,12 +15,9 @@ from typing import Any
 
 from bitnet_jax.formats.checkpoint import TokenizerFiles
 from bitnet_jax.formats.shapes import special_tokens
+from bitnet_jax.formats.tokenizer_parts import PATTERN
 from bitnet_jax.ir.spec import ModelSpec
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
     "{% set content = message['role'] | capitalize + ': ' + message['content'] | trim "

@@ -2,7 +2,7 @@
 
 For a local path this hands the path on. For an address the model is written into the cache,
 by the same code; only what has been proven there is uploaded. Knows which object makes a
-folder a model, and so must come last.
+folder a model, and so must come last, and that a receipt never stands beside another model.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BitnetError, UsageError
 from bitnet_jax.core.paths import lock, os_failure
-from bitnet_jax.formats.huggingface_files import INDEX
-from bitnet_jax.formats.locate import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, INDEX
+from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.stores.address import Address, parse
 from bitnet_jax.stores.store import Reach
@@ -33,7 +33,7 @@ class Delivery:
 
     Attributes:
       path: what to write, on this machine.
-      beside: further files that go with it, the model itself coming last.
+      beside: further files that go with it, after the model itself.
     """
 
     path: Path
@@ -81,7 +81,8 @@ def delivered(
         )
     directory = FORMATS[format_of(Path(address.name), format)].directory
     upload = Upload(address if directory else address.parent, Reach.of(offline, progress))
-    upload.check(_is_model if directory else address.name.__eq__, force=force)
+    own = {address.name, receipt_path(Path(address.name), format).name}
+    upload.check(_is_model if directory else own.__contains__, force=force)
     key = hashlib.sha256(str(address).encode()).hexdigest()[:24]
     with lock(cache_dir("locks") / f"out-{key}"):
         stage = _emptied(cache_dir("stores", "out", key))
@@ -91,20 +92,25 @@ def delivered(
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
-        _upload(upload, delivery, directory, force)
+        _upload(upload, delivery, receipt_path(delivery.path, format), force)
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _upload(upload: Upload, delivery: Delivery, directory: bool, force: bool) -> None:
-    if directory:
-        files = {file.name: file for file in sorted(delivery.path.iterdir())}
-        last = CONFIG
+def _upload(upload: Upload, delivery: Delivery, receipt: Path, force: bool) -> None:
+    path = delivery.path
+    if path.is_dir():
+        # The config makes it a model: it is gone before anything is replaced, and comes last.
+        inside = sorted(path.iterdir(), key=lambda file: (file.name == CONFIG, file.name))
+        files = {file.name: file for file in inside}
+        old = sorted(name for name in upload.names() if _is_weights(name) and name not in files)
+        first_remove = [CONFIG, *old]
     else:
-        files = {file.name: file for file in (*delivery.beside, delivery.path)}
-        last = delivery.path.name
+        # The file is replaced in one step: cut before it, the old model lacks its receipt.
+        files = {file.name: file for file in (path, *delivery.beside)}
+        first_remove = [receipt.name]
     try:
         upload.check(files.__contains__, force=force)
-        upload.put(files, last=last, stale=_is_weights if directory else lambda name: False)
+        upload.put(files, first_remove=first_remove)
     except BitnetError as error:
         kept = f"the model that was written is kept as `{delivery.path}` until the next try"
         error.hint = f"{error.hint}; {kept}" if error.hint else kept

@@ -18,6 +18,7 @@ from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.digest import DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
@@ -110,7 +111,7 @@ def examine(checkpoint: Checkpoint) -> tuple[Finding, ...]:
                 WARNING,
                 None,
                 "no tensor is ternary: this is a float model",
-                "bitnet quant convert makes a ternary one, at a price it prints",
+                "`bitnet train qat` trains a ternary one from it",
             )
         )
     order = {name: index for index, name in enumerate(checkpoint.entries)}
@@ -140,8 +141,8 @@ _COUNTS = np.array(
 
 
 def trit_counts(tensor: QuantTensor) -> tuple[int, int, int]:
-    """How many trits are -1, 0 and 1, padding not counted; nothing is unpacked."""
-    codes = np.asarray(tensor.codes)
+    """How many trits are -1, 0 and 1, padding not counted."""
+    codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
     histogram = np.zeros(256, np.int64)
     for piece in codes.reshape(-1, codes.shape[-1] * codes.shape[-2]):
         histogram += np.bincount(piece, minlength=256)
@@ -152,7 +153,7 @@ def trit_counts(tensor: QuantTensor) -> tuple[int, int, int]:
 
 def constant_rows(tensor: QuantTensor) -> int:
     """How many rows hold one trit only (mostly: rows of zeros)."""
-    codes = np.asarray(tensor.codes)
+    codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
     blocks = codes.reshape(-1, *codes.shape[-2:])
     bands = codes.shape[-3]
     whole = tensor.in_features // 16  # blocks without padding tell; the last may not
@@ -187,7 +188,7 @@ def _check_trits(name: str, tensor: QuantTensor) -> Iterator[Finding]:
     elif not _ZERO_SHARE[0] <= share <= _ZERO_SHARE[1] or lean > _LEAN:
         yield Finding(
             "weights.histogram", WARNING, name, f"unusual for its family: {words}",
-            "compare it with the original: bitnet model compare",
+            "compare it with the original: `bitnet model inspect` shows the shares of both",
         )  # fmt: skip
     rows = constant_rows(tensor)
     if rows:

@@ -15,11 +15,11 @@ from pathlib import Path
 from bitnet_jax.containers.dtypes import FLOATS
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import TensorInfo
-from bitnet_jax.core.errors import BadData, nearest
+from bitnet_jax.core.errors import BadData, few, nearest
 from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.huggingface_config import Config
-from bitnet_jax.formats.huggingface_files import IGNORED, few, tensors_of
+from bitnet_jax.formats.huggingface_files import IGNORED, tensors_of
 from bitnet_jax.formats.huggingface_packing import packed_rows
 from bitnet_jax.formats.huggingface_weights import (
     LATENT_KEY,
@@ -35,9 +35,8 @@ from bitnet_jax.formats.huggingface_weights import (
     read_master,
     read_packed,
 )
+from bitnet_jax.formats.model_files import CONFIG
 from bitnet_jax.models.names import Expected, expected, tied_away
-
-CONFIG = "config.json"
 
 
 def open_huggingface(path: Path) -> Checkpoint:

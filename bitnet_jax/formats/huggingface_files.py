@@ -1,8 +1,8 @@
 """The files of a `transformers` checkpoint: one, or shards under an index.
 
 Finds every tensor and the file it lies in, and checks that index and shards
-agree. A file name from an index never leaves its folder; a pickle is named as
-what it is and not opened. Knows no model.
+agree. A file name from an index never leaves its folder. Which file of a folder it is,
+`model_files` says. Knows no model.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from pathlib import Path
 
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo, open_safetensors
-from bitnet_jax.core.errors import BadData, NoInput, shown
+from bitnet_jax.core.errors import BadData, NoInput, few, shown
 from bitnet_jax.formats import tokenizer_files
+from bitnet_jax.formats.model_files import INDEX, model_file
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 Tensors = tuple[dict[str, tuple[SafetensorsFile, TensorInfo]], list[SafetensorsFile]]
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 # Left over by old libraries, or our own padding: no parameter.
@@ -30,32 +29,8 @@ def tensors_of(path: Path) -> Tensors:
         if index.exists() and path.name in set(weight_map(index).values()):
             return _sharded(index)
         return _of([open_safetensors(path)])
-    if (path / SINGLE).exists():
-        return _of([open_safetensors(path / SINGLE)])
-    if (path / INDEX).exists():
-        return _sharded(path / INDEX)
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) == 1:
-        return _of([open_safetensors(found[0])])
-    if found:
-        raise BadData(
-            "huggingface.which_file",
-            f"`{path}` holds {len(found)} safetensors files and no {INDEX}: "
-            + ", ".join(file.name for file in found[:5]),
-            "pass one of them, or restore the index",
-        )
-    pickles = sorted([*path.glob("*.bin"), *path.glob("*.pth"), *path.glob("*.pt")])
-    if pickles:
-        raise BadData(
-            "huggingface.pickle",
-            f"`{path}` holds only pickles ({pickles[0].name}), which are never unpickled here, "
-            "since that could run any code",
-            "where you trust it, load it with its own library and call "
-            "`model.save_pretrained(DIR, safe_serialization=True)`",
-        )
-    raise NoInput(
-        "huggingface.no_weights", f"`{path}` holds no safetensors file", "is the download complete?"
-    )
+    name = model_file([item.name for item in path.iterdir()], path)
+    return _sharded(path / name) if name == INDEX else _of([open_safetensors(path / name)])
 
 
 def _of(files: list[SafetensorsFile]) -> Tensors:
@@ -121,8 +96,3 @@ def _sharded(index: Path) -> Tensors:
                     tensor=name,
                 )
     return _of(list(files.values()))
-
-
-def few(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"`{name[:120]}`" for name in names[:5]) + more

@@ -250,7 +250,7 @@ def read_dequantized(
             f"{where}, tensor `{item.name}`: {bad.size} values are none of -{c}, 0 and {c}; the "
             f"first at [{row}, {column}]",
             "if these are the training weights, config.json must say quantization_mode: online; "
-            "to ternarize a float model: bitnet quant convert",
+            "to make a float model ternary: `bitnet train qat`",
             tensor=item.name,
         )
     scale, scale_dtype = np.float32(c if c else EPSILON), str(weights.dtype)

@@ -1,7 +1,8 @@
 """From what a person calls a model to files on this machine.
 
 A path that exists wins; then `scheme://…`; then an id of the local Hugging Face cache.
-Knows which files of a folder a model is made of; the stores know how to get them.
+Knows what is read beside the weights (`model_files` says which those are); the stores know how
+to get it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BadData, NoInput, nearest
+from bitnet_jax.core.errors import NoInput, few, nearest
 from bitnet_jax.formats import tokenizer_files
-from bitnet_jax.formats.huggingface_files import INDEX, SINGLE, few, weight_map
+from bitnet_jax.formats.huggingface_files import weight_map
+from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
 from bitnet_jax.stores import hub_cache
 from bitnet_jax.stores.address import parse
 from bitnet_jax.stores.store import Reach, Remote
 from bitnet_jax.stores.table import look_up
 
-CONFIG = "config.json"
 # What is read beside the weights. Nothing else is fetched: no code, no pickle.
 BESIDE = (CONFIG, *tokenizer_files.NAMES)
-PICKLES = (".bin", ".pth", ".pt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -65,56 +65,26 @@ def locate(
     return Place(_fetched(remote, str(address)), remote.origin)
 
 
-def resolve(path: os.PathLike | str) -> Path:
-    """As `locate`, the path alone."""
-    return locate(path).path
-
-
 def _fetched(remote: Remote, name: str) -> Path:
     """Fetches what makes up the model; returns the folder, or the file that was named."""
     if remote.target:
         beside = remote.lookup([*BESIDE, INDEX])
         names = {remote.target, *beside} - {INDEX}
         if INDEX in beside:
-            shards = set(weight_map(remote.fetch([INDEX]) / INDEX).values())
+            shards = _shards(remote)
             if remote.target in shards:
                 names |= {INDEX, *shards}
         return remote.fetch(_existing(remote, names, name)) / remote.target
     files = remote.listing()
-    return remote.fetch(
-        _existing(remote, {*_weights(remote, files, name)} | ({*BESIDE} & {*files}), name)
-    )
+    chosen = model_file(files, name)
+    names = {chosen, *({*BESIDE} & {*files})}
+    if chosen == INDEX:
+        names |= _shards(remote)
+    return remote.fetch(_existing(remote, names, name))
 
 
-def _weights(remote: Remote, files: Mapping[str, Any], name: str) -> set[str]:
-    """The weights of a folder, by the rules of `huggingface_files` and `open`."""
-    if SINGLE in files:
-        return {SINGLE}
-    if INDEX in files:
-        return {INDEX, *weight_map(remote.fetch([INDEX]) / INDEX).values()}
-    tensors = sorted(file for file in files if file.endswith(".safetensors"))
-    models = tensors or sorted(file for file in files if file.endswith(".bitnet"))
-    if len(models) == 1:
-        return set(models)
-    if models:
-        raise BadData(
-            "file.which_model",
-            f"`{name}` holds {len(models)} models: " + few(models),
-            f"pass one of them: {name}/{models[0]}",
-        )
-    pickles = sorted(file for file in files if file.endswith(PICKLES))
-    if pickles:
-        raise BadData(
-            "huggingface.pickle",
-            f"`{name}` holds only pickles ({pickles[0]}), which are never unpickled here, since "
-            "that could run any code",
-            "look for a revision with safetensors, or have its owner convert it",
-        )
-    raise NoInput(
-        "huggingface.no_weights",
-        f"`{name}` holds no model: " + (few(sorted(files)) if files else "it is empty"),
-        "a model is a .bitnet file, or a folder with safetensors and config.json",
-    )
+def _shards(remote: Remote) -> set[str]:
+    return set(weight_map(remote.fetch([INDEX]) / INDEX).values())
 
 
 def _existing(remote: Remote, names: set[str], name: str) -> list[str]:

@@ -7,6 +7,8 @@ read them.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,16 +19,20 @@ from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.native import NativeFile, open_native
 from bitnet_jax.containers.native_table import Row
 from bitnet_jax.containers.native_write import NativeWriter
-from bitnet_jax.core.errors import InternalError, nearest
+from bitnet_jax.core.errors import InternalError, UsageError, nearest
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
+from bitnet_jax.ops.native.repack import repack
 from bitnet_jax.quant.digest import Digest, DigestBuilder
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.layouts import LAYOUTS_OF
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 # No version: the same input gives the same bytes from every version that writes format 1.
 PRODUCER = "bitnet-jax"
+# encoding -> the layout of its codes
+ENCODINGS: dict[str, str] = dict(zip(("packed", "packed-1.6"), LAYOUTS_OF[TERNARY], strict=True))
 _ORIGIN_KEYS = ("linear_class", "quantization_mode")
 
 
@@ -50,7 +56,16 @@ def open_bitnet(path: Path, verify: bool = True) -> Checkpoint:
         "producer": file.producer,
         **{key: file.origin[key] for key in _ORIGIN_KEYS if key in file.origin},
     }
-    return Checkpoint(spec, entries, tokenizer, Source(path, "bitnet", "packed", detail))
+    source = Source(path, "bitnet", _encoding(file), detail)
+    return Checkpoint(spec, entries, tokenizer, source)
+
+
+def _encoding(file: NativeFile) -> str:
+    """The encoding that most of the file's trits have."""
+    sizes: Counter[str] = Counter()
+    for row in file.rows.values():
+        sizes[row.layout] += math.prod(row.shape)
+    return max(ENCODINGS, key=lambda name: sizes[ENCODINGS[name]])
 
 
 def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
@@ -109,11 +124,34 @@ def _read_ternary(file: NativeFile, name: str) -> QuantTensor:
     return tensor
 
 
-def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO) -> Digest:
+def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> str:
+    """The encoding to write: `asked`, or that of a `.bitnet` source, or the first.
+
+    Raises:
+      UsageError: `asked` is no encoding of this format (``format.encoding``).
+    """
+    if asked is None:
+        found = checkpoint.source.encoding
+        return found if found in ENCODINGS else next(iter(ENCODINGS))
+    if asked not in ENCODINGS:
+        raise UsageError(
+            "format.encoding",
+            f"encoding `{asked}` is not one of the bitnet format",
+            f"known: {', '.join(ENCODINGS)}",
+        )
+    return asked
+
+
+def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = None) -> Digest:
     """Writes `checkpoint` as a `.bitnet` file; tensors pass through one at a time.
 
     The same checkpoint gives the same bytes, wherever its source lay.
+
+    Raises:
+      UsageError: as `choose_encoding`.
+      BadData: a tensor's groups do not fit the encoding's layout (``tensor.group_size``).
     """
+    layout = ENCODINGS[choose_encoding(checkpoint, encoding)]
     # The digest wants ascending names, so that is the order of the file.
     names = sorted(checkpoint.entries, key=str.encode)
     entries = checkpoint.entries
@@ -135,6 +173,7 @@ def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO) -> Digest:
     for name in names:
         value = entries[name].read()
         if isinstance(value, QuantTensor):
+            value = repack(value, layout, name) if value.kind == TERNARY else value
             digest.add(name, value)
             writer.add_ternary(name, _row(value), np.asarray(value.codes), np.asarray(value.scale))
         elif entries[name].ternary:

@@ -16,9 +16,9 @@ from bitnet_jax.containers.native import is_native
 from bitnet_jax.containers.safetensors import open_safetensors
 from bitnet_jax.core.errors import BadData
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.huggingface import CONFIG, open_huggingface
-from bitnet_jax.formats.huggingface_files import INDEX
+from bitnet_jax.formats.huggingface import open_huggingface
 from bitnet_jax.formats.locate import Place, locate
+from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
 from bitnet_jax.formats.native import open_bitnet
 
 # kind of file by content (containers/sniff.py) -> its reader
@@ -78,15 +78,5 @@ def _open_safetensors(path: Path, verify: bool) -> Checkpoint:
 
 
 def _open_directory(path: Path, verify: bool) -> Checkpoint:
-    if (path / CONFIG).exists() or (path / INDEX).exists():
-        return open_huggingface(path)
-    models = sorted(path.glob("*.bitnet"))
-    if len(models) == 1:
-        return open_bitnet(models[0], verify)
-    if models:
-        raise BadData(
-            "file.which_model",
-            f"`{path}` holds {len(models)} models: " + ", ".join(m.name for m in models[:5]),
-            "pass one of them",
-        )
-    return open_huggingface(path)  # says what is missing
+    file = path / model_file([item.name for item in path.iterdir()], path)
+    return open_bitnet(file, verify) if file.suffix == ".bitnet" else open_huggingface(path)

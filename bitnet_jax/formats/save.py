@@ -16,12 +16,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bitnet_jax.core import paths
-from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean
+from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
-from bitnet_jax.formats.huggingface_files import few
 from bitnet_jax.formats.huggingface_write import write_huggingface
+from bitnet_jax.formats.native import ENCODINGS as PACKINGS
+from bitnet_jax.formats.native import choose_encoding as choose_packing
 from bitnet_jax.formats.native import write_bitnet
 
 
@@ -59,22 +60,17 @@ class Order:
 
 
 def _save_bitnet(checkpoint: Checkpoint, order: Order) -> Saved:
-    _check_bitnet(checkpoint, order.encoding)
-    saved = Saved(order.path, (order.path,), "bitnet", "packed")
+    encoding = choose_packing(checkpoint, order.encoding)
+    saved = Saved(order.path, (order.path,), "bitnet", encoding)
     with paths.atomic_file(order.path, force=order.force) as stream:
-        write_bitnet(checkpoint, stream)
+        write_bitnet(checkpoint, stream, encoding)
         stream.flush()
         order.prove(Path(stream.name), saved)
     return saved
 
 
 def _check_bitnet(checkpoint: Checkpoint, encoding: str | None) -> None:
-    if encoding not in (None, "packed"):
-        raise UsageError(
-            "format.encoding",
-            f"encoding `{encoding}` is not one of the bitnet format",
-            "known: packed",
-        )
+    choose_packing(checkpoint, encoding)
 
 
 def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
@@ -109,7 +105,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "bitnet": Format(_save_bitnet, _check_bitnet, False, ("packed",), (".bitnet",)),
+    "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
 }
 

@@ -68,17 +68,20 @@ def from_files(read: Callable[[str], bytes | None], where: str) -> TokenizerFile
         except UnicodeDecodeError as error:
             raise BadData("config.json", f"{where}, {TEMPLATE} is not UTF-8") from error
     else:
-        text = _template_of(parsed[CONFIG])
+        found = default_template(parsed[CONFIG])
+        text = (
+            found if isinstance(found, str) else None
+        )  # what else it is, is told where it is used
     return TokenizerFiles(tokenizer, parsed[CONFIG], text, parsed[GENERATION])
 
 
-def _template_of(config: Mapping[str, Any]) -> str | None:
-    """The template inside ``tokenizer_config.json``: a string, or a list of named ones."""
+def default_template(config: Mapping[str, Any]) -> Any:
+    """What ``tokenizer_config.json`` has as its template; of a list of named ones, `default`."""
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+        return named.get("default")
+    return found
 
 
 def to_files(files: TokenizerFiles) -> dict[str, bytes]:

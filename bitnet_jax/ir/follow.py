@@ -9,11 +9,11 @@ Knows nothing of quantization.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -21,6 +21,7 @@ from bitnet_jax.core import jax_compat
 from bitnet_jax.ir import arrange
 from bitnet_jax.ir.constructs.table import CONSTRUCTS
 from bitnet_jax.ir.interpreter import Construct, Context, Rule, bind
+from bitnet_jax.ir.joined import join
 from bitnet_jax.ir.views import Axes, ParamView
 
 
@@ -100,7 +101,10 @@ def _note(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         return context.bind(eqn, context.plain(eqn, values))
     arrays = context.plain(eqn, arrays)
     if view.value is not None:
-        for name, array in note.companions(view.value, arrays).items():
+        # A companion is for the whole parameter, on every device: a product sees parts of it.
+        whole = jax_compat.replicated(jax_compat.explicit_sharding(jax.typeof(view.value)))
+        found = jax_compat.in_auto_axes(note.companions, whole)(view.value, arrays)
+        for name, array in found.items():
             view = view.joined(name, array)
     return [replace(view, notes=(*view.notes, note))]
 
@@ -299,11 +303,16 @@ def _shift(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     if len(views) == 1:
         (view,) = views
         other = next(value for value in values if value is not view)
-        wider = math.prod(getattr(other, "shape", ())) > math.prod(view.current_shape)
-        if wider or view.ndim > len(view.shape):
+        if is_wider(view, getattr(other, "shape", ())):
             kept = context.mode.keep(context, eqn, view)
             return context.bind(eqn, [kept if value is view else value for value in values])
     return context.bind(eqn, context.plain(eqn, values))
+
+
+def is_wider(view: ParamView, sizes: Sequence[int]) -> bool:
+    """True if an array of `sizes` makes more of `view`, or `view` has unit axes added for it."""
+    more = any(a > b for a, b in zip(sizes, view.current_shape, strict=False))
+    return more or view.ndim > len(view.shape)
 
 
 def _shown(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -324,12 +333,14 @@ FOLLOW: dict[str, Rule | Construct] = {
     "name": _moving(_same),
     "stop_gradient": _moving(_same),
     "sharding_constraint": _moving(_same),
+    "reshard": _moving(_same),
     "pvary": _moving(_same),
     "device_put": _device_put,
     "optimization_barrier": _barrier,
     "weight_note": _note,
     "all_gather": _all_gather,
     # parts
+    "concatenate": join,
     "slice": _slice,
     "split": _split,
     "unstack": _unstack,

@@ -21,6 +21,7 @@ import jax.extend.core as jec
 
 from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.ir.joined import Joined, apart, through
 from bitnet_jax.ir.views import ParamView
 
 
@@ -163,7 +164,8 @@ class Context:
 
     def plain(self, eqn: Any, values: Sequence[Any]) -> list[Any]:
         """`values` with every view made an array, by the mode's leave."""
-        return [self.mode.other(self, eqn, v) if isinstance(v, ParamView) else v for v in values]
+        whole = [apart(self, value) for value in values]
+        return [self.mode.other(self, eqn, v) if isinstance(v, ParamView) else v for v in whole]
 
 
 Rule = Callable[[Context, Any, Sequence[Any]], list[Any]]
@@ -208,7 +210,7 @@ def _run(
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
-        reached = any(isinstance(value, ParamView | Tangent) for value in values)
+        reached = any(isinstance(value, ParamView | Joined | Tangent) for value in values)
         closes_over = context.abstract and not reached and jax_compat.holds_matrices(eqn)
         if reached or closes_over or (context.watched and holds(eqn, context.watched)):
             with _place(context, eqn):
@@ -241,6 +243,11 @@ def _place(context: Context, eqn: Any) -> Iterator[None]:
 
 def _follow(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     row = context.table.get(eqn.primitive.name, _unknown)
+    if any(isinstance(value, Joined) for value in values):
+        if isinstance(row, Construct) or any(isinstance(value, Tangent) for value in values):
+            values = [apart(context, value) for value in values]
+        else:
+            return through(context, eqn, values, row)
     if any(isinstance(value, Tangent) for value in values):
         return _linear(context, eqn, values, row)
     if not isinstance(row, Construct):

@@ -74,6 +74,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Remnant:
+    """What is left of a parameter in an array made of it (`passes/hidden.py`).
+
+    Attributes:
+      own: axes of that array along which the parameter varies.
+      free: those of them along which what the parameter was multiplied by does not.
+    """
+
+    own: tuple[int, ...]
+    free: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ParamView:
     """A parameter, or a block of one, on its way to a use.
 
@@ -96,6 +109,7 @@ class ParamView:
         ``scale`` is that of the whole parameter, settled before a slice hid the rest.
       quants: the packed parameter in each layout that the function needs.
       constant: no parameter, but an array that the function closes over.
+      remnant: no parameter, but an array made of one, whose axes `shape` and `origin` count.
     """
 
     name: str
@@ -112,6 +126,7 @@ class ParamView:
     companions: tuple[tuple[str, Any], ...] = ()
     quants: tuple[QuantTensor, ...] = ()
     constant: bool = False
+    remnant: Remnant | None = None
 
     @classmethod
     def of(

@@ -16,8 +16,8 @@ from flax import nnx
 from jax import lax
 
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.cache import write_rows
 from bitnet_jax.ops.attention import attention
+from bitnet_jax.ops.cache_write import cache_write
 from bitnet_jax.ops.gated_activation import gated_activation
 from bitnet_jax.ops.rms_norm import rms_norm
 from bitnet_jax.ops.rotary import rotary
@@ -96,8 +96,8 @@ class Attention(nnx.Module):
         k = rotary(self.k_proj(x).reshape(split), positions, theta=spec.rope_theta)
         v = self.v_proj(x).reshape(split)
         if layer is not None:
-            k = write_rows(layer[0], k, positions[:, 0])
-            v = write_rows(layer[1], v, positions[:, 0])
+            k = cache_write(layer[0], k, positions)
+            v = cache_write(layer[1], v, positions)
         y = attention(q, k, v, positions).reshape(*x.shape[:2], -1)
         if spec.sub_norms:
             y = self.attn_sub_norm(y)

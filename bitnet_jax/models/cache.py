@@ -1,4 +1,4 @@
-"""The KV cache: one pair of buffers a layer, written in place at each row's own position."""
+"""The KV cache: one pair of buffers a layer, written in place by the op `cache_write`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bitnet_jax.ir.spec import ModelSpec
 
@@ -41,12 +40,3 @@ class KVCache:
     def capacity(self) -> int:
         """Tokens a row can hold."""
         return self.keys[0].shape[1]
-
-
-def write_rows(buffer: Any, new: Any, start: Any) -> Any:
-    """Writes `new` [batch, length, …] into `buffer` at each row's `start` [batch]."""
-
-    def row(buffer: Any, new: Any, start: Any) -> Any:
-        return lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), start, 0)
-
-    return jax.vmap(row)(buffer, new, start)

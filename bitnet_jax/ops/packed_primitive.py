@@ -34,13 +34,16 @@ def install(
     Args:
       function: its name in each of `modules`; called as
         ``function(*operands, platform=..., **params)`` without ``implementation``.
-      modules: by the names that `select.TABLE` has under the primitive's name.
+      modules: by the names that `select.TABLE` has under the primitive's name. One that
+        does not take every call has a function ``refusal(*avals, **params)``, which says
+        what it does not take, or None.
       roles: of the operands in order; those at the end may be left out.
     """
 
     def lowering(platform: str) -> Callable:
         def rule(ctx: mlir.LoweringRuleContext, *operands, implementation, **params):
-            choice = select(primitive.name, platform, implementation)
+            refusals = _refusals(modules, ctx.avals_in, params)
+            choice = select(primitive.name, platform, implementation, refusals)
             chosen = getattr(modules[choice.implementation], function)
             lower = mlir.lower_fun(partial(chosen, platform=platform), multiple_results=False)
             return lower(ctx, *operands, **params)
@@ -52,6 +55,15 @@ def install(
     mlir.register_lowering(primitive, lowering("other"))
     for platform in PLATFORMS:
         mlir.register_lowering(primitive, lowering(platform), platform=platform)
+
+
+def _refusals(
+    modules: Mapping[str, ModuleType], avals: Sequence[Any], params: Mapping[str, Any]
+) -> dict[str, str]:
+    """Implementation -> what it does not take of this call."""
+    asked = {name: getattr(module, "refusal", None) for name, module in modules.items()}
+    found = {name: ask(*avals, **params) for name, ask in asked.items() if ask is not None}
+    return {name: why for name, why in found.items() if why is not None}
 
 
 @cache

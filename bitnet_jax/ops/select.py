@@ -8,7 +8,7 @@ asked for by name runs or raises. Knows nothing of what the ops compute.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bitnet_jax.core.errors import Unavailable, UsageError, did_you_mean
@@ -21,7 +21,12 @@ AUTO = "auto"
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "ternary_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
     "ternary_accumulate": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
-    "integer_matmul": {"*": ("xla", "reference")},
+    "dense_matmul": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "integer_matmul": {"cpu": ("native", "xla", "reference"), "*": ("xla", "reference")},
+    "rms_norm": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "attention": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "fused_linears": {"cpu": ("native", "reference"), "*": ("reference",)},
+    "cached_attention": {"cpu": ("native", "reference"), "*": ("reference",)},
 }
 
 
@@ -59,6 +64,9 @@ PROBES: dict[str, Callable[[], tuple[str, str | None, str | None]]] = {
     "reference": _always,
 }
 
+# Nothing that an implementation refuses: see `select`.
+_TAKES_ALL: Mapping[str, str] = {}
+
 _said: set[tuple[str, str]] = set()
 
 
@@ -83,8 +91,17 @@ def check_implementation(op: str, requested: str | None) -> str:
     return requested
 
 
-def select(op: str, platform: str, requested: str | None = None) -> Choice:
+def select(
+    op: str,
+    platform: str,
+    requested: str | None = None,
+    refusals: Mapping[str, str] = _TAKES_ALL,
+) -> Choice:
     """Chooses the implementation of `op` on `platform` ("cpu", "cuda", "rocm", "tpu").
+
+    Args:
+      refusals: implementation -> why it does not take the call at hand, whatever the
+        machine: such a call is another implementation's, or an error if asked for by name.
 
     Raises:
       UsageError: no such op or implementation.
@@ -93,27 +110,45 @@ def select(op: str, platform: str, requested: str | None = None) -> Choice:
     names = implementations(op, platform)
     requested = check_implementation(op, requested)
     if requested != AUTO:
-        return _named(op, platform, requested, names)
+        return _named(op, platform, requested, names, refusals)
     refused: list[str] = []
+    missing = False
     for name in names:
+        if name in refusals:
+            refused.append(f"{name} does not take {refusals[name]}")
+            continue
         detail, why, _ = PROBES[name]()
         if why is None:
             reason = "the fastest here"
             if refused:
                 reason = "; ".join(refused)
-                _say_once(op, name, reason)
+                _say_once(op, name, reason, logging.WARNING if missing else logging.INFO)
             return Choice(op, platform, name, reason, detail)
         native.raise_if_forced()
+        missing = True
         refused.append(f"{name} cannot run: {why}")
     raise Unavailable("op.unavailable", f"no implementation of `{op}` runs: {'; '.join(refused)}")
 
 
-def _named(op: str, platform: str, requested: str, names: tuple[str, ...]) -> Choice:
+def _named(
+    op: str,
+    platform: str,
+    requested: str,
+    names: tuple[str, ...],
+    refusals: Mapping[str, str],
+) -> Choice:
     if requested not in names:
         raise Unavailable(
             "op.unavailable",
             f"`{op}` has no implementation `{requested}` on {platform}",
             "choose one of " + ", ".join([AUTO, *names]),
+        )
+    if requested in refusals:
+        raise Unavailable(
+            "op.unavailable",
+            f"`{op}` as `{requested}` does not take {refusals[requested]}",
+            f"choose {AUTO}, or one of "
+            + ", ".join(name for name in names if name not in refusals),
         )
     detail, why, hint = PROBES[requested]()
     if why is not None:
@@ -121,8 +156,8 @@ def _named(op: str, platform: str, requested: str, names: tuple[str, ...]) -> Ch
     return Choice(op, platform, requested, "asked for by name", detail)
 
 
-def _say_once(op: str, name: str, reason: str) -> None:
+def _say_once(op: str, name: str, reason: str, level: int) -> None:
     # Once a process: a log line, not a Python warning, since results are the same.
     if (op, reason) not in _said:
         _said.add((op, reason))
-        logger.warning("%s runs as `%s`: %s", op, name, reason)
+        logger.log(level, "%s runs as `%s`: %s", op, name, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax import lax
 
 from bitnet_jax.core import jax_compat
@@ -59,8 +60,13 @@ class FloatMode(StatelessMode):
         floats, mask = view.array(), view.companion("mask")
         if floats is None or mask is None:
             return floats
-        kept = arranged_scale(mask, view).astype(floats.dtype)
-        return floats - lax.stop_gradient(floats * (1 - kept))
+
+        def masked(floats: Any, mask: Any) -> Any:
+            kept = arranged_scale(mask, view).astype(floats.dtype)
+            return floats - lax.stop_gradient(floats * (1 - kept))
+
+        sharding = jax_compat.explicit_sharding(jax.typeof(floats))
+        return jax_compat.in_auto_axes(masked, sharding)(floats, mask)
 
     def product(self, context: Context, eqn: Any, view: ParamView, side: int, other: Any) -> Any:
         """A quantized `dot_general`."""
@@ -127,3 +133,13 @@ class FloatMode(StatelessMode):
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """The float array: the plan has refused what may hide a product."""
         return self.plain(context, eqn, view)
+
+
+class BoundMode(FloatMode):
+    """Base of modes that bind the function's own float products, shardings and all."""
+
+    def _in_auto_axes(
+        self, product: Callable[..., Any], eqn: Any, view: ParamView, *others: Any
+    ) -> Any:
+        """On an explicit mesh too: the equation says how its result lies."""
+        return product(self, eqn, view, *others)

@@ -20,6 +20,7 @@ from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.program import Program, named_leaves, trace
 from bitnet_jax.ir.views import ParamView
+from bitnet_jax.passes import flax_state as flax_state  # registers what `pack` gives
 from bitnet_jax.passes.geometry import Roles, canonical_matrix
 from bitnet_jax.passes.packed import Packed, leaf_names
 from bitnet_jax.passes.plan import make_plan

@@ -248,7 +248,9 @@ def pack_weights(program: Program, packed: Packed, *, implementation: str | None
     def run(leaves: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         now: Packed = tree.unflatten(leaves)
         found = now.quants()
-        values = [_view(name, now.leaves, found.get(name, ())) for name in program.param_names]
+        wide = {name: now.leaves[name].astype(jnp.float32) for name in now.narrow}
+        floats = {**now.leaves, **wide}
+        values = [_view(name, floats, found.get(name, ())) for name in program.param_names]
         mode = PackedMode(implementation=implementation)
         return interpret(mode, FOLLOW, program.jaxpr, [*values, *inputs])
 

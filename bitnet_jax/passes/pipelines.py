@@ -1,6 +1,7 @@
 """Which passes run when, with the reason for each place: the only file that says so.
 
-A pipeline is a list of steps; `run_pipeline` runs it. `ternarize` runs these two. Knows
+A pipeline is a list of steps; `run_pipeline` runs it. `ternarize` runs `qat` and `packed`,
+the engine `serving`. Knows
 what no pass does, only in which order they may do it.
 """
 
@@ -15,7 +16,14 @@ from bitnet_jax.core.errors import InternalError
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.stages import dump_passes
 from bitnet_jax.ir.verify import verify
-from bitnet_jax.passes import pack_weights, quantize_linears
+from bitnet_jax.passes import (
+    dense_products,
+    fuse_attention,
+    fuse_linears,
+    inline_calls,
+    pack_weights,
+    quantize_linears,
+)
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.rules import Rule
 
@@ -59,6 +67,30 @@ def packed(params: Packed, *, implementation: str | None = None) -> list[Pass]:
                 program, params, implementation=implementation
             ),
             "last: after it the parameters are codes, which no pass on floats can follow",
+        ),
+    ]
+
+
+def serving(params: Packed, *, implementation: str | None = None) -> list[Pass]:
+    """What the engine runs: `packed`, and then few large ops instead of many small ones."""
+    return [
+        *packed(params, implementation=implementation),
+        Pass(
+            inline_calls.NAME,
+            inline_calls.inline_calls,
+            "after the parameters are codes, for following them needs the calls; before what "
+            "must see in one list what follows what",
+        ),
+        Pass(
+            fuse_linears.NAME,
+            fuse_linears.fuse_linears,
+            "on a flat program; it and the next do not meet",
+        ),
+        Pass(fuse_attention.NAME, fuse_attention.fuse_attention, "on a flat program"),
+        Pass(
+            dense_products.NAME,
+            dense_products.dense_products,
+            "on a flat program; of the products it finds those that are left: with floats",
         ),
     ]
 

@@ -24,7 +24,7 @@ from bitnet_jax.ir.interpreter import Context, bind, interpret
 from bitnet_jax.ir.program import Program, named_leaves, trace
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import DotGeometry, dot_geometry
-from bitnet_jax.passes.modes import FloatMode
+from bitnet_jax.passes.modes import BoundMode
 from bitnet_jax.passes.plan import Plan, Planned, make_plan
 from bitnet_jax.quant.rules import Rule
 
@@ -90,7 +90,7 @@ class BaseStep:
 
 
 @dataclass(frozen=True)
-class StepMode(FloatMode):
+class StepMode(BoundMode):
     """Products of followed weights take the step's activations; all stays float."""
 
     step: Step
@@ -105,7 +105,7 @@ class StepMode(FloatMode):
         stack = self.plan.roles(view).stack
         geometry = dot_geometry(view, side, eqn.params["dimension_numbers"], stack)
         assert geometry is not None  # the plan has checked it
-        x = self.step.activations(view, geometry, other)
+        x = self._activations(view, geometry, other)
         floats = view.array()
         return bind(eqn, [x, floats] if side else [floats, x])[0]
 
@@ -115,7 +115,20 @@ class StepMode(FloatMode):
         """The same ragged dot on the step's activations."""
         geometry = dot_geometry(view, 1, (((1,), (1,)), ((), ())), self.plan.roles(view).stack)
         assert geometry is not None  # the plan has checked it
-        return bind(eqn, [self.step.activations(view, geometry, x), view.array(), sizes])[0]
+        return bind(eqn, [self._activations(view, geometry, x), view.array(), sizes])[0]
+
+    def _activations(self, view: ParamView, geometry: DotGeometry, x: Any) -> Any:
+        """The step's, which lie as `x` does."""
+
+        def changed(leaves: Sequence[Any], x: Any) -> Any:
+            return self.step.activations(view.with_leaves(leaves), geometry, x)
+
+        return _as_it_lies(changed, x)(view.leaves(), x)
+
+
+def _as_it_lies(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
+    """`function`, whose result has the sharding in the type of `like`, on an explicit mesh."""
+    return jax_compat.in_auto_axes(function, jax_compat.explicit_sharding(jax.typeof(like)))
 
 
 def transform(
@@ -171,7 +184,10 @@ def _grown(
     new: set[str] = set()
     for name, planned in plan.dots.items():
         step.check(name, plan)
-        for suffix, value in step.added(name, values[name], planned).items():
+        whole = jax_compat.replicated(jax_compat.explicit_sharding(jax.typeof(values[name])))
+        add = jax_compat.in_auto_axes(functools.partial(step.added, name, planned=planned), whole)
+        # Jitted: hundreds of small operations would each be compiled.
+        for suffix, value in jax.jit(add)(values[name]).items():
             if f"{name}.{suffix}" in out:
                 raise UsageError(
                     "recipe.name",
@@ -180,7 +196,8 @@ def _grown(
                 )
             new.add(f"{name}.{suffix}")
             out[f"{name}.{suffix}"] = value
-        out[name] = step.initial(values[name], planned)
+        first = functools.partial(step.initial, planned=planned)
+        out[name] = jax.jit(_as_it_lies(first, values[name]))(values[name])
     return out, frozenset(new)
 
 
@@ -215,7 +232,7 @@ def apply_step(
     """
     plan = make_plan(program, [step.rule])
     avals: dict[str, Any] = dict(zip(program.param_names, program.param_avals, strict=True))
-    avals |= {n: jax.ShapeDtypeStruct(params[n].shape, params[n].dtype) for n in new}
+    avals |= {name: jax.typeof(params[name]) for name in new}
 
     def run(leaves: Mapping[str, Any], inputs: Sequence[Any]) -> list[Any]:
         values = []

@@ -20,7 +20,7 @@ from bitnet_jax.ir.follow import FOLLOW
 from bitnet_jax.ir.interpreter import Context, interpret
 from bitnet_jax.ir.program import Program, trace
 from bitnet_jax.ir.views import ParamView
-from bitnet_jax.passes.modes import FloatMode
+from bitnet_jax.passes.modes import BoundMode
 from bitnet_jax.passes.uses import is_float
 from bitnet_jax.quant.rules import matches
 
@@ -28,7 +28,7 @@ Seen = dict[str, list[Any]]
 
 
 @dataclass
-class TapMode(FloatMode):
+class TapMode(BoundMode):
     """Floats everywhere; what a pattern names is kept.
 
     Attributes:

@@ -171,8 +171,23 @@ def _scalar(lam: Any) -> Any:
     return jax.lax.convert_element_type(lam, jnp.float32)
 
 
+def served(
+    fn: Callable[..., Any], rules: Sequence[Rule], *, implementation: str | None = None
+) -> Callable[..., Any]:
+    """As ``ternarize(fn, rules, "packed")``, for running only: fused, without derivatives.
+
+    Raises:
+      UsageError: when called, as `ternarize`.
+    """
+    return _packed(fn, as_rules(rules), implementation, pipeline=pipelines.serving)
+
+
 def _packed(
-    fn: Callable[..., Any], rules: tuple[Rule, ...], implementation: str | None, forward: str
+    fn: Callable[..., Any],
+    rules: tuple[Rule, ...],
+    implementation: str | None,
+    forward: str = FORWARDS[0],
+    pipeline: Callable[..., list[pipelines.Pass]] = pipelines.packed,
 ) -> Callable[..., Any]:
     @functools.wraps(fn)
     def run(packed: Packed, *args: Any, **kwargs: Any) -> Any:
@@ -185,7 +200,7 @@ def _packed(
         _check_packed_rules(packed, rules)
         call, inputs = _positional(fn, args, kwargs)
         program = trace(call, packed.float_avals(), *inputs)
-        steps = pipelines.packed(packed, implementation=implementation)
+        steps = pipeline(packed, implementation=implementation)
         return pipelines.run_pipeline(program, steps)(packed, *inputs)
 
     return run

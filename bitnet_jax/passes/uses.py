@@ -18,11 +18,11 @@ import numpy as np
 
 from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import BitnetError, UsageError
-from bitnet_jax.ir.follow import FOLLOW
 from bitnet_jax.ir.interpreter import Context, interpret
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes.geometry import Contraction, contraction
+from bitnet_jax.passes.hidden import TABLE, rows_taken
 from bitnet_jax.passes.lookup import is_row_lookup
 from bitnet_jax.passes.modes import StatelessMode
 from bitnet_jax.passes.qat_products import QAT_CALLS
@@ -177,7 +177,9 @@ class CollectMode(StatelessMode):
         )
 
     def gather(self, context: Context, eqn: Any, view: ParamView, indices: Sequence[Any]) -> Any:
-        """Records a lookup of rows."""
+        """Records a lookup of rows; they are followed on, as they may be multiplied."""
+        if view.remnant is not None:
+            return rows_taken(view, eqn)
         index, rule = rule_for(self.rules, view.name, "gather")
         where = context.at(eqn)
         rows = is_row_lookup(eqn, view)
@@ -191,10 +193,24 @@ class CollectMode(StatelessMode):
             hint = "choose from what is multiplied: (x @ w)[:, index]"
             self.refuse(unfollowable(view, where, why, hint))
         self.uses.append(Use(view.name, "gather", index, primitive=eqn.primitive.name, where=where))
-        return eqn.outvars[0].aval
+        kept = index is not None and self.rules[index].to == "keep"
+        if dot is None or kept or view.constant:
+            return eqn.outvars[0].aval
+        return rows_taken(view, eqn)
+
+    def hidden(self, context: Context, eqn: Any, view: ParamView) -> None:
+        """Refuses a product with what is left of a parameter that a rule names."""
+        _, rule = rule_for(self.rules, view.name, "dot")
+        if rule is None:
+            return
+        primitive = eqn.primitive.name
+        why = f"what an index or an elementwise operation made of it is multiplied (`{primitive}`)"
+        self.refuse(unfollowable(view, context.at(eqn), why, HIDDEN[primitive]))
 
     def convolution(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Convolutions stay float: said by the plan, refused if the rule names this weight."""
+        if view.remnant is not None:
+            return eqn.outvars[0].aval
         index, rule = rule_for(self.rules, view.name, "dot")
         where = context.at(eqn)
         if rule is not None and rule.is_exact:
@@ -206,6 +222,8 @@ class CollectMode(StatelessMode):
 
     def other(self, context: Context, eqn: Any, view: ParamView) -> Any:
         """Leaves vectors alone (norm weights, biases); refuses what may hide a dot."""
+        if view.remnant is not None:
+            return self._leave(context, eqn, view, "other")
         _, rule = rule_for(self.rules, view.name, "dot")
         # A gain of shape (1, n) is a vector too; one that a rule names is not passed over.
         long = sum(size > 1 for size in view.shape)
@@ -229,6 +247,8 @@ class CollectMode(StatelessMode):
         return jax.core.ShapedArray(view.current_shape, jnp.float32)
 
     def _leave(self, context: Context, eqn: Any, view: ParamView, kind: str) -> Any:
+        if view.remnant is not None:
+            return jax.core.ShapedArray(view.current_shape, jnp.float32)
         primitive = "result" if eqn is None else eqn.primitive.name
         where = context.at(eqn)
         self.uses.append(Use(view.name, kind, None, primitive=primitive, where=where))
@@ -269,12 +289,19 @@ def _reached(eqn: Any) -> str:
 
 # What a parameter is that meets something wider than itself, by the primitive.
 KEPT = {"add": "bias", "sub": "bias", "mul": "gain"}
+# What to do instead, by the primitive of a product that `hidden.py` found.
+HIDDEN = {
+    "dot_general": "multiply by the whole parameter, and index what it multiplies or the result: "
+    "(x @ w.T)[:, index]; an embedding is exempted by Rule(path, use='gather', to='keep')",
+    "reduce_sum": "write the product as x @ w, or with jnp.einsum",
+}
 # What to do instead, by the primitive that a weight reached.
 _STACK = "stack the parameters outside the function: one of shape [layers, …]"
 _PENALTY = "a penalty on weights belongs outside, on the parameters: loss + decay * norm(params)"
 HINTS = {
     "stack": _STACK,
-    "concatenate": "multiply by each and join the results, or store one parameter; " + _STACK,
+    "concatenate": "multiply by each part and join or add the results (a product that keeps the "
+    "joined axis is followed by itself), or store one parameter; " + _STACK,
     "mul": "scale what it multiplies, or the result; for a mask: bj.transform with bj.KeepNofM",
     "div": "scale what it multiplies, or the result",
     "add": "add the products, not the weights: x @ w + (x @ a) @ b",
@@ -329,5 +356,5 @@ def collect_uses(
                 )
             )
         values.append(aval)
-    interpret(mode, FOLLOW, program.jaxpr, [*values, *program.input_avals], abstract=True)
+    interpret(mode, TABLE, program.jaxpr, [*values, *program.input_avals], abstract=True)
     return mode.uses

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.packing import plain_bytes
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
@@ -56,7 +57,8 @@ def plain_codes(tensor: QuantTensor) -> bytes:
     """Row-major codes of [*stack, out, in], four to a byte, low bits first."""
     if tensor.in_features % 4 == 0:
         # Rows fill whole bytes: no need to unpack.
-        rows = plain_bytes(tensor.codes)[..., : tensor.out_features, : tensor.in_features // 4, 0]
+        codes = as_plain(tensor.codes, tensor.layout, tensor.in_features)
+        rows = plain_bytes(codes)[..., : tensor.out_features, : tensor.in_features // 4, 0]
         return rows.tobytes()
     codes = (tensor.trits().reshape(-1) + 1).astype(np.uint8)
     codes = np.pad(codes, (0, -codes.size % 4)).reshape(-1, 4)

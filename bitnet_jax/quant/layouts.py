@@ -4,6 +4,8 @@ Codes are the canonical matrix [*stack, out, in] of int8 numbers.
 
 `t2.16x16`, ternary: blocks of 16 rows and 16 columns, see `packing.py`.
 
+`t1.16x20`, ternary: blocks of 16 rows and 20 columns, five trits a byte, see `dense.py`.
+
 `i8.rows`, int8: the codes themselves, int8 [*stack, out, in].
 
 `i4.rows`, int4: uint8 [*stack, out, ceil(in/2)]. Byte k of a row MUST hold the code of
@@ -30,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, did_you_mean
-from bitnet_jax.quant import packing
+from bitnet_jax.quant import dense, packing
 from bitnet_jax.quant.absmean import namespace
 
 
@@ -47,6 +49,7 @@ class Layout:
       unpack: its inverse, given out and in.
       take: packed codes of one matrix, indices in [0, out), in: int8 [*indices, in],
         reading those rows only.
+      group_step: inputs that share a scale of their own come in a multiple of it.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Layout:
     pack: Callable[[Any], Any]
     unpack: Callable[[Any, int, int], Any]
     take: Callable[[Any, Any, int], Any]
+    group_step: int = 1
 
 
 # ------------------------------------------------------------------------- bit fields
@@ -160,19 +164,35 @@ LAYOUTS: dict[str, Layout] = {
             unpack=packing.unpack_trits,
             take=_take_trits,
         ),
+        Layout(
+            dense.LAYOUT,
+            "uint8",
+            dense.COLUMNS,
+            shape=dense.codes_shape,
+            pack=dense.pack,
+            unpack=dense.unpack,
+            take=dense.take,
+            group_step=dense.TURN,
+        ),
         _rows("i8.rows", "int8", 1, 1, lambda codes: codes),
         _rows("i6.rows", "uint8", 4, 3, _pack_int6),
         _rows("i4.rows", "uint8", 2, 1, _pack_int4),
     )
 }
 
-# kind of weight -> the layout it is packed in
-LAYOUT_OF: dict[str, str] = {
-    "ternary": packing.LAYOUT,
-    "int8": "i8.rows",
-    "int6": "i6.rows",
-    "int4": "i4.rows",
+# kind of weight -> the layouts that it may have, the first of them unless another is asked for
+LAYOUTS_OF: dict[str, tuple[str, ...]] = {
+    "ternary": (packing.LAYOUT, dense.LAYOUT),
+    "int8": ("i8.rows",),
+    "int6": ("i6.rows",),
+    "int4": ("i4.rows",),
 }
+LAYOUT_OF: dict[str, str] = {kind: layouts[0] for kind, layouts in LAYOUTS_OF.items()}
+
+
+def kinds_in_words() -> str:
+    """Every kind and its layouts, as errors say them."""
+    return ", ".join(f"{kind} in {' or '.join(rows)}" for kind, rows in LAYOUTS_OF.items())
 
 
 def layout_of(name: str, tensor: str = "") -> Layout:

@@ -1,4 +1,4 @@
-"""Trits to packed codes and back: the layouts, each a row of `LAYOUTS`.
+"""Trits to packed codes and back, in the layout that packing gives them (`layouts.py`).
 
 `t2.16x16` (2 bits a trit): a matrix [out, in] is padded with zero trits to
 multiples of 16 and cut into blocks of 16 rows and 16 columns; a block is one

@@ -36,7 +36,7 @@ class Rule:
         a scale of its own, though a dot may see them as outputs.
 
     Raises:
-      UsageError: a value is unknown.
+      UsageError: a value is unknown, or no value of its field (as YAML gives 3 for a path).
     """
 
     path: str
@@ -47,6 +47,12 @@ class Rule:
     stack: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str):
+            raise UsageError(
+                "rule.path",
+                f"a rule has path {self.path!r}, a {type(self.path).__name__}",
+                "a pattern of dotted names, as text: '**.kernel'; in YAML quote a number: '3'",
+            )
         for name, known in (("use", USES), ("to", TARGETS), ("scale_dtype", SCALE_DTYPES)):
             value = getattr(self, name)
             if value not in known:
@@ -55,19 +61,22 @@ class Rule:
                     f"rule `{self.path}` has {name} {value!r}",
                     f"known: {', '.join(known)}",
                 )
-        if not re.fullmatch(r"tensor|row|group-[1-9]\d*", self.scale):
+        kind = self.scale if isinstance(self.scale, str) else ""
+        if not re.fullmatch(r"tensor|row|group-[1-9]\d*", kind):
             raise UsageError(
                 "rule.scale",
                 f"rule `{self.path}` has scale {self.scale!r}",
                 "known: tensor, row, group-N (N a multiple of 16)",
             )
-        wrong = any(not isinstance(axis, int) or axis < 0 for axis in self.stack)
-        if wrong or len(set(self.stack)) < len(self.stack):
+        axes = self.stack if isinstance(self.stack, tuple | list) else (None,)
+        wrong = any(type(axis) is not int or axis < 0 for axis in axes)
+        if wrong or len(set(axes)) < len(axes):
             raise UsageError(
                 "rule.stack",
                 f"rule `{self.path}` has stack {self.stack!r}",
                 "axes of the parameter, each once, counted from 0: stack=(0,)",
             )
+        object.__setattr__(self, "stack", tuple(axes))  # a list, as YAML has it
         if self.group_size % 16:
             raise UsageError(
                 "rule.scale",
@@ -119,7 +128,7 @@ def as_rules(rules: Any) -> tuple[Rule, ...]:
     found = []
     for number, rule in enumerate(rules, 1):
         if isinstance(rule, Mapping) and "path" in rule and set(rule) <= fields:
-            rule = Rule(**{**rule, "stack": tuple(rule.get("stack", ()))})
+            rule = Rule(**rule)
         if not isinstance(rule, Rule):
             raise refused(rule, f"rule {number} is")
         found.append(rule)

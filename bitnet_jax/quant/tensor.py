@@ -11,7 +11,14 @@ import numpy as np
 
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.quant.absmean import namespace
-from bitnet_jax.quant.layouts import LAYOUT_OF, layout_of, pack_codes, unpack_codes
+from bitnet_jax.quant.layouts import (
+    LAYOUT_OF,
+    LAYOUTS_OF,
+    kinds_in_words,
+    layout_of,
+    pack_codes,
+    unpack_codes,
+)
 
 TERNARY = "ternary"
 
@@ -121,11 +128,18 @@ class QuantTensor:
     def verify(self, name: str) -> None:
         """Raises `BadData` unless kind, layout, shapes and dtypes hold the invariants."""
         layout = layout_of(self.layout, name)
-        if LAYOUT_OF.get(self.kind) != self.layout:
+        if self.layout not in LAYOUTS_OF.get(self.kind, ()):
             raise BadData(
                 "tensor.kind",
                 f"`{name}` is of kind {self.kind!r} in layout {self.layout}",
-                "stored as: " + ", ".join(f"{kind} in {row}" for kind, row in LAYOUT_OF.items()),
+                f"stored as: {kinds_in_words()}",
+            )
+        if self.group_size % layout.group_step:
+            raise BadData(
+                "tensor.group_size",
+                f"`{name}` has a scale for every {self.group_size} inputs; layout {self.layout} "
+                f"takes a multiple of {layout.group_step}",
+                f"keep it in layout {LAYOUT_OF[self.kind]}",
             )
         found = (tuple(self.codes.shape), str(self.codes.dtype))
         if found != (self.codes_shape(), layout.dtype):
@@ -152,11 +166,17 @@ def from_codes(
     group_size: int = 0,
     scale_dtype: str = "float32",
     dtype: str = "float32",
+    layout: str | None = None,
 ) -> QuantTensor:
-    """Packs int8 codes [*stack, out, in] of `kind` and their scale."""
+    """Packs int8 codes [*stack, out, in] of `kind` and their scale.
+
+    Args:
+      layout: one of the kind's; its first if None.
+    """
+    layout = layout or LAYOUT_OF[kind]
     stack = codes.ndim - 2
     return QuantTensor(
-        codes=pack_codes(codes, LAYOUT_OF[kind]),
+        codes=pack_codes(codes, layout),
         scale=scale,
         shape=tuple(codes.shape),
         dtype=dtype,
@@ -167,7 +187,7 @@ def from_codes(
         group_size=group_size,
         scale_dtype=scale_dtype,
         kind=kind,
-        layout=LAYOUT_OF[kind],
+        layout=layout,
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jax.report.format import clean, shorten, tick, width
+from bitnet_jax.core.letters import spelled_out
+from bitnet_jax.report.format import shorten, tick, width
 from bitnet_jax.report.markup import Markup, element, join
 
 SIZE = 12  # of the font, in pixels; page.css says the same
@@ -125,7 +126,7 @@ def text(
     x: float, y: float, words: str, kind: str = "", *, limit: float = 0.0, full: str = ""
 ) -> Markup:
     """Returns words at (x, y), cut to `limit` pixels; the whole of them shows on hover."""
-    words = clean(words)
+    words = spelled_out(words)
     if not words:
         return Markup()
     shown = shorten(words, limit, SIZE) if limit else words

@@ -10,13 +10,13 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from bitnet_jax.core.letters import spelled_out
+
 NOTHING = "–"
 # Digits that a figure shows; the whole of it stands in the tooltip and in the record.
 DIGITS = 5
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-# Marks that reorder the letters around them: a name could show as another one.
-_REORDERING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def show(value: Any) -> str:
@@ -31,7 +31,7 @@ def show(value: Any) -> str:
         return ", ".join(_member(item) for item in value) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {show(item)}" for key, item in value.items()) or "none"
-    return clean(str(value))
+    return spelled_out(str(value))
 
 
 def _member(value: Any) -> str:
@@ -86,26 +86,6 @@ def _places(step: float) -> int:
 def with_unit(text: str, unit: str) -> str:
     """Returns a number's text with its unit behind it."""
     return text + unit if unit == "%" else f"{text} {unit}" if unit else text
-
-
-def clean(text: str) -> str:
-    """Returns `text` with what is no letter (controls, halves of letters, turners) spelled out."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if _harmless(c) else _spelled(c) for c in text)
-
-
-def _harmless(letter: str) -> bool:
-    if letter in "\n\t":
-        return True
-    noncharacter = ord(letter) & 0xFFFE == 0xFFFE
-    kind = unicodedata.category(letter)
-    return not (kind in ("Cc", "Cs") or letter in _REORDERING or noncharacter)
-
-
-def _spelled(letter: str) -> str:
-    code = ord(letter)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def width(text: str) -> float:

@@ -142,14 +142,32 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Bars(Chart):
+class Measured(Chart):
+    """What a chart of one measured thing has: its name, and its unit."""
+
+    axis: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Plane(Chart):
+    """What a chart of two measured things has: the same of each, and whether it is logarithmic."""
+
+    x_axis: str = ""
+    y_axis: str = ""
+    x_unit: str = ""
+    y_unit: str = ""
+    x_log: bool = False
+    y_log: bool = False
+
+
+@dataclass(frozen=True)
+class Bars(Measured):
     """Bars by category: side by side, or stacked into one."""
 
     categories: Sequence[str] = ()
     series: Sequence[Any] = ()
     stacked: bool = False
-    axis: str = ""
-    unit: str = ""
     category_axis: str = ""
     parts: ClassVar[Mapping[str, type]] = {"series": Series}
 
@@ -159,28 +177,20 @@ class Bars(Chart):
 
 
 @dataclass(frozen=True)
-class Lines(Chart):
+class Lines(Plane):
     """Curves over a common x."""
 
     series: Sequence[Any] = ()
     marks: Sequence[Any] = ()
-    x_axis: str = ""
-    y_axis: str = ""
-    x_unit: str = ""
-    y_unit: str = ""
-    x_log: bool = False
-    y_log: bool = False
     parts: ClassVar[Mapping[str, type]] = {"series": Curve, "marks": Mark}
 
 
 @dataclass(frozen=True)
-class Histogram(Chart):
+class Histogram(Measured):
     """Counts between edges, one edge more than counts, in rising order."""
 
     edges: Sequence[Any] = ()
     counts: Sequence[Any] = ()
-    axis: str = ""
-    unit: str = ""
     count_axis: str = "count"
 
     def __post_init__(self) -> None:
@@ -192,14 +202,12 @@ class Histogram(Chart):
 
 
 @dataclass(frozen=True)
-class Heat(Chart):
+class Heat(Measured):
     """A value for each row and column, as a shade; None leaves the place empty."""
 
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     values: Sequence[Sequence[Any]] = ()
-    axis: str = ""
-    unit: str = ""
     column_axis: str = ""
 
     def __post_init__(self) -> None:
@@ -209,15 +217,11 @@ class Heat(Chart):
 
 
 @dataclass(frozen=True)
-class Scatter(Chart):
+class Scatter(Plane):
     """Points and bounds in a plane; both axes logarithmic unless said otherwise (a roofline)."""
 
     groups: Sequence[Any] = ()
     bounds: Sequence[Any] = ()
-    x_axis: str = ""
-    y_axis: str = ""
-    x_unit: str = ""
-    y_unit: str = ""
     x_log: bool = True
     y_log: bool = True
     parts: ClassVar[Mapping[str, type]] = {"groups": Group, "bounds": Curve}

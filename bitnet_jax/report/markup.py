@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from bitnet_jax.report.format import clean
+from bitnet_jax.core.letters import spelled_out
 
 # Elements without an end tag.
 _VOID = frozenset({"meta", "br"})
@@ -34,7 +34,7 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Markup:
         if value is True:
             parts.append(f" {spelled}")
         else:
-            parts.append(f' {spelled}="{html.escape(clean(_text(value)))}"')
+            parts.append(f' {spelled}="{html.escape(spelled_out(_text(value)))}"')
     parts.append(">")
     if name in _VOID:
         return Markup("".join(parts))
@@ -52,7 +52,7 @@ def escaped(value: Any) -> str:
     """Returns a child as it stands in the page."""
     if isinstance(value, Markup):
         return value
-    return html.escape(clean(str(value)), quote=False)
+    return html.escape(spelled_out(str(value)), quote=False)
 
 
 def _text(value: Any) -> str:

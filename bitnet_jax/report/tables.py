@@ -6,16 +6,19 @@ record. Knows no chart.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from bitnet_jax.report.format import show
 from bitnet_jax.report.kinds import Figures, Pairs, Table, measure
-from bitnet_jax.report.markup import Markup, element
+from bitnet_jax.report.markup import Markup, element, join
 
 # A longer table scrolls in a window of its own, under its head.
 TALL = 24
+# Of a longer one, the ends: no browser shows all of it, nor does anybody read it.
+MOST = 2000
 # A longer text is broken over lines.
 LONG = 36
 # Longer still, it is cut: nobody reads it, and it would bury the rest.
@@ -71,6 +74,14 @@ def drawn_table(table: Table, name: str) -> Markup:
     """
     if not table.rows:
         return element("p", "none", class_="muted")
+    if len(table.rows) > MOST:
+        shown = [*table.rows[: MOST // 2], *table.rows[-MOST // 2 :]]
+        words = (
+            f"The first and the last {show(MOST // 2)} of {show(len(table.rows))} rows; all of "
+            "them stand in the record."
+        )
+        part = drawn_table(dataclasses.replace(table, rows=shown), name)
+        return join([element("p", words, class_="muted"), part])
     numeric = _numeric(table)
     head = element(
         "tr",

@@ -26,19 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_jax.core.errors import BadData, Unavailable, UsageError, shown
 from bitnet_jax.core.system import can_confine
+from bitnet_jax.formats.tokenizer_files import default_template
+from bitnet_jax.formats.tokenizer_parts import CHAT_TEMPLATE
 from bitnet_jax.runtime import chat_child
 from bitnet_jax.runtime.tokenizer import Tokenizer, refuse_surrogates
 
 if TYPE_CHECKING:
     from bitnet_jax.formats.checkpoint import TokenizerFiles
-
-# What our own models carry; it writes what the published 2B4T template writes.
-DEFAULT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ message.role | capitalize }}: {{ message.content | trim }}<|eot_id|>"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
-)
 
 
 def _sha256(text: str) -> str:
@@ -47,7 +41,7 @@ def _sha256(text: str) -> str:
 
 # Templates that were read and found harmless: they run in this process, 25 ms sooner.
 KNOWN_TEMPLATES: Mapping[str, str] = {
-    _sha256(DEFAULT_TEMPLATE): "bitnet-jax",
+    _sha256(CHAT_TEMPLATE): "bitnet-jax",
     "dae57a011117d68afc11906cd5bfe7124df8027a2fcfe5134a7184aaba26fc1b": "2B4T",
     "8d95602b6d9b67aef0fdbd213cebabb000f06ba15abd3b2366d1815116efdb0d": "2B4T, system line",
 }
@@ -90,10 +84,7 @@ class ChatTemplate:
         """
         found = files.chat_template
         if found is None:
-            found = files.config.get("chat_template")
-        if isinstance(found, list):  # [{"name": …, "template": …}, …]
-            named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-            found = named.get("default")
+            found = default_template(files.config)
         if found is None:
             raise UsageError("chat.no_template", "the model has no chat template", _HINT)
         if not isinstance(found, str):

@@ -20,7 +20,7 @@ from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import family_for
 from bitnet_jax.passes.packed import Packed
-from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.passes.transform import served
 from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
 
 # Prompts are run in pieces of these lengths: the shortest that holds what is left.
@@ -61,12 +61,11 @@ class Engine:
     def __post_init__(self) -> None:
         family = family_for(self.spec)
         self._family = family
-        self._rules = family.rules
         self._step = _checked(self._transformed(family.step(self.spec)))
         self._forward = self._transformed(family.forward(self.spec))
 
     def _transformed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        return ternarize(fn, self._rules, "packed", implementation=self.implementation)
+        return served(fn, (), implementation=self.implementation)
 
     # ------------------------------------------------------------------ whole sequences
     def logits(self, tokens: Any) -> np.ndarray:

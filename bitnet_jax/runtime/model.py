@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import UsageError
 from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import Saved, save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.passes.packed import Packed
+from bitnet_jax.ops.threads import set_threads
 from bitnet_jax.quant.digest import Digest, digest
-from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.engine import Engine, Timing
+from bitnet_jax.runtime.resident import to_device
 from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.runtime.stops import StopRules
 from bitnet_jax.runtime.stream import Piece, stream_text
@@ -66,18 +64,33 @@ class Model:
       spec: the decoder's hyperparameters.
       packed: its parameters: packed codes and float32 arrays.
       engine: token-level prefill and decode.
+      profile: ``exact``, or ``fast`` where the head is held in fewer bits.
       checkpoint: what it was read from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, implementation: str | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        implementation: str | None = None,
+        head: str | None = None,
+        layout: str | None = None,
+    ):
         """Reads every tensor of `checkpoint` onto the device.
 
+        Args:
+          head: how the embedding and the head are held: ``int8``, ``int6`` or ``int4`` (profile
+            ``fast``), or as the checkpoint has them if None (profile ``exact``).
+          layout: how trits are to lie in memory; as the checkpoint has them if None.
+
         Raises:
+          UsageError: there is no such layout of trits (``tensor.layout_unknown``).
           Unavailable: memory does not suffice (``memory.exhausted``).
         """
         check_room_to_compile()
         self.checkpoint = checkpoint
-        self.packed = to_device(checkpoint)
+        self.packed = to_device(checkpoint, head, layout)
+        self.profile = "exact" if head is None else "fast"
         self.engine = Engine(checkpoint.spec, self.packed, implementation)
 
     def __repr__(self) -> str:
@@ -231,6 +244,7 @@ class Model:
             decode_tokens_per_second=timing.decode_tokens_per_second,
             kernel=receipt.kernel,
             kernel_reason=receipt.kernel_reason,
+            profile=self.profile,
         )
 
 
@@ -238,6 +252,9 @@ def load(
     path: os.PathLike | str,
     *,
     implementation: str | None = None,
+    head: str | None = None,
+    layout: str | None = None,
+    threads: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
 ) -> Model:
@@ -246,34 +263,19 @@ def load(
     Args:
       path: a path, an id of the local Hugging Face cache, or an address, which is fetched:
         ``hf://org/name@revision``, ``gs://…``, ``s3://…``.
+      head: as `Model` takes it.
+      layout: how trits lie in memory, ``t2.16x16`` (2 bits) or ``t1.16x20`` (1.6 bits: less to
+        read for each token, on processors with AVX-512 VBMI); as the file has them if None.
+        Results are the same to the bit.
+      threads: of each CPU kernel of this process from now on; None leaves them as they are
+        (at first one for each processor it may use).
       offline, progress: as `open_checkpoint` takes them.
 
     Raises:
       NoInput, BadData: there is none, or it is damaged; the code says which.
       Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
+    if threads is not None:
+        set_threads(threads)
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
-    return Model(checkpoint, implementation=implementation)
-
-
-def to_device(checkpoint: Checkpoint) -> Packed:
-    """Reads a checkpoint's tensors onto the device: codes as they are, floats as float32."""
-    leaves: dict[str, Any] = {}
-    for name in checkpoint.entries:
-        value = checkpoint.read(name)
-        if isinstance(value, QuantTensor):
-            codes, scale = jax.device_put(value.codes), jax.device_put(value.scale)
-            leaves[name] = replace(value, codes=codes, scale=scale)
-            continue
-        if checkpoint.entries[name].ternary:
-            raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
-        # Widened on the device: numpy takes ten times longer over bfloat16.
-        wide = jax.device_put(np.asarray(value)).astype(np.float32)
-        if not bool(jnp.isfinite(wide).all()):
-            raise BadData(
-                "weights.not_finite",
-                f"tensor `{name}` holds NaN or infinity",
-                "`bitnet model validate` lists what is wrong; take the file again from its source",
-            )
-        leaves[name] = wide
-    return Packed.of(leaves)
+    return Model(checkpoint, implementation=implementation, head=head, layout=layout)

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import tokenizers
 
-from bitnet_jax.core.errors import BadData, UsageError, shown
+from bitnet_jax.core.errors import BadData, BitnetError, UsageError, shown
 from bitnet_jax.runtime.tokenizer_growth import check_growth
+from bitnet_jax.runtime.tokenizer_patterns import check_patterns, check_runs
 
 if TYPE_CHECKING:
     from bitnet_jax.formats.checkpoint import TokenizerFiles
@@ -60,11 +61,12 @@ class Tokenizer:
         """Builds from the text of a tokenizer.json; `from_files` is the usual way.
 
         Raises:
-          BadData: ``tokenizer.json`` or ``tokenizer.special``.
+          BadData: ``tokenizer.json``, ``tokenizer.slow`` or ``tokenizer.special``.
         """
-        check_growth(source)
+        found = check_growth(source)
         self._source = source
         self._plain = _load(source, parse_special=False)
+        self._squared: bool = _guarded(check_patterns, found, self._plain)
         self.special_tokens: Mapping[str, int] = MappingProxyType(
             {
                 token.content: id_
@@ -113,9 +115,11 @@ class Tokenizer:
             template wrote, never for text that a user wrote.
 
         Raises:
-          UsageError: ``tokenizer.surrogate``.
+          UsageError: ``tokenizer.surrogate``, ``tokenizer.run``.
         """
         refuse_surrogates(text, "the text")
+        if self._squared:
+            check_runs(text)
         backend = self._parsing if allow_special else self._plain
         return _guarded(backend.encode, text, add_special_tokens=add_special_tokens).ids
 
@@ -296,6 +300,8 @@ def _guarded(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """
     try:
         return call(*args, **options)
+    except BitnetError:
+        raise
     except BaseException as error:
         # A Rust panic derives from BaseException, beside KeyboardInterrupt.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

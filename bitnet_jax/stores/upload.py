@@ -1,13 +1,13 @@
 """Writing to an object store so that what looks whole is whole.
 
-An object appears when all its bytes are there, or not at all: the services see to that. Of
-several, the one that makes a model of them comes last; where it stood before, it goes first.
-Knows no model: which one that is is handed in.
+An object appears, or is replaced, when all its bytes are there, or not at all: the services see
+to that. Of several, the caller says in which order they come, and what goes before them. Knows no
+model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,26 +60,23 @@ class Upload:
                 "choose another output, or pass --force",
             )
 
-    def put(self, files: Mapping[str, Path], *, last: str, stale: Callable[[str], bool]) -> None:
-        """Uploads `files`, `last` at the end, and removes what is `stale` before it.
+    def put(self, files: Mapping[str, Path], *, first_remove: Iterable[str] = ()) -> None:
+        """Uploads `files` in their order, once those of `first_remove` that are there are gone.
 
         Raises:
-          IOFailure: cut too often, or other bytes arrived; `last` is not there then.
+          IOFailure: cut too often, or other bytes arrived; what follows is not there then.
         """
         total = sum(path.stat().st_size for path in files.values())
         there = self.names()
         done: list[str] = []
         try:
             with self._reach.task(f"uploading to {self.folder}", total) as update:
-                if len(files) > 1 and last in there:
-                    self._remove(last)
-                for name in [*(name for name in files if name != last), last]:
-                    if name == last:
-                        for old in sorted(there - set(files)):
-                            if stale(old):
-                                self._remove(old)
+                for name in first_remove:
+                    if name in there:
+                        self._remove(name)
+                for name, path in files.items():
                     done.append(name)
-                    self._put(name, files[name], update)
+                    self._put(name, path, update)
         except BaseException:  # Ctrl-C too
             # What is left would be no model; still, nobody wants it.
             self._tidy([name for name in done if name not in there])

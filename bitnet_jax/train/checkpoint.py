@@ -129,6 +129,26 @@ def _shown_unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
     return hook
 
 
+class _SaidOnce(logging.Filter):
+    """Keeps asyncio from telling of a failed write that has been raised.
+
+    Orbax writes every array in a task of its own (`serialization.async_serialize_from_host`) and
+    gathers them in `asyncio.run`: the first that fails ends the loop. A task that has failed by
+    then, and whose callback has not run, is told of with a traceback when it is collected: some
+    time later, in any thread.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or not _OS_ERROR.search(str(error)):
+            return True
+        _LOG.debug("a write that failed with the others: %s", error)
+        return False
+
+
+_SAID_ONCE = _SaidOnce()
+
+
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
     """Turns what the storage library raises for a full disk, and the like, into `OSError`.
@@ -136,13 +156,16 @@ def _system_errors() -> Iterator[None]:
     It raises a ValueError with the system's error as text, and logs it with a traceback
     from another thread, where nobody asked.
     """
-    log = logging.getLogger("absl")
+    log, tasks = logging.getLogger("absl"), logging.getLogger("asyncio")
     before, log.disabled = log.disabled, True
     show = sys.unraisablehook
     sys.unraisablehook = _shown_unless_late(show)
+    tasks.addFilter(_SAID_ONCE)
     try:
         yield
-        sys.unraisablehook = show  # after a failure it stays: there are more to come
+        # After a failure they stay: there are more to come.
+        sys.unraisablehook = show
+        tasks.removeFilter(_SAID_ONCE)
     except (ValueError, RuntimeError) as error:
         found = _OS_ERROR.search(str(error))
         if found is None:

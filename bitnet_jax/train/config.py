@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core import yaml_text
-from bitnet_jax.core.errors import ConfigError, did_you_mean
+from bitnet_jax.core.errors import ConfigError, did_you_mean, shown
 from bitnet_jax.ir.spec import Extra, ModelSpec, Scalar
 from bitnet_jax.models.families import family_of
 
@@ -113,6 +113,11 @@ class Stage:
     weight_decay: float = 0.0
 
 
+# What counts steps and draws batches has 32 bits; nobody trains for a year in one run.
+MOST_WHOLE = 2**31 - 1
+MOST = {"minutes": 366 * 24 * 60}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A recipe. Just one of `steps` and `minutes` is set.
@@ -152,12 +157,13 @@ class TrainConfig:
         if (self.steps is None) == (self.minutes is None):
             raise _bad("just one of `steps` and `minutes` must be set")
         for name in ("steps", "minutes", "batch", "length", "eval_windows", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise _bad(f"`{name}` is {value}; it must be above 0, and finite")
+            value, most = getattr(self, name), MOST.get(name, MOST_WHOLE)
+            if value is not None and not 0 < value <= most:
+                raise _bad(f"`{name}` is {shown(value)}; it must be above 0, and at most {most}")
         for name in ("seed", "warmup_steps", "lambda_steps", "eval_every", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise _bad(f"`{name}` is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) <= MOST_WHOLE:
+                value = shown(getattr(self, name))
+                raise _bad(f"`{name}` is {value}; it must be from 0 to {MOST_WHOLE}")
         chosen = {"forward": self.forward, "optimizer.name": self.optimizer.name}
         for name, value in chosen.items():
             if value not in CHOICES[name]:

@@ -128,7 +128,8 @@ def train(
       progress: has ``task(label, total, unit)`` giving ``update(n, **fields)`` and
         ``finish()``; None shows nothing.
       stop: set from outside (SIGTERM) to end after the step in hand.
-      begun: called when nothing of what was given is refused, before the first compilation.
+      begun: called when nothing of what was given is refused and all is compiled, before the
+        first step; until then no file is written.
 
     Raises:
       CheckFailed: the loss is not finite (``train.not_finite``); the message names the
@@ -139,8 +140,7 @@ def train(
     run = _Run(model_fn, params, data, config, run_dir, spec, progress, clock)
     if resume_from is not None:
         run.restore(Path(resume_from))
-    begun()
-    return run.go(stop or threading.Event())
+    return run.go(stop or threading.Event(), begun)
 
 
 class _Run:
@@ -168,6 +168,7 @@ class _Run:
         self.metrics = run_dir / "metrics.jsonl" if run_dir else None
         self.saved: Path | None = None
         self.curve = Curve()
+        self.unwritten: list[str] | None = []  # lines of the log from before the run has begun
         self.losses: list[float] = []
         self.times: list[float] = []
 
@@ -207,17 +208,28 @@ class _Run:
 
     def log(self, **fields: Any) -> None:
         self.curve.take(fields)
+        line = json.dumps(fields) + "\n"
+        if self.unwritten is None:
+            self._write(line)
+        else:
+            self.unwritten.append(line)
+
+    def _write(self, lines: str) -> None:
         if self.metrics is None:
             return
         try:
             with self.metrics.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(fields) + "\n")
+                stream.write(lines)
         except OSError as error:
             raise os_failure(error, "write", self.metrics) from error
 
     # ------------------------------------------------------------------- loop
-    def go(self, stop: threading.Event) -> TrainResult:
+    def go(self, stop: threading.Event, begun: Callable[[], None]) -> TrainResult:
         self._compile()
+        begun()
+        # Not before: a run that was killed while it compiled leaves its folder free.
+        lines, self.unwritten = self.unwritten, None
+        self._write("".join(lines or ()))
         if self.planned is None:
             self._measure(stop)
         with self._task("training", self.plan.total - self.step, "step") as update:

@@ -13,23 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bitnet_jax.core.errors import BadData
+from bitnet_jax.formats.tokenizer_parts import CHAT_TEMPLATE, PATTERN
 
 BEGIN = "<|begin_of_text|>"
 END = "<|end_of_text|>"
 TURN_END = "<|eot_id|>"
 SPECIAL_TOKENS = (BEGIN, END, TURN_END)
-# LLaMA 3's pattern: converters recognise the pre-tokenizer by it.
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first %}{{ bos_token }}{% endif %}"
-    "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -20,8 +20,8 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
 from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.formats.save import (
-    FORMATS,
     Saved,
     check_kind,
     check_save,
@@ -171,30 +171,6 @@ def converted(
     if (before, after) != claimed:
         return None
     return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
-
-
-def receipt_path(output: Path, format: str | None = None) -> Path:
-    """Where the record of a conversion is kept: in the folder written, or beside the file."""
-    if FORMATS[format_of(output, format)].directory:
-        return output / "receipt.json"
-    return output.with_suffix(".receipt.json")
-
-
-def stale_receipt(output: Path, format: str | None = None) -> Path | None:
-    """The receipt beside `output` that would be wrong once something else is written there.
-
-    None where it is another file's (`x.bitnet` and `x.other` share the name), is no receipt of
-    ours, or goes with the folder that it is in.
-    """
-    receipt = receipt_path(output, format)
-    if receipt.is_relative_to(output):
-        return None
-    try:
-        record = json.loads(receipt.read_bytes())
-        names = [Path(name).name for name in record["outputs"] if record["digest_after"]]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return receipt if output.name in names else None
 
 
 def _check_allow(allow: Sequence[str]) -> None:

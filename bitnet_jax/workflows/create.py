@@ -11,9 +11,9 @@ from bitnet_jax.core.paths import check_output
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.deliver import delivered
+from bitnet_jax.formats.receipts import stale_receipt
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.models.families import every_family
-from bitnet_jax.workflows.convert import stale_receipt
 
 
 def create(

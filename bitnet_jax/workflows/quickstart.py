@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import CannotCreate, CheckFailed
-from bitnet_jax.core.paths import atomic_file, make_folder, owned
+from bitnet_jax.core.paths import atomic_file, make_folder, owned, resolve_target
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model, load
@@ -176,6 +176,7 @@ def _check_transformers(directory: Path, model: Model, tokens: np.ndarray) -> di
 
 def _fresh_folder(folder: Path, force: bool) -> Path | None:
     """Makes `folder` empty; returns the earlier run that may go once the new one is whole."""
+    folder = resolve_target(folder)  # a link stays one; what it leads to is replaced
     previous = _previous(folder)
     used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     for path, there in ((folder, used), (previous, os.path.lexists(previous))):
@@ -201,7 +202,7 @@ def _fresh_folder(folder: Path, force: bool) -> Path | None:
 def _check_ours(folder: Path) -> None:
     """--force replaces an earlier quickstart, never somebody's folder."""
     ours = any((folder / name).is_file() for name in (RECEIPT_FILE, "metrics.jsonl"))
-    if not ours:
+    if not ours or folder.is_symlink():  # what a link leads to is somebody's, and stays there
         raise CannotCreate(
             "quickstart.not_ours",
             f"`{folder}` was not made by quickstart; it is left alone",

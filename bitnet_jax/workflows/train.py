@@ -62,9 +62,13 @@ def train_start(
     config: str | os.PathLike,
     output: str | os.PathLike | None = None,
     resume_from: str | os.PathLike | None = None,
+    offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Trains a model from scratch as the recipe says.
+
+    Args:
+      offline: fetch no text from a store; None: as HF_HUB_OFFLINE says.
 
     Raises:
       ConfigError: the recipe is wrong, with file and line.
@@ -73,7 +77,7 @@ def train_start(
     """
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
-    prepared = prepare_scratch(recipe, Reach.of(None, progress))
+    prepared = prepare_scratch(recipe, Reach.of(offline, progress))
     return _run(recipe, prepared, output, resume_from, progress)
 
 
@@ -256,8 +260,8 @@ def _run_in(
     progress: Any,
 ) -> dict[str, Any]:
     def begun() -> None:
-        # Not before: a start that is refused leaves its folder free for the next one, and the
-        # run that it would have resumed with its own recipe.
+        # Not before: a start that is refused, or killed before its first step, leaves its folder
+        # free for the next one, and the run that it would have resumed with its own recipe.
         with atomic_file(run_dir / "config.yaml") as stream:
             stream.write(dump_config(recipe).encode())
 

@@ -10,7 +10,7 @@ from ..context import Context
 from ..fields import number, option
 from ..options import dump_passes_option, force_option, output_option, seed_option
 from ..pages import training
-from ..result import CommandResult, Pairs, Section, Text, printable, show
+from ..result import CommandResult, Pairs, Section, Text, show, spelled_out
 
 EXAMPLES = (
     "bitnet quickstart",
@@ -74,7 +74,7 @@ def _sections(data: dict, output: str, program: str) -> list[Section]:
         ("model file", f"{model}, {data['file_bytes']:,} bytes"),
         ("files", data["files"]),
     ]
-    written = textwrap.indent(printable(data["prompt"] + data["text"]), "  ")
+    written = textwrap.indent(spelled_out(data["prompt"] + data["text"]), "  ")
     path, prompt = shlex.quote(model), shlex.quote(data["prompt"])
     steps = [f"{program} model inspect {path}", f"{program} generate {path} {prompt}"]
     return [

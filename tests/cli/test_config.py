@@ -8,7 +8,7 @@ import pytest
 import bitnet_jax
 from bitnet_cli import registry
 from bitnet_cli.args import Parser
-from bitnet_cli.config import LIBRARY_ENV, resolve
+from bitnet_cli.config import LIBRARY_ENV, OTHER_ENV, resolve
 from bitnet_cli.options import GlobalArgs
 from bitnet_jax.core.errors import ConfigError, NoInput, UsageError
 from bitnet_jax.ops.native.library import KNOWN_ISAS
@@ -121,8 +121,8 @@ def test_an_unknown_environment_variable_is_named_with_the_nearest(tmp_path):
     assert "`BITNET_MAX_TOKENS`" in caught.value.hint
 
 
-def test_variables_of_other_commands_and_of_the_library_and_empty_ones_pass(tmp_path):
-    env = {"BITNET_LAYERS": "2", "BITNET_KERNELS": "/k", "BITNET_SEED": ""}
+def test_variables_of_other_commands_of_the_library_of_the_build_and_empty_ones_pass(tmp_path):
+    env = {"BITNET_LAYERS": "2", "BITNET_KERNELS": "/k", "BITNET_SEED": "", "BITNET_WHEEL": "auto"}
     assert settings(tmp_path, env=env)["seed"].origin == "default"
 
 
@@ -132,6 +132,17 @@ def test_every_variable_the_library_reads_is_known():
     for path in Path(bitnet_jax.__file__).parent.rglob("*.py"):
         read |= set(re.findall(r"""["'](BITNET_[A-Z_0-9]+)["']""", path.read_text()))
     assert read <= set(LIBRARY_ENV)
+
+
+def test_every_other_variable_that_is_read_or_named_is_told():
+    """Else nobody can know of it: add it to `OTHER_ENV`."""
+    names = r"""environ(?:\.get)?[\[(]["']([A-Z_]+)["']|\b((?:HF|AWS|GOOGLE|STORAGE)_[A-Z_]+)"""
+    told = {name for row in OTHER_ENV for name in re.split(r", |=\w+", row)}
+    told |= {"PATH", "XDG_CACHE_HOME", "HUGGINGFACE_HUB_CACHE"}  # the system's; an old name
+    met = set()
+    for path in Path(bitnet_jax.__file__).parent.rglob("*.py"):
+        met |= {one or other for one, other in re.findall(names, path.read_text())}
+    assert {name for name in met if not name.startswith("BITNET_")} <= told
 
 
 def test_every_instruction_set_is_named():

@@ -1,5 +1,6 @@
 """The program as a process: imports, time, closed pipes, signals, the entry point."""
 
+import json
 import os
 import signal
 import statistics
@@ -222,6 +223,33 @@ def test_a_terminal_in_an_old_encoding_still_gets_an_answer(spawn):
         "dev", "fake", "--json", code=FAKE.format(body=body), env={"PYTHONIOENCODING": "ascii"}
     )
     assert done.envelope["data"]["x"] == "\u4e2d"
+
+
+READS = {"whole": "ctx.read_stdin()", "lines": "while (line := ctx.ask('')): ctx.say(line)"}
+
+
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize(
+    ("given", "line", "byte"),
+    [(b"\xff", 1, "ff"), (b"gr\xfc\xdfe\n", 1, "fc"), (b"f\xc3\xbcr\nein\n\x80", 3, "80")],
+)
+def test_bytes_that_are_no_text_are_bad_data(tmp_path, given, line, byte, reads):
+    body = f"{READS[reads]}\n    return CommandResult()"
+    (tmp_path / "fake.py").write_text(FAKE.format(body=body))
+    words = [sys.executable, "fake.py", "dev", "fake", "--json"]
+    done = subprocess.run(words, input=given, cwd=tmp_path, capture_output=True, timeout=60)
+    (error,) = json.loads(done.stdout)["errors"]
+    assert (done.returncode, error["code"]) == (65, "cli.stdin_not_text")
+    assert f"line {line}: the byte 0x{byte}" in error["message"]
+    if line == 3 and reads == "lines":  # those before it have been of use
+        assert done.stderr.decode().startswith("f\u00fcr\nein\n")
+
+
+def test_a_stdin_that_cannot_be_read(tmp_path):
+    (tmp_path / "fake.py").write_text(FAKE.format(body="ctx.read_stdin(); return CommandResult()"))
+    line = f"{sys.executable} fake.py dev fake 0>out"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.returncode == 74 and b"cannot read `stdin`" in done.stderr
 
 
 def test_no_input_at_all(spawn):

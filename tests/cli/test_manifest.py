@@ -6,6 +6,7 @@ import pytest
 
 from bitnet_cli.commands.model.convert import ConvertArgs
 from bitnet_cli.commands.model.inspect import InspectArgs
+from bitnet_cli.commands.model.validate import ValidateArgs
 from bitnet_cli.manifest import read
 from bitnet_jax.core.errors import BadData, NoInput
 
@@ -40,6 +41,12 @@ def test_a_dash_reads_stdin():
     assert read("-", InspectArgs, io.StringIO("a\nb\n")) == [{"model": "a"}, {"model": "b"}]
 
 
+BOMB = "- &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"- &{one} [{', '.join([f'*{other}'] * 10)}]\n"
+    for other, one in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "code", "words"),
     [
@@ -51,7 +58,12 @@ def test_a_dash_reads_stdin():
         ("m.txt", '{"model":' * 3000, "manifest.syntax", "m.txt:1"),
         ("m.yaml", "a: b", "manifest.syntax", "a list of models"),
         ("m.yaml", "- a\n- b: [", "manifest.syntax", "m.yaml"),
-        ("m.yaml", "[" * 700, "manifest.syntax", "m.yaml"),
+        ("m.yaml", "[" * 700, "manifest.syntax", "m.yaml:1:65: nested more than 64 deep"),
+        ("m.yaml", "- {model: a, model: b}", "manifest.syntax", "m.yaml:1:14"),
+        ("m.yaml", "- !!python/name:os.system x", "manifest.syntax", "could name code"),
+        ("m.yaml", BOMB, "manifest.syntax", "its aliases expand to"),
+        ("m.yaml", "- " + "x" * 4_000_001, "manifest.not_text", "longer than 4000000 bytes"),
+        ("m.txt", '{"model": "a", "model": "b"}', "manifest.syntax", "m.txt:1: a key stands twice"),
         ("m.yaml", "- 7", "manifest.entry", "entry 1"),
         ("m.txt", "a\0b", "manifest.not_text", "m.txt:1"),
         ("m.txt", '{"output": "x"}', "manifest.entry", "must name one model"),
@@ -78,9 +90,20 @@ def test_what_is_said_of_a_wrong_one(tmp_path, name, text, code, words):
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
+def test_json_may_hold_tabs(tmp_path):
+    (tmp_path / "m.json").write_text('[\n\t{"model":\t"a"}\n]')
+    assert read(str(tmp_path / "m.json"), ConvertArgs, io.StringIO()) == [{"model": "a"}]
+
+
+def test_a_page_is_of_them_all_and_none_of_one(tmp_path):
+    (tmp_path / "m").write_text('{"model": "a", "output": "a.html"}')
+    with pytest.raises(BadData, match="`output` is no option of one model"):
+        read(str(tmp_path / "m"), ValidateArgs, io.StringIO())
+
+
 def test_bytes_that_are_no_text(tmp_path):
-    (tmp_path / "m").write_bytes(b"\xff\xfe\x00model")
-    with pytest.raises(BadData, match="not UTF-8"):
+    (tmp_path / "m").write_bytes(b"\xffmodel")
+    with pytest.raises(BadData, match="m:1:1: not UTF-8"):
         read(str(tmp_path / "m"), ConvertArgs, io.StringIO())
 
 

@@ -5,15 +5,18 @@ import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, get_args
 
 import pytest
 
+from bitnet_cli import config, registry
 from bitnet_cli.exit_codes import MEANING
-from bitnet_cli.fields import option, whole
-from bitnet_cli.options import PluginArgs
+from bitnet_cli.fields import option, option_strings, whole
+from bitnet_cli.guess import FLAGS, FORMS, TRUE, guess_emit
+from bitnet_cli.options import GlobalArgs, PluginArgs
+from bitnet_cli.render import RENDERERS
 from bitnet_cli.result import CommandResult, Table, Text
-from bitnet_cli.session import guess_emit, program
+from bitnet_cli.session import program
 from bitnet_cli.signals import Terminated
 from bitnet_jax.core import errors
 
@@ -472,7 +475,82 @@ def test_an_export_that_fails_afterwards_keeps_the_record(bitnet, fake_command, 
         (["-ejsn"], "table"),
         (["--", "--json"], "table"),
         (["--emit=csv", "--", "-ejson"], "csv"),
+        (["-qJ"], "json"),
+        (["-vvFJ"], "json"),
+        (["-qe", "yaml"], "yaml"),
+        (["-qe=csv"], "csv"),
+        (["-oJ"], "table"),
+        (["-qoJ"], "table"),
+        (["-eJ"], "table"),
+        (["-e"], "table"),
+        (["--emit"], "table"),
     ],
 )
 def test_the_form_that_is_asked_for_is_guessed_as_it_is_parsed(argv, emit):
     assert guess_emit(argv, {}) == emit
+
+
+def test_what_the_guess_knows_is_what_there_is():
+    letters = {"h": True, "V": True}
+    for command in registry.COMMANDS:
+        fields = {**option_strings(registry.load(command)[1]), **option_strings(GlobalArgs)}
+        for spelling, field in fields.items():
+            if not spelling.startswith("--"):
+                alone = field.type is bool or bool(field.metadata.get("count"))
+                assert letters.setdefault(spelling[1:], alone) is alone
+    assert "".join(sorted(letter for letter, alone in letters.items() if alone)) == FLAGS
+    assert FORMS == tuple(RENDERERS) == get_args(GlobalArgs.__dataclass_fields__["emit"].type)
+    assert all(config.TRUTH[word] for word in TRUE)
+    assert len(TRUE) == sum(config.TRUTH.values())
+
+
+@pytest.mark.parametrize(("words", "printed"), [("-qJ", True), ("-ejsonl", True), ("-oJ", False)])
+def test_a_signal_before_anything_is_imported_is_told_in_that_form_too(spawn, words, printed):
+    code = f"""
+import os, signal, sys
+sys.argv = ["bitnet", "dev", "check", {words!r}]
+import bitnet_cli.__main__
+assert "bitnet_cli.main" not in sys.modules
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = spawn(code=code)
+    assert done.rc == 130 and done.err == "error[cli.interrupted]: interrupted\n"
+    assert bool(done.out) == printed
+    if printed:
+        assert done.envelope["errors"][0]["code"] == "cli.interrupted"
+        assert done.envelope.get("event") == ("result" if "jsonl" in words else None)
+
+
+def test_all_faults_of_the_settings_are_told_at_once(bitnet, fake_command, tmp_path):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text(
+        'progres = "plain"\n[dev.fake]\ncuont = 1\n[bnech]\nx = 1\n[dev.nosuch]\ny = 1\n'
+    )
+    (tmp_path / "s.yaml").write_text("emitt: json\nquite: true\n")
+    done = bitnet("dev", "fake", "--settings", "s.yaml", "--json")
+    assert done.rc == 78
+    told = [error["message"] for error in done.envelope["errors"]]
+    places = ("s.yaml:1:1", "s.yaml:2:1", "toml:4:2", "toml:6:6", "toml:1:1", "toml:3:1")
+    assert sorted(p for p in places if any(p in words for words in told)) == sorted(places)
+    assert len(told) == len(places) and all(error["hint"] for error in done.envelope["errors"])
+    assert bitnet("dev", "fake", "--settings", "s.yaml").err.count("error[settings.") == 6
+
+
+def test_all_values_and_variables_that_do_not_fit_are_told(
+    bitnet, fake_command, tmp_path, monkeypatch
+):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text('quiet = "perhaps"\n[dev.fake]\ncount = "many"\n')
+    done = bitnet("dev", "fake", "--json")
+    assert {error["code"] for error in done.envelope["errors"]} == {"settings.bad_value"}
+    assert len(done.envelope["errors"]) == 2 and done.rc == 78
+    for name in ("BITNET_ONE", "BITNET_TWO"):
+        monkeypatch.setenv(name, "x")
+    assert len(bitnet("dev", "fake", "--json").envelope["errors"]) == 2
+
+
+def test_thousands_of_faults_are_counted(bitnet, fake_command, tmp_path):
+    fake_command(fine, FakeArgs)
+    (tmp_path / "bitnet.toml").write_text("".join(f"x{n} = 1\n" for n in range(1000)))
+    errors = bitnet("dev", "fake", "--json").envelope["errors"]
+    assert len(errors) == 22 and errors[-1]["message"] == "and 979 more"

@@ -207,6 +207,48 @@ def test_padding_codes_must_be_zero(tmp_path, place):
     assert caught.value.code == "bitnet.padding"
 
 
+def dense_file(tmp_path, place=None, byte=0):
+    """A matrix in layout t1.16x20, one byte changed."""
+    codes = np.full((2, 1, 64), 121, np.uint8)  # 17 x 18: 20 columns are one line
+    if place:
+        codes[place] = byte
+    stream = io.BytesIO()
+    writer = NativeWriter(stream, {}, {"w": (SHAPE, "bfloat16")}, {}, {}, {}, "test")
+    writer.add_ternary("w", row(layout="t1.16x20"), codes, np.ones(17, "<f4"))
+    writer.finish({})
+    return open_native(save(tmp_path, stream.getvalue())), codes
+
+
+def test_five_trits_a_byte_are_read_as_written(tmp_path):
+    file, codes = dense_file(tmp_path, (0, 0, 2), 121 - 27)  # column 14
+    np.testing.assert_array_equal(file.read_codes("w"), codes)
+
+
+@pytest.mark.parametrize("place", [(0, 0, 2), (1, 0, 4)])  # column 18 + ..., row 17
+def test_padding_of_five_trits_a_byte_must_be_zero(tmp_path, place):
+    file, _ = dense_file(tmp_path, place, 121 + 81)  # the fifth: columns 16 to 19
+    with pytest.raises(BadData) as caught:
+        file.read_codes("w")
+    assert caught.value.code == "bitnet.padding"
+
+
+def test_a_byte_that_is_no_five_trits_is_counted_and_located(tmp_path):
+    file, _ = dense_file(tmp_path, (0, 0, 4 * 3 + 1), 243)
+    with pytest.raises(BadData, match=r"1 bytes are above 242.*\[3, 1\]") as caught:
+        file.read_codes("w")
+    assert caught.value.code == "bitnet.illegal_code"
+
+
+def test_groups_of_five_trits_a_byte_are_whole_lines(tmp_path):
+    def change(metadata):
+        table = json.loads(metadata["tensors"])
+        table["q"].update(layout="t1.16x20", scale_kind="group", group_size=9)
+        metadata.update(tensors=json.dumps(table))
+
+    with pytest.raises(BadData, match="groups of a multiple of 80"):
+        open_native(save(tmp_path, edited(change)))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0, 1e-40])
 def test_an_impossible_scale_is_refused(tmp_path, value):
     scale = np.ones(17, "<f4")

@@ -226,7 +226,7 @@ OWN: dict[str, Case] = {
         lambda f: f / ("a" * 5000), "model.not_found", 66, "does not exist", False),
     "FIFO": Case(_fifo, "file.not_regular", words="not a regular file"),
     "empty folder": Case(_empty, "huggingface.no_config", words="config.json"),
-    "two models in a folder": Case(_two_models, "file.which_model", words="a.bitnet, b.bitnet"),
+    "two models in a folder": Case(_two_models, "file.which_model", words="`a.bitnet`, `b.bitnet`"),
     "folder of pickles": Case(_pickles, "huggingface.pickle", words="never unpickled"),
     "bitnet cut in half": Case(
         lambda f: _file(bitnet_bytes()[:40_000])(f), "safetensors.truncated", words="cut short"),

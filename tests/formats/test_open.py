@@ -8,7 +8,7 @@ import pytest
 
 from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.create import create
-from bitnet_jax.formats.locate import resolve
+from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from tests.formats.checkpoints import AUTO, config, tensors, write
@@ -41,7 +41,7 @@ def test_an_id_is_found_in_the_local_cache_only(tmp_path, monkeypatch):
     (folder / "refs" / "main").write_text("abc\n")
     (folder / "snapshots").mkdir()
     write(folder / "snapshots" / "abc", tensors()[0], config(quantization=AUTO))
-    assert resolve("org/name") == folder / "snapshots" / "abc"
+    assert locate("org/name").path == folder / "snapshots" / "abc"
     open_checkpoint("org/name").digest()
     with pytest.raises(NoInput):
         open_checkpoint("org/other")

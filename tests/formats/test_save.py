@@ -70,6 +70,30 @@ def test_through_bitnet_and_back(form, quantization, tmp_path):
             np.testing.assert_array_equal(native.read(name), entry.read())
 
 
+def test_either_layout_of_bitnet_keeps_the_model(tmp_path):
+    model = awkward("row")
+    saved = save_checkpoint(model, tmp_path / "m.bitnet", encoding="packed-1.6")
+    packed = open_checkpoint(tmp_path / "m.bitnet")
+    assert saved.encoding == packed.source.encoding == "packed-1.6"
+    assert packed.digest() == model.digest()
+    assert {value.layout for _, value in packed.tensors() if hasattr(value, "layout")} == {
+        "t1.16x20"
+    }
+    # Unless another is asked for, a file keeps its own.
+    assert save_checkpoint(packed, tmp_path / "same.bitnet").encoding == "packed-1.6"
+    assert (tmp_path / "same.bitnet").read_bytes() == (tmp_path / "m.bitnet").read_bytes()
+    save_checkpoint(packed, tmp_path / "back.bitnet", encoding="packed")
+    save_checkpoint(model, tmp_path / "never.bitnet")
+    assert (tmp_path / "back.bitnet").read_bytes() == (tmp_path / "never.bitnet").read_bytes()
+
+
+def test_groups_that_five_trits_a_byte_cannot_have_leave_nothing(tmp_path):
+    model = awkward("group")
+    with pytest.raises(errors.BadData, match="a multiple of 80") as caught:
+        save_checkpoint(model, tmp_path / "m.bitnet", encoding="packed-1.6")
+    assert caught.value.code == "tensor.group_size" and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("scale_kind", ["row", "group"])
 def test_row_and_group_scales_keep_in_bitnet_and_are_refused_elsewhere(scale_kind, tmp_path):
     model = awkward(scale_kind)

@@ -7,6 +7,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 import xxhash
 
 from bitnet_jax.formats.create import create
@@ -21,10 +22,11 @@ def reader(repo):
     return scope["read_bitnet"]
 
 
-def test_the_readers_trits_and_scales_give_the_digests_in_the_file(tmp_path, repo):
+@pytest.mark.parametrize("encoding", ["packed", "packed-1.6"])
+def test_the_readers_trits_and_scales_give_the_digests_in_the_file(tmp_path, repo, encoding):
     path = tmp_path / "m.bitnet"
     model = create("tiny", layers=1)
-    save_checkpoint(model, path)
+    save_checkpoint(model, path, encoding=encoding)
     trits = hashlib.sha256(b"bitnet-trits/1\n")
     tail = b""
     for name, matrix, kind, scale in sorted(reader(repo)(path)):

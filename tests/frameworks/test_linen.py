@@ -11,6 +11,7 @@ from flax.core import freeze
 
 import bitnet_jax as bj
 from tests.frameworks.laws import ALL, by_hand, compiled, filled, holds, normal, refused
+from tests.passes.laws.check import thinned
 
 KEY = jax.random.key(0)
 
@@ -91,7 +92,7 @@ def test_a_block_equals_its_twin():
     holds(fn, params, ALL, rest, x, ternary=BLOCK, twin=twin)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", thinned([0, 1], 2))
 def test_a_scanned_remat_stack_equals_its_twin_along_either_axis(axis):
     x = normal(2, 5, 8)
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -196,7 +197,7 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("case", MODULES)
+@pytest.mark.parametrize("case", thinned(MODULES, 2))
 def test_packed_equals_qat_and_every_ternary_weight_learns(case):
     module, args = MODULES[case]
     fn, params, rest = function_of(module, *args)

@@ -5,8 +5,6 @@ The rows stand in `laws/`; `test_law_modes.py` runs them packed and under vmap.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from bitnet_jax.core.errors import UsageError
 from tests.passes.handwritten import qeinsum
 from tests.passes.laws import CASES
 from tests.passes.laws.check import (
+    alternate,
     arrays,
     assert_near,
     assert_same,
@@ -35,21 +34,21 @@ ALWAYS = [name for name, case in CASES.items() if case.rule_differs or case.grad
 OTHERS = [name for name in CASES if name not in ALWAYS]
 
 
-@pytest.mark.parametrize("name", [*ALWAYS, *thinned(OTHERS, 3)])
+@pytest.mark.parametrize("name", [*ALWAYS, *thinned(OTHERS, 12)])
 def test_value_under_jit(name):
     case = CASES[name]
     qat = jax.jit(bj.ternarize(case.fn, case.rules))
     assert_same(qat(arrays(case.params), *arrays(case.inputs), **case.kwargs), expected(name))
 
 
-@pytest.mark.parametrize("name", thinned([n for n, case in CASES.items() if case.eager], 3))
+@pytest.mark.parametrize("name", thinned([n for n, case in CASES.items() if case.eager], 5))
 def test_value_without_jit(name):
     case = CASES[name]
     qat = bj.ternarize(case.fn, case.rules)
     assert_same(qat(arrays(case.params), *arrays(case.inputs), **case.kwargs), expected(name))
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("name", alternate(DIFFERENTIABLE, 0))
 def test_value_and_gradient_in_one_jit(name):
     got, value = run_gradients(name, qat_of, 1)
     want, twin_value = run_gradients(name, twin_of, 1)
@@ -57,7 +56,7 @@ def test_value_and_gradient_in_one_jit(name):
     assert_near(got, want, CASES[name])
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("name", alternate(DIFFERENTIABLE, 0))
 def test_a_traced_lambda_blends(name):
     got = run_gradients(name, qat_of, 0.3)
     assert_near(got, run_gradients(name, twin_of, 0.3), CASES[name])
@@ -82,13 +81,17 @@ def test_the_twin_is_the_function_itself_at_lambda_0(name):
             )
             for of in (function_of, twin_of)
         )
-    # The parameter itself is quantized: at λ = 0 too, casts on its way are left out.
-    case = replace(case, narrow=case.narrow or name == "cast there and back")
+    if name == "cast there and back":
+        # The parameter itself is quantized, and so is its gradient no float16's: the function's
+        # is, of the very same values, within one step of it.
+        by_function, by_twin = function[0][0].pop("w"), twin[0][0].pop("w")
+        step = np.finfo(np.float16).eps
+        np.testing.assert_allclose(by_twin.astype(np.float16), by_function, rtol=step, atol=step**2)
     # each value is scaled to integers and back on its way: twice as many roundings
     assert_near(twin, function, case, slack=8)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", alternate(CASES, 0))
 def test_the_twin_is_not_the_function_at_lambda_1(name):
     case = CASES[name]
     if name in DIFFERENTIABLE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +30,10 @@ def params_of(**shapes):
 
 
 def here(fn):
-    """The line of this file that `fn` marks."""
+    """The line that `fn` marks."""
     lines, start = inspect.getsourcelines(fn)
     (marked,) = [start + k for k, line in enumerate(lines) if "# HERE" in line]
-    return f"test_law_errors.py:{marked} "
+    return f"{Path(inspect.getfile(fn)).name}:{marked} "
 
 
 def error_of(fn, params, rules=None, inputs=None, wrap=lambda f: f):
@@ -84,6 +85,16 @@ def returned(p, x):
     return x @ p["w"], p["w"]
 
 
+def joined_along_inputs(p, x):
+    w = jnp.concatenate([p["w"], p["w2"]], 0)  # HERE
+    return jnp.concatenate([x, x], 1) @ w
+
+
+def joined_and_changed(p, x):
+    w = jnp.concatenate([p["w"], p["w2"]], 1)  # HERE
+    return x @ jnp.tanh(w)
+
+
 def product_of_weights(p, x):
     return x @ (p["w1"] @ p["w2"])  # HERE
 
@@ -130,6 +141,13 @@ USES = {
     "sort": (sorted_weight, LINEAR, "w", "sort"),
     "fft": (fourier, LINEAR, "w", None),
     "cumsum": (cumulative, LINEAR, "w", "cumsum"),
+    "joined along the inputs": (
+        joined_along_inputs,
+        {**LINEAR, "w2": (IN, OUT)},
+        "w",
+        "concatenate",
+    ),
+    "joined and changed": (joined_and_changed, {**LINEAR, "w2": (IN, OUT)}, "w", "concatenate"),
     "a product of two weights": (product_of_weights, {"w1": (IN, 8), "w2": (8, OUT)}, "w", None),
     "in scan": (masked_in_scan, {"w": (2, IN, IN)}, "w", "tanh"),
     "in a branch": (masked_in_branch, LINEAR, "w", "exp"),

@@ -71,6 +71,7 @@ def test_sizes_as_documented():
     sizes = {name: layout.shape(5, 9) for name, layout in LAYOUTS.items()}
     assert sizes == {
         "t2.16x16": (1, 1, 64),
+        "t1.16x20": (1, 1, 64),
         "i8.rows": (5, 9),
         "i6.rows": (5, 9),  # three groups of four codes, three bytes each
         "i4.rows": (5, 5),
@@ -124,7 +125,7 @@ def test_verify_refuses_what_does_not_fit_together():
         with pytest.raises(BadData, match="`a.b`") as caught:
             replace(tensor, **change).verify("a.b")
         assert caught.value.code == code
-    with pytest.raises(BadData, match=r"known: t2.16x16, i8.rows, i6.rows, i4.rows"):
+    with pytest.raises(BadData, match=r"known: t2.16x16, t1.16x20, i8.rows, i6.rows, i4.rows"):
         replace(tensor, layout="i4.columns").verify("a.b")
     with pytest.raises(BadData) as caught:
         layout_of("t1.6")

@@ -46,6 +46,33 @@ def test_unknown_values_are_refused(wrong):
         Rule("w", **wrong)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", 3),
+        ("path", None),
+        ("use", None),
+        ("to", ["int8"]),
+        ("scale", None),
+        ("scale", 64),
+        ("scale_dtype", None),
+        ("stack", 0),
+        ("stack", None),
+        ("stack", "0"),
+        ("stack", [True]),
+        ("stack", [0, 0]),
+        ("stack", [0.0]),
+        ("stack", {0: 1}),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_type_is_refused_as_yaml_gives_it(field, value):
+    with pytest.raises(UsageError) as caught:
+        as_rules([{"path": "w", field: value}])
+    assert caught.value.code == f"rule.{field}"
+    assert repr(value) in caught.value.message
+
+
 def test_an_unused_rule_is_named_with_what_is_near():
     with pytest.raises(UsageError, match=r"rule 2 \(`layers.\*.gate`") as caught:
         check_used([Rule("a"), Rule("layers.*.gate")], [0], ["a", "layers.0.gate_proj"])

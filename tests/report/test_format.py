@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jax.report.format import clean, number, shorten, show, tick, width, with_unit
+from bitnet_jax.core.letters import spelled_out
+from bitnet_jax.report.format import number, shorten, show, tick, width, with_unit
 from tests.report.reading import shown_value
 
 
@@ -107,6 +108,6 @@ def test_a_cut_name_never_takes_more_than_its_room(name, room):
 
 @given(st.text(st.characters()))
 def test_what_is_clean_can_be_written_and_turns_nothing(name):
-    cleaned = clean(name)
+    cleaned = spelled_out(name)
     cleaned.encode("utf-8")
     assert not set(cleaned) & set("\u202e\u2066\x00\x1b\x7f")

@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from bitnet_jax.core.errors import BadData, Unavailable, UsageError
+from bitnet_jax.formats.tokenizer_parts import CHAT_TEMPLATE
 from bitnet_jax.runtime import chat
 from bitnet_jax.runtime.chat import ChatTemplate, encode_chat, end_of_turn_ids
 from bitnet_jax.runtime.tokenizer import Tokenizer
@@ -27,14 +28,17 @@ CHATML = (
 )
 
 
-def template(text=chat.DEFAULT_TEMPLATE, **limits):
+def template(text=CHAT_TEMPLATE, **limits):
     return ChatTemplate(text, TOKENIZER.named_tokens, dataclasses.replace(chat.Limits(), **limits))
 
 
 def test_our_template_writes_the_published_form():
     ours = template()
     assert ours.known == "bitnet-jax"
-    assert ours.render(TALK) == "User: hi<|eot_id|>Assistant: hello<|eot_id|>Assistant: "
+    assert (
+        ours.render(TALK)
+        == "<|begin_of_text|>User: hi<|eot_id|>Assistant: hello<|eot_id|>Assistant: "
+    )
     assert ours.render(TALK, add_generation_prompt=False).endswith("hello<|eot_id|>")
 
 
@@ -45,7 +49,7 @@ def test_a_known_template_starts_no_process(monkeypatch):
 
 def test_an_unknown_template_renders_the_same_in_the_child():
     inside = template()
-    outside = template(chat.DEFAULT_TEMPLATE + "{# unknown #}")
+    outside = template(CHAT_TEMPLATE + "{# unknown #}")
     assert outside.known is None
     assert outside.render(TALK) == inside.render(TALK)
     # trim_blocks, lstrip_blocks and the special tokens' names, as transformers has them
@@ -207,7 +211,7 @@ def test_the_end_of_a_turn_is_what_the_template_writes_there():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("text", [chat.DEFAULT_TEMPLATE, LLAMA, CHATML])
+@pytest.mark.parametrize("text", [CHAT_TEMPLATE, LLAMA, CHATML])
 def test_text_and_ids_equal_those_of_transformers(text, tmp_path):
     from transformers import PreTrainedTokenizerFast
 

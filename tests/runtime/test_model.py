@@ -63,6 +63,19 @@ def test_every_format_is_the_same_model(model, path, tmp_path):
         np.testing.assert_array_equal(again.logits(tokens), logits)
 
 
+def test_both_layouts_are_the_same_model_to_the_bit(model, path):
+    dense = bj.load(path, layout="t1.16x20")
+    assert {tensor.layout for tensor in dense.packed.ternary().values()} == {"t1.16x20"}
+    assert dense.digest == model.digest
+    for length in (1, 9):
+        tokens = np.arange(length)[None] % model.spec.vocab_size
+        np.testing.assert_array_equal(dense.logits(tokens), model.logits(tokens))
+    assert dense.generate("hello", max_tokens=6).text == model.generate("hello", max_tokens=6).text
+    with pytest.raises(UsageError, match="no layout of ternary weights") as caught:
+        bj.load(path, layout="i8.rows")
+    assert caught.value.code == "tensor.layout_unknown"
+
+
 def test_sampling_parameters_are_checked(model):
     with pytest.raises(UsageError, match="temperature"):
         model.generate("x", temperature=-1)

@@ -204,7 +204,7 @@ def test_wrong_bytes_get_no_name(fetch, hub, fault):
         ("hf://org/gated", PermissionDenied, "hub.gated"),
         ("hf://org/tiny@v3", NoInput, "hub.revision_not_found"),
         ("hf://org/tiny/nothere.bitnet", NoInput, "hub.file_not_found"),
-        ("hf://org/tiny/onnx", NoInput, "huggingface.no_weights"),
+        ("hf://org/tiny/onnx", BadData, "huggingface.no_config"),
         ("hf://org/pickled", BadData, "huggingface.pickle"),
         ("org/nothere", NoInput, "model.not_found"),
     ],
@@ -274,9 +274,11 @@ def test_offline_takes_what_is_in_the_cache_and_asks_nobody(fetch, hub, monkeypa
 
 def test_offline_says_which_files_the_cache_lacks(fetch):
     place = fetch()
-    (place.path / "config.json").unlink()
     (place.path / WEIGHTS).unlink()
-    with pytest.raises((Unavailable, NoInput)):
+    with pytest.raises(NoInput, match="no safetensors file"):
+        fetch(offline=True)
+    (place.path / "config.json").unlink()
+    with pytest.raises(BadData, match="holds no model: `generation_config.json`"):
         fetch(offline=True)
 
 

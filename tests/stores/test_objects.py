@@ -198,7 +198,7 @@ def test_folders_that_hold_no_model_or_several(store, file, saved):
     store.put("b/two/a.bitnet", b"x")
     store.put("b/two/b.bitnet", b"x")
     for name, code in [
-        ("none", "huggingface.no_weights"),
+        ("none", "huggingface.no_config"),
         ("pickled", "huggingface.pickle"),
         ("two", "file.which_model"),
     ]:
@@ -326,6 +326,31 @@ def test_a_cut_replacement_leaves_no_mix(store, folder, model):
     with pytest.raises(BadData) as caught:
         open_checkpoint(folder)
     assert caught.value.code == "huggingface.no_config"
+
+
+def test_a_cut_replacement_of_a_file_leaves_the_old_one(store, file, model, saved):
+    url = f"{store.scheme}://b/m.bitnet"
+    store.faults(cut_put={"name": "m.bitnet", "after": 100, "times": 999})
+    with pytest.raises(IOFailure), delivered(url, force=True) as delivery:
+        save_checkpoint(create("tiny", layers=2), delivery.path)
+        beside = delivery.path.with_suffix(".receipt.json")
+        beside.write_text("{}")
+        delivery.beside.append(beside)
+    store.faults()
+    assert open_checkpoint(url).digest() == model.digest()
+    assert "b/m.receipt.json" not in store.objects()
+
+
+def test_a_receipt_does_not_outlive_the_file_that_it_is_of(store, file):
+    store.put("b/m.receipt.json", b"{}")
+    with pytest.raises(CannotCreate):
+        deliver(create("tiny", layers=2), file)
+    deliver(create("tiny", layers=2), file, force=True)
+    assert set(store.objects()) == {"b/m.bitnet"}
+    store.put("b/n.receipt.json", b"{}")
+    with pytest.raises(CannotCreate) as caught:
+        deliver(create("tiny", layers=2), f"{store.scheme}://b/n.bitnet")
+    assert caught.value.code == "io.exists" and "n.receipt.json" in caught.value.message
 
 
 def test_a_short_cut_is_mended(store, model):

@@ -59,6 +59,9 @@ MISTAKES = {
     "a negative rate of windows": ("steps: 2\nbatch: 0\n", "batch"),
     "an unknown optimizer": ("steps: 2\noptimizer: {name: moun}\n", "moun"),
     "an unknown forward": ("steps: 2\nforward: int4\n", "forward.*int4"),
+    "more steps than are counted": (f"steps: {10**40}\n", "steps.*at most 2147483647"),
+    "a seed of more bits than one has": (f"steps: 2\nseed: {10**40}\n", "seed.*to 2147483647"),
+    "minutes without end": ("minutes: 1e307\n", "minutes.*at most 527040"),
     "stages that do not end": ("steps: 2\nstages: [{until: 0.5}]\n", "stages"),
     "stages that go back": ("steps: 2\nstages: [{until: 1.0}, {until: 0.5}]\n", "stages"),
 }

@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from bitnet_jax.core.errors import BadData
+from bitnet_jax.formats.tokenizer_parts import PATTERN
 from bitnet_jax.train.corpus import python_corpus
-from bitnet_jax.train.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, train_tokenizer
+from bitnet_jax.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_control_tokens_in_a_text_are_plain_text(trained):
 
 def test_is_llama3s_pre_tokenizer(trained):
     steps = json.loads(trained.json)["pre_tokenizer"]["pretokenizers"]
-    assert steps[0]["pattern"]["Regex"] == SPLIT_PATTERN
+    assert steps[0]["pattern"]["Regex"] == PATTERN
     assert steps[1]["type"] == "ByteLevel"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import NoInput
+from bitnet_jax.core.errors import NoInput, UsageError
+from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.workflows.convert import convert, converted
 from bitnet_jax.workflows.create import create
 
@@ -71,3 +72,27 @@ def test_a_source_that_is_gone_is_told(made):
     Path("m.hf").rename("elsewhere")
     with pytest.raises(NoInput):
         converted("m.hf", "m.bitnet")
+
+
+def test_no_two_outputs_share_a_receipt(made):
+    outputs = ["m", "m.v1", "m.v2", "m.bitnet", "m.bitnet.v1", "m.BITNET", ".bitnet"]
+    receipts = [receipt_path(Path("d") / name, "bitnet") for name in outputs]
+    assert len({str(path).casefold() for path in receipts}) == len(outputs)
+    assert receipts[outputs.index("m.bitnet")] == Path("d/m.receipt.json")
+    for name in ("m.v1", "m.v2"):
+        record = convert("m.hf", name, format="bitnet", probe=False)
+        assert record["receipt"] == f"{name}-receipt.json"
+    for name in ("m.v1", "m.v2"):
+        assert json.loads(Path(f"{name}-receipt.json").read_text())["outputs"] == [name]
+
+
+@pytest.mark.parametrize("name", ["n.receipt.json", "n.v1-RECEIPT.json"])
+def test_no_model_has_the_name_of_a_receipt(made, name):
+    for write in (lambda: convert("m.hf", name, format="bitnet"), lambda: make(name)):
+        with pytest.raises(UsageError) as caught:
+            write()
+        assert caught.value.code == "receipt.name" and not Path(name).exists()
+
+
+def make(name):
+    create(shape="tiny", layers=1, output=name, format="bitnet")

@@ -54,17 +54,35 @@ def test_a_strangers_previous_is_refused_before_any_work(tmp_path, no_work, used
     assert (tmp_path / "qs").exists() == used
 
 
-@pytest.mark.parametrize("kind", ["file", "dangling link"])
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a run"])
 def test_a_previous_that_is_no_folder_is_refused(tmp_path, no_work, kind):
     theirs = tmp_path / "qs.previous"
     if kind == "file":
         theirs.write_text("theirs")
     else:
         theirs.symlink_to(tmp_path / "away")
-    with pytest.raises(CannotCreate, match=r"qs\.previous"):
+    if kind == "link to a run":
+        (tmp_path / "away").mkdir()
+        (tmp_path / "away" / RECEIPT_FILE).write_text("whole")
+        (tmp_path / "qs").mkdir()
+        (tmp_path / "qs" / RECEIPT_FILE).write_text("whole")
+    with pytest.raises(CannotCreate, match=r"qs\.previous") as caught:
         quickstart(output=tmp_path / "qs", force=True)
+    assert caught.value.code == "quickstart.not_ours"
     assert theirs.is_symlink() or theirs.read_text() == "theirs"
+    assert (tmp_path / "away" / RECEIPT_FILE).exists() == (kind == "link to a run")
     assert not no_work
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path, no_work):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "qs").symlink_to(tmp_path / "disk" / "run")
+    quickstart(output=tmp_path / "qs")
+    quickstart(output=tmp_path / "qs", force=True)
+    assert (tmp_path / "qs").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "disk" / "run").iterdir()] == [RECEIPT_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "qs"]
 
 
 def test_our_own_previous_needs_force(tmp_path, no_work):
@@ -91,7 +109,7 @@ def test_a_previous_that_came_during_the_run_is_left_alone(tmp_path, monkeypatch
     assert theirs.exists()
 
 
-@pytest.mark.parametrize("minutes", ["inf", "nan", "-inf", "0", "-1"])
+@pytest.mark.parametrize("minutes", ["inf", "nan", "-inf", "0", "-1", "1e307", "1e9"])
 def test_minutes_that_are_no_budget_are_refused_before_any_work(tmp_path, no_work, minutes):
     with pytest.raises(ConfigError, match="`minutes` is") as caught:
         quickstart(output=tmp_path / "qs", minutes=float(minutes))

@@ -88,6 +88,27 @@ def test_a_refused_start_leaves_its_folder_free(place):
     assert "length: 8" in (place / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("when", ["before it compiles", "once it has compiled"])
+def test_a_run_that_ends_while_it_compiles_leaves_its_folder_free(place, monkeypatch, when):
+    from bitnet_jax.train import loop
+
+    compiled = loop.compile_programs
+
+    def killed(*given):
+        if when == "once it has compiled":
+            compiled(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "compile_programs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bj.train_start("r.yaml", "run")
+    assert list((place / "run").iterdir()) == []
+    assert bj.train_start("r.yaml", "run")["step"] == 1
+    lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "compiled" in lines[0] and '"step": 1' in "".join(lines)
+
+
 def test_a_refused_resumption_leaves_the_runs_recipe(trained, place):
     run = shutil.copytree(trained, place / "run")
     before = files(run)

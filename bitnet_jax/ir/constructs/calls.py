@@ -12,6 +12,7 @@ from bitnet_jax.core import jax_compat
 from bitnet_jax.ir.constructs.forwarding import merged, others, passed_on
 from bitnet_jax.ir.constructs.operands import flatten
 from bitnet_jax.ir.interpreter import Construct, Context, Rule, Tangent
+from bitnet_jax.ir.joined import apart
 from bitnet_jax.ir.views import ParamView
 
 
@@ -29,6 +30,7 @@ def call_jit(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     """Inlined, unless it has shardings of its own: those are kept with the call."""
     given = [*eqn.params["in_shardings"], *eqn.params["out_shardings"]]
     free = all(jax_compat.is_unspecified(sharding) for sharding in given)
+    values = values if free else [apart(context, value) for value in values]
     derivative = any(isinstance(value, Tangent) for value in values)
     if free or context.abstract or derivative:
         out = _inline("jaxpr")(context, eqn, values)

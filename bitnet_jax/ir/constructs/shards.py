@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jec
 from jax.sharding import PartitionSpec
 
+from bitnet_jax.core import jax_compat
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir import arrange
 from bitnet_jax.ir.constructs.operands import flatten, settled
@@ -20,8 +21,11 @@ def _axis_names(part: Any) -> tuple[str, ...]:
     return () if part is None else part if isinstance(part, tuple) else (part,)
 
 
-def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamView:
-    """The view inside a `shard_map` that splits it by `spec`; leaves are the whole's still."""
+def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamView | None:
+    """The view inside a `shard_map` that splits it by `spec`; leaves are the whole's still.
+
+    None for what is no parameter any more, where no block of it is left.
+    """
     mesh = eqn.params["mesh"]
     inner = view
     for axis, part in enumerate(spec):
@@ -30,6 +34,8 @@ def _sharded(context: Context, eqn: Any, view: ParamView, spec: Any) -> ParamVie
         for name in names:
             count *= mesh.shape[name]
         split = arrange.shard(inner, axis, names, count) if count > 1 else inner
+        if split is None and view.remnant is not None:
+            return None
         if split is None:
             raise UsageError(
                 "transform.shard",
@@ -55,9 +61,15 @@ def _shard_map(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     inside = _shard_inputs(context, eqn, values)
     carried = context.mode.carried()
     specs: list[Any] = [PartitionSpec() for _ in carried]
+    operands: list[Any] = []
     for outer, inner, spec in zip(values, inside, params["in_specs"], strict=True):
-        specs += _leaf_specs(outer, inner, spec) if isinstance(outer, ParamView) else [spec]
-    operands, _ = flatten(values)
+        own = _leaf_specs(outer, inner, spec) if isinstance(outer, ParamView) else [spec]
+        arrays = outer.leaves() if isinstance(outer, ParamView) else [outer]
+        kept = not isinstance(outer, ParamView) or outer.value is not None
+        # The function's own arrays lie as its specs say; what we joined to them may not yet.
+        operands += arrays[:kept]
+        operands += map(jax_compat.laid_as, arrays[kept:], own[kept:])
+        specs += own
     _, rebuild = flatten(inside)
     closed = jec.ClosedJaxpr(params["jaxpr"], ())
 

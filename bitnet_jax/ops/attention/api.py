@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitnet_jax.ops.attention import native
 from bitnet_jax.ops.attention.reference import attention_reference
 from bitnet_jax.ops.define import define
 
-attention_p = define("attention", attention_reference)
+attention_p = define(
+    "attention", attention_reference, native=native.attention_native, fits=native.fits
+)
 
 
 def attention(q: Any, k: Any, v: Any, positions: Any) -> Any:

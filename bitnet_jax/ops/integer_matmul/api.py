@@ -14,7 +14,7 @@ from bitnet_jax.ops.ternary_matmul import ternary_matmul
 from bitnet_jax.ops.ternary_matmul.api import DTYPES as TERNARY_DTYPES
 from bitnet_jax.quant.activations import DEFAULT, Activation
 from bitnet_jax.quant.kinds import KINDS
-from bitnet_jax.quant.layouts import LAYOUT_OF
+from bitnet_jax.quant.layouts import LAYOUTS_OF, kinds_in_words
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -45,8 +45,8 @@ def integer_matmul(
       x: float32, bfloat16 or float16.
       peak: [..., 1] for x [..., in], the tokens' statistic where it is not that of `x`
         alone, as `quant.activations.quantize` takes it.
-      implementation: None or "auto" for the best that runs here, or "xla", "reference"
-        (ternary weights: "native" too): a named one runs or raises when lowered.
+      implementation: None or "auto" for the best that runs here and takes this call, or
+        "native", "xla", "reference": a named one runs or raises when lowered.
       out_dtype: float32, bfloat16 or float16; `x`'s own dtype if None.
 
     Raises:
@@ -74,9 +74,11 @@ def integer_matmul(
 
 
 def _check(x: Array, w: QuantTensor, activation: Activation, peak: Array | None) -> None:
-    if LAYOUT_OF.get(w.kind) != w.layout:
-        known = ", ".join(f"{kind} in {layout}" for kind, layout in LAYOUT_OF.items())
-        raise UsageError("op.layout", f"integer_matmul takes {known}; not {w.kind} in {w.layout}")
+    if w.layout not in LAYOUTS_OF.get(w.kind, ()):
+        raise UsageError(
+            "op.layout",
+            f"integer_matmul takes {kinds_in_words()}; not {w.kind} in {w.layout}",
+        )
     most = _LARGEST_SUM // (KINDS[w.kind].high * -activation.low)
     if w.in_features > most:
         raise UsageError(

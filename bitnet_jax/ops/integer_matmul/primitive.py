@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 
 from bitnet_jax.core.jax_compat import result_aval
-from bitnet_jax.ops.integer_matmul import reference, xla
+from bitnet_jax.ops.integer_matmul import native, reference, xla
 from bitnet_jax.ops.packed_primitive import CODES, SCALE, TOKENS, install
 
 integer_matmul_p = Primitive("integer_matmul")
 
-MODULES: dict[str, ModuleType] = {"xla": xla, "reference": reference}
+MODULES: dict[str, ModuleType] = {"native": native, "xla": xla, "reference": reference}
 
 
 @integer_matmul_p.def_abstract_eval

@@ -18,8 +18,8 @@ from bitnet_jax.ops import packed_product
 from bitnet_jax.ops.packed_product import product
 from bitnet_jax.ops.ternary_matmul import xla as ternary
 from bitnet_jax.quant.activations import Activation
-from bitnet_jax.quant.layouts import PLANES, layout_of, unpack_codes
-from bitnet_jax.quant.packing import LAYOUT as TERNARY_LAYOUT
+from bitnet_jax.quant.layouts import LAYOUTS_OF, PLANES, layout_of, unpack_codes
+from bitnet_jax.quant.tensor import TERNARY
 
 
 def dot_planes(q: Array, packed: Array, layout: str, segment: int) -> Array:
@@ -71,13 +71,8 @@ def _row_sums(
     return acc[..., :1, :] if one else acc
 
 
-def _trit_sums(q: Array, codes: Array, *, layout: str, **params) -> Array:
-    del layout
-    return ternary.sums(q, codes, **params)
-
-
 # layout id -> its sums; a layout that is not here lies in rows
-SUMS: dict[str, Callable[..., Array]] = {TERNARY_LAYOUT: _trit_sums}
+SUMS: dict[str, Callable[..., Array]] = dict.fromkeys(LAYOUTS_OF[TERNARY], ternary.sums)
 
 
 def matmul(

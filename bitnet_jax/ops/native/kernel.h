@@ -27,6 +27,21 @@ constexpr int64_t kPrefetchBytes = 2048;
 constexpr float kMinAbsmax = 1e-5f;
 constexpr float kInv127 = static_cast<float>(1.0 / 127.0);
 
+constexpr int64_t kChunk = 128;  // keys in one call of `attend`
+constexpr int64_t kHeads = 8;    // queries whose scores of a chunk are held at once
+
+// The float arithmetic, compiled for one instruction set: floats.h says what each does.
+struct Floats {
+  void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*relu2_gate)(const float* gate, const float* up, int64_t n, float* out);
+  void (*rotate)(const float* x, const float* cos, const float* sin, int64_t half, float* out);
+  void (*attend)(const float* q, int64_t heads, const float* k, const float* v, int64_t stride,
+                 int64_t count, int64_t width, float scale, float* most, float* total,
+                 float* out);
+  void (*merge)(float* most, float* total, float* out, float chunk_most, float chunk_total,
+                const float* chunk_out, int64_t width);
+};
+
 struct Kernel {
   const char* name;
   bool (*usable)();
@@ -47,6 +62,14 @@ struct Kernel {
   // blocks <= kMaxBlocks, tokens <= kMaxTokens.
   void (*accumulate)(const uint8_t* codes, int64_t blocks, int64_t lines,
                      int64_t segment_lines, const int8_t* q, int64_t tokens, int32_t* raw);
+
+  const Floats* floats;
+
+  // `accumulate` for lines of t1.16x20 (codes_dense.h), columns 4c to 4c+3 at the same place;
+  // nullptr where they are turned to t2.16x16 first.
+  void (*accumulate_dense)(const uint8_t* codes, int64_t blocks, int64_t lines,
+                           int64_t segment_lines, const int8_t* q, int64_t tokens,
+                           int32_t* raw) = nullptr;
 };
 
 // Monotone in |v| and above infinity for NaN, so an integer maximum keeps NaN.

@@ -143,8 +143,10 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
 
 static bool Usable() { return HasAvx2(); }
 
+#include "floats.h"
+
 static const Kernel kKernel = {"avx2", Usable, Quantize<float>, Quantize<uint16_t>,
-                               Sum,    Accumulate};
+                               Sum,    Accumulate, &kFloats};
 
 #undef BITNET_TARGET
 }  // namespace avx2
@@ -202,7 +204,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
 static bool Usable() { return HasAvxVnni(); }
 
 static const Kernel kKernel = {"avx_vnni", Usable,    avx2::Quantize<float>,
-                               avx2::Quantize<uint16_t>, avx2::Sum, Accumulate};
+                               avx2::Quantize<uint16_t>, avx2::Sum, Accumulate, &avx2::kFloats};
 
 #undef BITNET_TARGET
 }  // namespace avx_vnni

@@ -191,10 +191,10 @@ static const Shape kShapes[kMaxTokens] = {
     {2, Tile<2, 7>, Tile<1, 7>}, {2, Tile<2, 8>, Tile<1, 8>},
 };
 
-static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t tokens,
-                       int32_t* raw) {
-  const Shape& shape = kShapes[tokens - 1];
+static inline void AccumulateWith(const Shape* shapes, const uint8_t* codes, int64_t blocks,
+                                  int64_t lines, int64_t segment_lines, const int8_t* q,
+                                  int64_t tokens, int32_t* raw) {
+  const Shape& shape = shapes[tokens - 1];
   const int64_t ldo = blocks * kRows;
   for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, raw += tokens * ldo) {
     const int64_t l1 = l0 + segment_lines < lines ? l0 + segment_lines : lines;
@@ -207,10 +207,17 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   }
 }
 
+static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
+                       int64_t segment_lines, const int8_t* q, int64_t tokens, int32_t* raw) {
+  AccumulateWith(kShapes, codes, blocks, lines, segment_lines, q, tokens, raw);
+}
+
+#include "floats.h"
+
 static bool Usable() { return HasAvx512Vnni(); }
 
 static const Kernel kKernel = {"avx512_vnni",      Usable, Quantize<float>,
-                               Quantize<uint16_t>, Sum,    Accumulate};
+                               Quantize<uint16_t>, Sum,    Accumulate, &kFloats};
 
 #undef BITNET_TARGET
 

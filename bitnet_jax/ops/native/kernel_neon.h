@@ -84,7 +84,7 @@ static const Kernel kKernel = {"neon_dotprod",
                                portable::Quantize<float>,
                                portable::Quantize<uint16_t>,
                                portable::Sum,
-                               Accumulate};
+                               Accumulate, &portable::kFloats};
 
 #undef BITNET_TARGET
 }  // namespace neon_dotprod

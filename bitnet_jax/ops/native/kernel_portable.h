@@ -77,10 +77,14 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   }
 }
 
+#define BITNET_TARGET
+#include "floats.h"
+#undef BITNET_TARGET
+
 static bool Usable() { return true; }
 
 static const Kernel kKernel = {"portable",        Usable, Quantize<float>,
-                               Quantize<uint16_t>, Sum,    Accumulate};
+                               Quantize<uint16_t>, Sum,    Accumulate, &kFloats};
 
 }  // namespace portable
 }  // namespace bitnet

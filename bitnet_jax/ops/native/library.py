@@ -10,22 +10,36 @@ machine, equal bit for bit to numpy. Knows nothing of primitives or lowering.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bitnet_jax.core.caches import cache_dir
 from bitnet_jax.core.errors import BadData, BitnetError, Unavailable, UsageError, did_you_mean
 from bitnet_jax.ops.native import build
-from bitnet_jax.ops.native.selftest import SCALE_KINDS, selftest
+from bitnet_jax.ops.native.selftest import LAYOUT_IDS, ROWS_LAYOUTS, SCALE_KINDS, selftest
+from bitnet_jax.quant.layouts import layout_of
 
 # The environment that decides which library is used; a change of it is seen.
 SETTINGS = ("BITNET_KERNELS", "BITNET_NO_COMPILE", "BITNET_CACHE_DIR", "CXX", "PATH")
 # Where a platform wheel holds its library; a source tree has no such folder.
 WHEEL_DIR = build.SOURCE_DIR / "prebuilt"
-FFI_TARGETS = ("bitnet_ternary_matmul", "bitnet_ternary_accumulate")
+FFI_TARGETS = (
+    "bitnet_ternary_matmul",
+    "bitnet_ternary_accumulate",
+    "bitnet_fused_linears",
+    "bitnet_rows_matmul",
+    "bitnet_dense_matmul",
+    "bitnet_attention",
+    "bitnet_cached_attention",
+    "bitnet_rms_norm",
+)
 
 
 @dataclass(frozen=True)
@@ -49,15 +63,35 @@ class Library:
     def isa_id(self, name: str) -> int:
         return self.isas.index(name)
 
-    def run(self, isa: str, sizes, x, codes, scale, y, threads: int = 1) -> None:
-        """One product on plain numpy arrays (see ``bitnet_run`` in library.cc)."""
-        sizes = (ctypes.c_int64 * 8)(*sizes)
+    def run(self, isa: str, sizes, x, codes, scale, y, threads: int = 1, entry="bitnet_run"):
+        """One product on plain numpy arrays: see `entry` in library.cc."""
+        sizes = (ctypes.c_int64 * len(sizes))(*sizes)
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, codes, scale, y)]
-        failed = self.handle.bitnet_run(
+        failed = getattr(self.handle, entry)(
             ctypes.c_int64(self.isa_id(isa)), ctypes.c_int64(threads), sizes, *pointers
         )
         if failed:
             raise Unavailable("kernel.run_failed", f"the `{isa}` kernel answered {failed}")
+
+    def repack(self, codes: np.ndarray, to: str, in_features: int) -> np.ndarray:
+        """Ternary codes [..., blocks, lines, 64] of one layout in the other, on all threads.
+
+        Raises:
+          BadData: a code is no trit (``tensor.not_ternary``).
+        """
+        codes = np.ascontiguousarray(codes)
+        lines = layout_of(to).shape(1, in_features)[1]
+        result = np.empty((*codes.shape[:-2], lines, codes.shape[-1]), np.uint8)
+        illegal = self.handle.bitnet_repack(
+            ctypes.c_int64(LAYOUT_IDS[to]),
+            ctypes.c_int64(math.prod(codes.shape[:-2])),
+            ctypes.c_int64(in_features),
+            ctypes.c_void_p(codes.ctypes.data),
+            ctypes.c_void_p(result.ctypes.data),
+        )
+        if illegal:
+            raise BadData("tensor.not_ternary", "among the packed codes are some that are no trit")
+        return result
 
 
 @dataclass(frozen=True)
@@ -274,7 +308,7 @@ def raise_if_forced() -> None:
         chosen_isa(library())
 
 
-KNOWN_ISAS = ("avx512_vnni", "avx_vnni", "avx2", "neon_dotprod", "portable")
+KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2", "neon_dotprod", "portable")
 
 
 def status() -> Status:
@@ -288,6 +322,30 @@ def status() -> Status:
         *(True, str(found.path), found.origin, isa, found.usable_isas, None, None),
         passed_over=found.passed_over,
     )
+
+
+def threads() -> int:
+    """Threads of a kernel call, the caller's included.
+
+    Raises:
+      Unavailable, PermissionDenied: as `obtain`.
+    """
+    return int(_of_threads(library(), "bitnet_threads"))
+
+
+def set_threads(count: int) -> None:
+    """Threads of each kernel call of this process from now on; 0: one for each processor.
+
+    Raises:
+      Unavailable, PermissionDenied: as `obtain`.
+    """
+    _of_threads(library(), "bitnet_set_threads", ctypes.c_int64(count))
+
+
+def _of_threads(found: Library, name: str, *arguments: Any) -> Any:
+    function = getattr(found.handle, name)
+    function.restype = None if arguments else ctypes.c_int64
+    return function(*arguments)
 
 
 def ffi_target(name: str) -> tuple[str, int]:
@@ -309,6 +367,7 @@ def ffi_target(name: str) -> tuple[str, int]:
 
 __all__ = [
     "KNOWN_ISAS",
+    "ROWS_LAYOUTS",
     "SCALE_KINDS",
     "Library",
     "Status",
@@ -319,5 +378,7 @@ __all__ = [
     "obtain",
     "open_library",
     "raise_if_forced",
+    "set_threads",
     "status",
+    "threads",
 ]

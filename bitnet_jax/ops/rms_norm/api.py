@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bitnet_jax.ops.define import define
+from bitnet_jax.ops.rms_norm import native
 from bitnet_jax.ops.rms_norm.reference import rms_norm_reference
 
-rms_norm_p = define("rms_norm", rms_norm_reference)
+rms_norm_p = define("rms_norm", rms_norm_reference, native=native.rms_norm_native, fits=native.fits)
 
 
 def rms_norm(x: Any, weight: Any, *, eps: float) -> Any:

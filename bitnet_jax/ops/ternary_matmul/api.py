@@ -11,7 +11,7 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ops.packed_product import canonical, check_operands, multiply
 from bitnet_jax.ops.select import check_implementation
 from bitnet_jax.ops.ternary_matmul.primitive import ternary_accumulate_p, ternary_matmul_p
-from bitnet_jax.quant.packing import LAYOUT
+from bitnet_jax.quant.layouts import LAYOUTS_OF, layout_of
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 DTYPES = ("float32", "bfloat16")
@@ -49,6 +49,7 @@ def ternary_matmul(
         dtypes=DTYPES,
         implementation=implementation,
         out_dtype=out_dtype,
+        extra={"layout": w.layout},
     )
 
 
@@ -62,14 +63,25 @@ def ternary_accumulate(q: Array, w: QuantTensor, *, implementation: str | None =
         x3,
         codes,
         out_features=w.out_features,
+        layout=w.layout,
         implementation=check_implementation("ternary_accumulate", implementation),
     )
     return acc.reshape(shape)
 
 
 def _check_layout(w: QuantTensor) -> None:
-    if w.kind != TERNARY or w.layout != LAYOUT:
+    known = LAYOUTS_OF[TERNARY]
+    if w.kind != TERNARY or w.layout not in known:
         raise UsageError(
             "op.layout",
-            f"ternary_matmul takes ternary weights in layout {LAYOUT}, not {w.kind} in {w.layout}",
+            f"ternary_matmul takes ternary weights in layout {' or '.join(known)}, not {w.kind} in "
+            f"{w.layout}",
+        )
+    step = layout_of(w.layout).group_step
+    if w.group_size % step:
+        raise UsageError(
+            "op.layout",
+            f"ternary_matmul takes a scale for a multiple of {step} inputs in layout {w.layout}, "
+            f"not for {w.group_size}",
+            f"keep these weights in layout {known[0]}",
         )

@@ -11,15 +11,16 @@ import numpy as np
 from jax import Array
 
 from bitnet_jax.ops.native.library import ffi_target
-from bitnet_jax.ops.native.selftest import SCALE_KINDS
+from bitnet_jax.ops.native.selftest import LAYOUT_IDS, SCALE_KINDS
 
 
-def accumulate(q: Array, codes: Array, *, out_features: int, platform: str) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """As `reference.accumulate`."""
     del platform
     target, isa = ffi_target("bitnet_ternary_accumulate")
     result = jax.ShapeDtypeStruct((*q.shape[:2], out_features), jnp.int32)
-    return jax.ffi.ffi_call(target, result)(q, codes, isa=np.int64(isa))
+    call = jax.ffi.ffi_call(target, result)
+    return call(q, codes, isa=np.int64(isa), layout=np.int64(LAYOUT_IDS[layout]))
 
 
 def matmul(
@@ -28,6 +29,7 @@ def matmul(
     scale: Array,
     *,
     out_features: int,
+    layout: str,
     scale_kind: str,
     group_size: int,
     out_dtype: str,
@@ -42,6 +44,7 @@ def matmul(
         codes,
         scale,
         isa=np.int64(isa),
+        layout=np.int64(LAYOUT_IDS[layout]),
         scale_kind=np.int64(SCALE_KINDS[scale_kind]),
         group_size=np.int64(group_size),
     )

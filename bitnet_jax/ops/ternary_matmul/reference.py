@@ -9,13 +9,13 @@ from __future__ import annotations
 from jax import Array
 
 from bitnet_jax.ops.packed_product import dot_int32, product, sums
-from bitnet_jax.quant.packing import unpack_trits
+from bitnet_jax.quant.layouts import unpack_codes
 
 
-def accumulate(q: Array, codes: Array, *, out_features: int, platform: str) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """int8 [B, M, in] -> int32 [B, M, out]."""
     del platform
-    return dot_int32(q, unpack_trits(codes, out_features, q.shape[-1]))
+    return dot_int32(q, unpack_codes(codes, layout, out_features, q.shape[-1]))
 
 
 def matmul(
@@ -24,6 +24,7 @@ def matmul(
     scale: Array,
     *,
     out_features: int,
+    layout: str,
     scale_kind: str,
     group_size: int,
     out_dtype: str,
@@ -31,7 +32,7 @@ def matmul(
 ) -> Array:
     """Float [B, M, in] -> `out_dtype` [B, M, out]."""
     del platform
-    trits = unpack_trits(codes, out_features, x.shape[-1])
+    trits = unpack_codes(codes, layout, out_features, x.shape[-1])
     return product(
         x,
         scale,

@@ -4,7 +4,7 @@ Few tokens: one fused multiply-and-sum straight from the packed words, so the co
 are read once and never unpacked to memory. On CPU, XLA's own dots at one token are 20
 (float32) to 45 (int8) times slower, and this form is faster than a float32 `x @ W`;
 each further token costs it the same again, so from a few on XLA's int8 dot wins
-(benchmarks/LOG.md).
+(benchmarks/LOG.md). Codes of `t1.16x20` are turned to `t2.16x16` first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from jax import Array, lax
 
 from bitnet_jax.ops.packed_product import dot_groups, product
 from bitnet_jax.ops.ternary_matmul import reference
+from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.packing import BLOCK, unpack_trits
+from bitnet_jax.quant.packing import LAYOUT as PLAIN
 
 # Tokens up to which the fused form is used, by platform.
 FEW_TOKENS = {"cpu": 4}
@@ -52,11 +54,14 @@ def dot_words(q: Array, codes: Array, out_features: int, segment: int) -> Array:
     return jnp.moveaxis(acc, 2, 0)[..., :out_features]
 
 
-def accumulate(q: Array, codes: Array, *, out_features: int, platform: str) -> Array:
+def accumulate(q: Array, codes: Array, *, out_features: int, layout: str, platform: str) -> Array:
     """As `reference.accumulate`."""
+    codes = as_plain(codes, layout, q.shape[-1])
     if q.shape[1] <= FEW_TOKENS.get(platform, 0) and q.shape[-1]:
         return dot_words(q, codes, out_features, q.shape[-1])[0]
-    return reference.accumulate(q, codes, out_features=out_features, platform=platform)
+    return reference.accumulate(
+        q, codes, out_features=out_features, layout=PLAIN, platform=platform
+    )
 
 
 def sums(
@@ -64,13 +69,15 @@ def sums(
     codes: Array,
     *,
     out_features: int,
+    layout: str,
     scale_kind: str,
     group_size: int,
     platform: str,
 ) -> Array:
     """The exact sums that `scale_output` takes, as `packed_product.sums` of the trits."""
+    codes = as_plain(codes, layout, q.shape[-1])
     if scale_kind != "group":
-        return accumulate(q, codes, out_features=out_features, platform=platform)
+        return accumulate(q, codes, out_features=out_features, layout=PLAIN, platform=platform)
     if q.shape[1] <= FEW_TOKENS.get(platform, 0) and group_size % BLOCK == 0:
         return dot_words(q, codes, out_features, group_size)
     return dot_groups(q, unpack_trits(codes, out_features, q.shape[-1]), group_size)
@@ -82,6 +89,7 @@ def matmul(
     scale: Array,
     *,
     out_features: int,
+    layout: str,
     scale_kind: str,
     group_size: int,
     out_dtype: str,
@@ -94,6 +102,7 @@ def matmul(
             q,
             codes,
             out_features=out_features,
+            layout=layout,
             scale_kind=scale_kind,
             group_size=group_size,
             platform=platform,

@@ -8,7 +8,7 @@ from bitnet_jax.ops.define import define
 from bitnet_jax.ops.weight_note.reference import weight_note_reference
 from bitnet_jax.quant.notes import Note
 
-weight_note_p = define("weight_note", weight_note_reference)
+weight_note_p = define("weight_note", weight_note_reference, like_first=True)
 
 
 def weight_note(w: Any, *arrays: Any, note: Note) -> Any:

@@ -26,6 +26,7 @@ from bitnet_jax.report.axes import (
 from bitnet_jax.report.format import number, show, width, with_unit
 from bitnet_jax.report.kinds import Bars, Table, colour_of, finite
 from bitnet_jax.report.markup import Markup, element, join
+from bitnet_jax.report.thinning import said, thinned
 
 # More categories than this stand as columns, by their number; each tells its name on hover.
 MOST_ROWS = 32
@@ -94,14 +95,17 @@ def _columns(chart: Bars, size: float) -> Picture:
     box = Box(left_margin(values, 5), 28, size - 8, 28 + PLOT)
     parts = [y_axis(values, box, axis_title(chart.axis, chart.unit))]
     numbers = Scale(0.5, count + 0.5, box.left, box.right)
-    step = (box.right - box.left) / count
+    wide_box = box.right - box.left
+    drawn = thinned(count, wide_box, [series.values.__getitem__ for series in chart.series])
+    step = wide_box / len(drawn)
     lanes = 1 if chart.stacked else max(len(chart.series), 1)
     # Where hundreds share the width, gaps would only flicker.
     gap = min(1.0, step * 0.15) if step > 4 else 0.0
     columns: list[Markup] = []
-    for index, name in enumerate(chart.categories):
+    for at, index in drawn:
+        name = chart.categories[index]
         for lane, (begin, end, value, colour, series) in enumerate(_bars(chart, values, index)):
-            place = index + (0.0 if chart.stacked else lane / lanes)
+            place = at + (0.0 if chart.stacked else lane / lanes)
             # Rounded here: the end of one column is the beginning of the next, to the bit.
             x = round(box.left + step * place, 2)
             wide = round(box.left + step * (place + 1 / lanes), 2) - gap - x
@@ -110,6 +114,7 @@ def _columns(chart: Bars, size: float) -> Picture:
             columns.append(_bar(x, y, wide, high, colour, words, fine=True))
     parts.append(element("g", *columns, class_=None if gap else "crisp"))
     title = chart.category_axis or "number in the order of the table"
+    title = "; ".join(filter(None, [title, said(count, len(drawn))]))
     parts.append(x_axis(numbers, box, title, 4 if size < WIDE else 8))
     return Picture(box.bottom + 44, join(parts))
 

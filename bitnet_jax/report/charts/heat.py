@@ -19,6 +19,7 @@ from bitnet_jax.report.format import show, width, with_unit
 from bitnet_jax.report.kinds import Heat, Table, finite
 from bitnet_jax.report.markup import Markup, element, join
 from bitnet_jax.report.theme import SHADES
+from bitnet_jax.report.thinning import said, thinned
 
 ROW = 24
 
@@ -33,12 +34,17 @@ def draw(chart: Heat, size: float) -> Picture:
     top = 24.0 if chart.axis else 6.0
     box = Box(left, top, size - 6, top + ROW * len(chart.rows))
     # Few columns do not become banners.
-    step = min((box.right - box.left) / len(chart.columns), 56.0)
-    parts = [text(2, SIZE, axis_title(chart.axis, chart.unit), "axis", limit=size - 4)]
+    count, room = len(chart.columns), box.right - box.left
+    places = min(count, int(room))  # of more columns than pixels, each pixel has one
+    step = min(room / places, 56.0)
+    title = "; ".join(filter(None, [axis_title(chart.axis, chart.unit), said(count, places)]))
+    parts = [text(2, SIZE, title, "axis", limit=size - 4)]
     for index, name in enumerate(chart.rows):
         y = box.top + index * ROW
         parts.append(text(left - GAP, y + ROW / 2 + 4, name, "end", limit=left - GAP, full=name))
-        for column, value in enumerate(chart.values[index]):
+        row = chart.values[index]
+        for place, column in thinned(count, room, [row.__getitem__]):
+            value = row[column]
             if value is None:
                 continue
             words = f"{name}, {chart.columns[column]}: {with_unit(show(value), chart.unit)}"
@@ -46,14 +52,14 @@ def draw(chart: Heat, size: float) -> Picture:
                 element(
                     "rect",
                     element("title", words) if size >= WIDE else None,
-                    x=f"{left + column * step:.2f}",
+                    x=f"{left + place * step:.2f}",
                     y=float(y + 1),
                     width=f"{max(step - min(1.0, step * 0.12), 0.2):.2f}",
                     height=ROW - 2,
                     class_=_shade(finite(value), low, high),
                 )
             )
-    parts.append(_columns(chart, box, step))
+    parts.append(_columns(chart, box, step * places / count))
     parts.append(_ramp(low, high, box.bottom + 48))
     return Picture(box.bottom + 66, join(parts))
 
@@ -71,7 +77,8 @@ def _columns(chart: Heat, box: Box, step: float) -> Markup:
     widest = max(width(name) for name in chart.columns) * SIZE + 10
     every = max(1, -int(-widest // step))
     if every > 1:  # a round distance reads better
-        every = next((n for n in (2, 5, 10, 20, 25, 50, 100, 200, 500) if n >= every), every)
+        round_ones = (n * 10**power for power in range(9) for n in (1, 2, 2.5, 5))
+        every = next(int(n) for n in round_ones if n == int(n) and n >= every)
     parts = [
         text(box.left + step * (index + 0.5), box.bottom + 16, name, "mid")
         for index, name in enumerate(chart.columns)

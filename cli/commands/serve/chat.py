@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import Optional
 
+from bitnet_jax.core.errors import BitnetError
+
 from ...context import Context
 from ...fields import option
 from ...options import SamplingArgs, model_option
@@ -16,7 +18,8 @@ EXAMPLES = (
 
 DETAILS = """\
 On a terminal: /reset forgets the talk so far, /exit (or Ctrl-D) ends it. From a pipe, each
-line is a turn. With --prompt there is that one turn."""
+line is a turn. With --prompt there is that one turn. Where a turn fails (the context is full),
+the talk ends there, and the record has what was said until then."""
 
 RESET, EXIT = "/reset", "/exit"
 
@@ -37,35 +40,52 @@ class ChatArgs(SamplingArgs):
 def run(args: ChatArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    model = api.load(args.model, offline=args.offline or None, progress=ctx.progress)
+    model = api.load(
+        args.model,
+        head=args.head,
+        threads=args.threads,
+        offline=args.offline or None,
+        progress=ctx.progress,
+    )
     opening = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(opening)
     records: list[dict] = []
     turns = 0
-    while (text := _turn(args, ctx, first=turns == 0)) is not None:
-        turns += 1
-        if text == RESET:
-            messages = list(opening)
-            ctx.say("forgotten")
-            continue
-        messages.append({"role": "user", "content": text})
-        record = CommandResult.of(
-            model.chat(
-                messages,
-                max_tokens=args.max_tokens,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                min_p=args.min_p,
-                seed=args.seed,
-                stop=tuple(args.stop),
-                stream=ctx.streams_text,
-            )
-        ).data
-        ctx.end_text()
-        messages.append({"role": "assistant", "content": record["text"]})
-        records.append(record)
-    return CommandResult(data={"messages": messages, "replies": records}, sections=[])
+    failed: Optional[BitnetError] = None
+    while failed is None:
+        try:
+            text = _turn(args, ctx, first=turns == 0)
+            if text is None:
+                break
+            turns += 1
+            if text == RESET:
+                messages = list(opening)
+                ctx.say("forgotten")
+                continue
+            turn = [*messages, {"role": "user", "content": text}]
+            record = CommandResult.of(
+                model.chat(
+                    turn,
+                    max_tokens=args.max_tokens,
+                    temperature=args.temperature,
+                    top_k=args.top_k,
+                    top_p=args.top_p,
+                    min_p=args.min_p,
+                    seed=args.seed,
+                    stop=tuple(args.stop),
+                    stream=ctx.streams_text,
+                )
+            ).data
+        except BitnetError as error:
+            if not records:
+                raise
+            failed = error  # as a full context: the talk ends, and what was said is kept
+        else:
+            ctx.end_text()
+            messages = [*turn, {"role": "assistant", "content": record["text"]}]
+            records.append(record)
+    result = CommandResult(data={"messages": messages, "replies": records}, sections=[])
+    return result if failed is None else result.fail(failed)
 
 
 def _turn(args: ChatArgs, ctx: Context, *, first: bool) -> str | None:

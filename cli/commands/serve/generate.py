@@ -36,7 +36,13 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
     prompt = ctx.read_stdin() if args.prompt == "-" else args.prompt
-    model = api.load(args.model, offline=args.offline or None, progress=ctx.progress)
+    model = api.load(
+        args.model,
+        head=args.head,
+        threads=args.threads,
+        offline=args.offline or None,
+        progress=ctx.progress,
+    )
     record = model.generate(
         prompt,
         max_tokens=args.max_tokens,

@@ -7,7 +7,7 @@ from typing import Optional
 from ...context import Context
 from ...fields import named, option
 from ...options import (
-    PluginArgs,
+    ModelArgs,
     dump_passes_option,
     output_option,
     record_force_option,
@@ -27,7 +27,7 @@ SIGTERM). docs/training.md describes recipes; configs/training.yaml is one."""
 
 
 @dataclass
-class TrainStartArgs(PluginArgs):
+class TrainStartArgs(ModelArgs):
     """Options of `bitnet train start`."""
 
     config: str = option(
@@ -48,6 +48,7 @@ def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
         config=args.config,
         output=args.output,
         resume_from=args.resume_from,
+        offline=args.offline or None,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, page=training.page, rows="curve")

@@ -10,7 +10,7 @@ from bitnet_cli import registry
 from bitnet_cli.options import FORMATS, PLANNED_FORMATS
 from bitnet_cli.progress import Progress
 from bitnet_jax.bench.regression import bench_regression
-from bitnet_jax.core.errors import BadData
+from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.report.page import report_page
 from tests.bench.records import compare_record, profile_record, run_record, validate_record
 
@@ -336,6 +336,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
         ("serve generate m hello", "load"),
         ("serve chat m hello", "load"),
         ("train qat -m m -c c", "train_qat"),
+        ("train start -c c", "train_start"),
     ],
 )
 def test_offline_reaches_the_library_from_every_command_that_takes_a_model(bitnet, api, line, name):
@@ -545,6 +546,23 @@ def test_chat_prompts_a_person_and_not_with_no_input(bitnet, api):
     done = bitnet("chat", "m", terminal=True, stdin="hi\n")
     assert done.err.count("you> ") == 2 and "you>" not in done.out
     assert bitnet("chat", "m", "--no-input", terminal=True, stdin="hi\n").rc == 2
+
+
+def test_chat_whose_context_is_full_keeps_what_was_said(bitnet, api, model, monkeypatch):
+    heard = model.chat
+
+    def chat(messages, **options):
+        if len(messages) > 4:
+            raise UsageError("tokens.context_length", "the context is full")
+        return heard(messages, **options)
+
+    monkeypatch.setattr(model, "chat", chat)
+    done = bitnet("chat", "m", "--json", stdin="one\ntwo\nthree\nfour\n")
+    assert done.rc == 2 and done.envelope["errors"][0]["code"] == "tokens.context_length"
+    said = [message["content"] for message in done.envelope["data"]["messages"]]
+    assert said == ["one", "heard one", "two", "heard two"]
+    assert [reply["text"] for reply in done.envelope["data"]["replies"]] == said[1::2]
+    assert bitnet("chat", "m", stdin="one\ntwo\nthree\n").out == "heardone\nheardtwo\n"
 
 
 def test_records_may_be_objects(bitnet, fake_api):

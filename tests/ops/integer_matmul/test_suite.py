@@ -1,4 +1,8 @@
-"""One suite for every implementation: bits against numpy, and each transformation of JAX."""
+"""One suite for every implementation and every instruction set this processor has.
+
+Bits are compared with numpy; each transformation of JAX is tried. What the native form
+does not take (`Case.native`) must be refused by name, and run by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,41 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import BadData, Unavailable, UsageError
 from bitnet_jax.ops.integer_matmul import integer_matmul, integer_matmul_p
-from bitnet_jax.ops.select import implementations
+from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.ternary_matmul import ternary_matmul
 from bitnet_jax.quant.activations import ACTIVATIONS, Activation, quantize, statistic
 from bitnet_jax.quant.kinds import KINDS
 from bitnet_jax.quant.tensor import from_codes
 
-FORMS = implementations("integer_matmul")
+STATUS = native.status()
+FORMS = ["reference", "xla", *(f"native/{isa}" for isa in STATUS.usable_isas)]
 ABSMAX4, ABSMEAN4 = Activation(4, "absmax"), Activation(4, "absmean")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 @pytest.fixture(params=FORMS)
-def form(request) -> str:
-    """Name of an implementation."""
+def form(request, monkeypatch) -> str:
+    """Name of an implementation; the native one with one instruction set forced."""
+    implementation, _, isa = request.param.partition("/")
+    if isa:
+        monkeypatch.setenv("BITNET_ISA", isa)
+    return implementation
+
+
+@pytest.fixture(params=["reference", "xla", *(["native"] if STATUS.available else [])])
+def implementation(request) -> str:
+    """For what does not depend on the instruction set: transformations."""
     return request.param
+
+
+@pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
+@pytest.mark.parametrize("isa", native.KNOWN_ISAS)
+def test_the_suite_runs_on(isa):
+    """One skip for each instruction set that the tests below could not run on."""
+    if isa not in STATUS.usable_isas:
+        pytest.skip(f"this processor lacks {isa}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,15 @@ class Case:
     dtype: str = "float32"
     out_dtype: str | None = None
     activation: Activation = Activation()
+
+    @property
+    def native(self) -> bool:
+        """Whether the C++ kernels take it."""
+        return (
+            self.activation == Activation()
+            and "float16" not in (self.dtype, self.out_dtype)
+            and self.group % 16 == 0
+        )
 
     def __str__(self) -> str:
         activation = f"a{self.activation.bits}{self.activation.statistic}"
@@ -55,11 +86,23 @@ CASES = (
     Case("int8", 2, 17, 33, "row", dtype="float16"),
     Case("int8", 9, 40, 64, "group", 32, out_dtype="bfloat16"),
     Case("int8", 9, 40, 64, activation=ABSMEAN4),
+    Case("int8", 5, 11, 200, "row", dtype="bfloat16", out_dtype="float32"),
+    Case("int8", 4, 6, 1920, "group", 192),
+    Case("int8", 70, 21, 130, "row"),  # more tokens than one unit of work
+    Case("int8", 17, 50, 1600, "group", 16),
     Case("int6", 1, 37, 129, "row"),
+    Case("int6", 1, 96, 2560, "row", out_dtype="bfloat16"),
+    Case("int6", 4, 18, 67, dtype="bfloat16"),
+    Case("int6", 7, 18, 640, "group", 160),
+    Case("int6", 19, 9, 61, "row"),
     Case("int6", 1, 20, 96, "group", 16, "bfloat16"),
     Case("int6", 1, 20, 18, "group", 6),  # groups that share bytes
     Case("int6", 5, 20, 98, activation=ABSMAX4),
     Case("int4", 1, 1, 3),
+    Case("int4", 1, 34, 2560, "group", 128, "bfloat16"),
+    Case("int4", 2, 35, 257, "row"),
+    Case("int4", 6, 10, 224, "group", 112),
+    Case("int4", 23, 13, 300),
     Case("int4", 1, 64, 320, "group", 64, activation=ABSMEAN4),
     Case("int4", 1, 31, 15, "group", 5),
     Case("int4", 3, 65, 97, "row", dtype="bfloat16", out_dtype="float32"),
@@ -102,10 +145,21 @@ def numpy_product(x, codes, scale, case: Case, peak=None) -> np.ndarray:
 
 
 def run(x, w, form, case: Case, **options):
-    def product(x, w):
+    def product(x, w, form):
         return integer_matmul(x, w, activation=case.activation, implementation=form, **options)
 
-    return jax.jit(product)(x, w)
+    # A new function each time, so that a forced instruction set is seen.
+    compiled = jax.jit(lambda x, w, form: product(x, w, form), static_argnums=2)
+    given = options.get("peak") is not None
+    if taken(form, case, given) != form:
+        with pytest.raises(Unavailable, match="does not take"):
+            compiled(x, w, form)
+    return compiled(x, w, taken(form, case, given))
+
+
+def taken(form: str, case: Case, given: bool = False) -> str:
+    """`form`, or "auto" where it does not take the case, with its statistic `given`."""
+    return "auto" if form == "native" and (given or not case.native) else form
 
 
 # --------------------------------------------------------------------------- values
@@ -181,13 +235,13 @@ def test_what_surrounds_the_op_leaves_its_bits_alone(rng, form, scale_kind):
 
     @jax.jit
     def residual(x):  # w constant: XLA could fold its scale into 1/√7
-        return x + integer_matmul(x, w, activation=ABSMEAN4, implementation=form)
+        return x + integer_matmul(x, w, activation=ABSMEAN4, implementation=taken(form, case))
 
     np.testing.assert_array_equal(np.asarray(residual(x)), x + y)
     half = x.astype(np.float16)
     narrow = jax.jit(
         lambda x: integer_matmul(
-            x.astype(jnp.float16), w, activation=ABSMEAN4, implementation=form
+            x.astype(jnp.float16), w, activation=ABSMEAN4, implementation=taken(form, case)
         ).astype(jnp.float32)
     )(x)
     want = numpy_product(half, codes, scale, replace(case, dtype="float16"))
@@ -220,7 +274,7 @@ def test_axes_of_size_zero_and_leading_axes(rng, form, kind):
     ids=str,
 )
 @pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (0, 0)], ids=str)
-def test_vmap_equals_a_loop(rng, form, case, axes, given):
+def test_vmap_equals_a_loop(rng, implementation, case, axes, given):
     x_axis, w_axis = axes
     n = 4
     x, codes, scale, w = make(rng, case, stack=(n,))
@@ -229,6 +283,7 @@ def test_vmap_equals_a_loop(rng, form, case, axes, given):
     if w_axis is None:
         codes, scale = (np.broadcast_to(v[0], v.shape) for v in (codes, scale))
     peak = 2 * statistic(x, case.activation) if given else None
+    form = taken(implementation, case, given)
     want = np.stack(
         [
             numpy_product(x[i], codes[i], scale[i], case, None if peak is None else peak[i])
@@ -250,13 +305,14 @@ def test_vmap_equals_a_loop(rng, form, case, axes, given):
     np.testing.assert_array_equal(np.asarray(y), want)
     if axes == (0, 0):
         # A stacked weight says the same as vmap over both.
-        np.testing.assert_array_equal(np.asarray(run(x, w, form, case, peak=peak)), want)
+        np.testing.assert_array_equal(np.asarray(run(x, w, implementation, case, peak=peak)), want)
 
 
-def test_vmap_over_scales_or_statistics_alone(rng, form):
+def test_vmap_over_scales_or_statistics_alone(rng, implementation):
     case = Case("int6", 2, 20, 32, "row")
     x, codes, _, w = make(rng, case)
     many = scales(rng, case, stack=(3,))
+    form = taken(implementation, case, given=True)
     peaks = statistic(x) * np.arange(1, 4, dtype=np.float32)[:, None, None]
 
     def product(scale, peak):
@@ -288,9 +344,10 @@ def test_batching_tokens_leaves_the_codes_alone(rng):
     ],
     ids=str,
 )
-def test_gradient_is_the_straight_through_one(rng, form, case, given):
+def test_gradient_is_the_straight_through_one(rng, implementation, case, given):
     x, codes, scale, w = make(rng, case)
     target = rng.standard_normal((case.tokens, case.out), np.float32)
+    form = taken(implementation, case, given)
     peak = 2 * statistic(x, case.activation) if given else None
 
     def by_hand(x, scale):
@@ -332,13 +389,13 @@ def test_the_statistic_has_no_gradient_and_bfloat16_keeps_its_dtype(rng):
     assert not np.asarray(d_peak).any()
 
 
-def test_scan_over_stacked_layers_with_remat(rng, form):
-    case = Case("int4", 3, 32, 32, "row", activation=ABSMEAN4)
+def test_scan_over_stacked_layers_with_remat(rng, implementation):
+    case = Case("int4", 3, 32, 32, "row")
     x, codes, scale, w = make(rng, case, stack=(4,))
     scale, w = scale / 32, replace(w, scale=w.scale / 32)
 
     def product(h, w):
-        return h + integer_matmul(h, w, activation=ABSMEAN4, implementation=form)
+        return h + integer_matmul(h, w, implementation=implementation)
 
     @jax.checkpoint
     def layer(h, w):
@@ -360,10 +417,10 @@ def test_scan_over_stacked_layers_with_remat(rng, form):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_the_same_without_jit(rng, form):
+def test_the_same_without_jit(rng, implementation):
     case = Case("int6", 3, 20, 40)
     x, codes, scale, w = make(rng, case)
-    y = integer_matmul(x, w, implementation=form)
+    y = integer_matmul(x, w, implementation=implementation)
     np.testing.assert_array_equal(np.asarray(y), numpy_product(x, codes, scale, case))
 
 
@@ -380,7 +437,7 @@ def bad_calls():
     w = from_codes(np.zeros((20, 40), np.int8), np.float32(1), kind="int8")
     wide = replace(w, shape=(20, 132_105))
     return {
-        "op.implementation_unknown": lambda: integer_matmul(x, w, implementation="native"),
+        "op.implementation_unknown": lambda: integer_matmul(x, w, implementation="nativ"),
         "op.shape": lambda: integer_matmul(x[:, :39], w),
         "op.dtype": lambda: integer_matmul(x.astype(np.int8), w),
         "op.layout": lambda: integer_matmul(x, replace(w, layout="i4.rows")),

@@ -3,10 +3,10 @@
 //
 //   driver LIBRARY CASES OUTPUTS
 //
-// CASES holds, in the byte order of the machine: the number of cases, then for each the eight
-// sizes of `bitnet_run`, the threads, the bytes of x, codes, scale and y, and the first three.
-// OUTPUTS receives the y of each usable instruction set and case; stdout says one line for each
-// instruction set: its name, whether it is usable, and what `bitnet_run` answered.
+// CASES holds, in the byte order of the machine: the number of cases, then for each the number of
+// its entry in kEntries, nine sizes for it, the threads, the bytes of x, codes, scale and y, and
+// the first three. OUTPUTS receives the y of each usable instruction set and case; stdout says one
+// line for each instruction set: its name, whether it is usable, and the worst answer.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -25,8 +25,12 @@ static void Read(std::FILE* file, void* to, size_t bytes) {
   if (std::fread(to, 1, bytes, file) != bytes) std::fprintf(stderr, "short file\n"), std::exit(2);
 }
 
+using Entry = int (*)(int64_t, int64_t, const int64_t*, const void*, const void*, const void*,
+                      void*);
+static const char* const kEntries[] = {"bitnet_run", "bitnet_rows_run", "bitnet_dense_run"};
+
 struct Case {
-  int64_t sizes[8], threads, bytes[4];
+  int64_t entry, sizes[9], threads, bytes[4];
   Bytes data[4];
 };
 
@@ -35,8 +39,9 @@ int main(int, char** argv) {
   auto count = reinterpret_cast<int64_t (*)()>(Need(dlsym(library, "bitnet_isa_count")));
   auto name = reinterpret_cast<const char* (*)(int64_t)>(Need(dlsym(library, "bitnet_isa_name")));
   auto usable = reinterpret_cast<int (*)(int64_t)>(Need(dlsym(library, "bitnet_isa_usable")));
-  auto run = reinterpret_cast<int (*)(int64_t, int64_t, const int64_t*, const void*, const uint8_t*,
-                                      const float*, void*)>(Need(dlsym(library, "bitnet_run")));
+  std::vector<Entry> entries;
+  for (const char* entry : kEntries)
+    entries.push_back(reinterpret_cast<Entry>(Need(dlsym(library, entry))));
   std::FILE* in = std::fopen(argv[2], "rb");
   std::FILE* out = std::fopen(argv[3], "wb");
   if (in == nullptr || out == nullptr) return 2;
@@ -44,6 +49,7 @@ int main(int, char** argv) {
   Read(in, &cases_count, sizeof(cases_count));
   std::vector<Case> cases(cases_count);
   for (Case& c : cases) {
+    Read(in, &c.entry, sizeof(c.entry));
     Read(in, c.sizes, sizeof(c.sizes));
     Read(in, &c.threads, sizeof(c.threads));
     Read(in, c.bytes, sizeof(c.bytes));
@@ -55,8 +61,8 @@ int main(int, char** argv) {
     int worst = 0;
     for (Case& c : cases) {
       const int answer =
-          run(isa, c.threads, c.sizes, c.data[0].data(), c.data[1].data(),
-              reinterpret_cast<const float*>(c.data[2].data()), c.data[3].data());
+          entries[c.entry](isa, c.threads, c.sizes, c.data[0].data(), c.data[1].data(),
+                           c.data[2].data(), c.data[3].data());
       worst = answer > worst ? answer : worst;
       if (usable(isa)) std::fwrite(c.data[3].data(), 1, c.data[3].size(), out);
     }

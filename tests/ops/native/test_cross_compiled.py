@@ -45,7 +45,8 @@ TARGETS = [
 ENTRIES = {
     *FFI_TARGETS,
     *("bitnet_source_key", "bitnet_isa_count", "bitnet_isa_name", "bitnet_isa_usable"),
-    "bitnet_run",
+    *("bitnet_run", "bitnet_rows_run", "bitnet_dense_run"),
+    *("bitnet_threads", "bitnet_set_threads"),
 }
 
 

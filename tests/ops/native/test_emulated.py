@@ -21,8 +21,16 @@ import numpy as np
 import pytest
 
 from bitnet_jax.ops.native import build
-from bitnet_jax.ops.native.selftest import ACCUMULATE, SCALE_KINDS, expected
-from bitnet_jax.quant.packing import pack_trits
+from bitnet_jax.ops.native.selftest import (
+    ACCUMULATE,
+    LAYOUT_IDS,
+    ROWS_LAYOUTS,
+    SCALE_KINDS,
+    dense_expected,
+    expected,
+    scales,
+)
+from bitnet_jax.quant.layouts import layout_of, pack_codes
 
 pytestmark = pytest.mark.heavy
 
@@ -64,8 +72,22 @@ CASES = [
     (4, 100, 2560, "tensor", 0, 3, "float32"),
     (9, 37, 160, "group", 16, 1, "float32"),
     (17, 50, 1600, "group", 16, 2, "float32"),
+    (7, 20, 320, "group", 80, 2, "float32"),
     (19, 16, 304, "tensor", 0, 2, "bfloat16"),
     (70, 19, 48, "row", 0, 2, "float32"),
+]
+# Of weights in rows (each in every layout) and of float weights (held as the dtype).
+ROWS_CASES = [
+    (1, 70, 250, "row", 0, 1, "float32"),
+    (1, 33, 160, "group", 80, 2, "bfloat16"),
+    (3, 9, 2561, "tensor", 0, 2, "float32"),
+    (9, 21, 96, "group", 16, 1, "float32"),
+    (70, 6, 130, "row", 0, 2, "bfloat16"),
+]
+DENSE_CASES = [
+    (1, 70, 250, 1, "bfloat16"),
+    (2, 9, 2570, 2, "float32"),
+    (33, 21, 48, 2, "bfloat16"),
 ]
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
@@ -91,26 +113,45 @@ def golden(tmp_path_factory) -> tuple[Path, bytes]:
     parts: list[bytes] = []
     wanted: list[np.ndarray] = []
 
-    def add(sizes, threads, x, codes, scale, y):
+    def add(entry, sizes, threads, x, codes, scale, y):
+        sizes = (*sizes, *[0] * (9 - len(sizes)))
         arrays = (x, codes, scale)
         lengths = [array.nbytes for array in (*arrays, y)]
-        parts.append(np.array([*sizes, threads, *lengths], np.int64).tobytes())
+        parts.append(np.array([entry, *sizes, threads, *lengths], np.int64).tobytes())
         parts.extend(array.tobytes() for array in arrays)
         wanted.append(y)
 
     for tokens, out, inputs, kind, group, threads, dtype in CASES:
         x = activations(rng, tokens, inputs, dtype)
         trits = rng.integers(-1, 2, (out, inputs), np.int8)
-        shape = {"tensor": (1,), "row": (out,), "group": (out, inputs // (group or 1))}[kind]
-        scale = rng.random(shape, np.float32) + np.float32(0.01)
-        codes = pack_trits(trits)
+        scale = scales(rng, out, inputs, kind, group)
         narrow = int(dtype == "bfloat16")
         want = expected(x.astype(np.float32), trits, scale, kind, group).astype(DTYPES[dtype])
-        sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow)
-        add(sizes, threads, x, codes, scale, want)
         q = rng.integers(-128, 128, (tokens, inputs), np.int8)
         acc = (q.astype(np.int64) @ trits.astype(np.int64).T).astype(np.int32)
-        add((1, tokens, out, inputs, ACCUMULATE, 0, 0, 0), threads, q, codes, scale, acc)
+        for layout, at in LAYOUT_IDS.items():
+            if group % layout_of(layout).group_step:
+                continue
+            codes = pack_codes(trits, layout)
+            sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow, at)
+            add(0, sizes, threads, x, codes, scale, want)
+            add(0, (*sizes[:4], ACCUMULATE, 0, 0, 0, at), threads, q, codes, scale, acc)
+    for layout, number in ROWS_LAYOUTS.items():
+        half = 1 << (int(layout[1]) - 1)
+        for tokens, out, inputs, kind, group, threads, dtype in ROWS_CASES:
+            x = activations(rng, tokens, inputs, dtype)
+            codes = rng.integers(-half, half, (out, inputs)).astype(np.int8)
+            scale = scales(rng, out, inputs, kind, group)
+            narrow = int(dtype == "bfloat16")
+            want = expected(x.astype(np.float32), codes, scale, kind, group).astype(DTYPES[dtype])
+            sizes = (1, tokens, out, inputs, SCALE_KINDS[kind], group, narrow, narrow, number)
+            add(1, sizes, threads, x, pack_codes(codes, layout), scale, want)
+    for tokens, out, inputs, threads, dtype in DENSE_CASES:
+        x = rng.standard_normal((tokens, inputs), np.float32)
+        x[-1] *= np.float32(1e-38)  # subnormal products
+        w = rng.standard_normal((out, inputs), np.float32).astype(DTYPES[dtype])
+        sizes = (tokens, out, inputs, int(dtype == "bfloat16"))
+        add(2, sizes, threads, x, w, x[:0], dense_expected(x, w))
     path = tmp_path_factory.mktemp("golden") / "cases"
     path.write_bytes(np.int64(len(wanted)).tobytes() + b"".join(parts))
     return path, b"".join(array.tobytes() for array in wanted)

@@ -15,16 +15,19 @@ import pytest
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ops.native import library as native
-from bitnet_jax.ops.native.selftest import expected
+from bitnet_jax.ops.native.selftest import ACCUMULATE, LAYOUT_IDS, expected
 from bitnet_jax.ops.ternary_matmul import (
     ternary_accumulate,
     ternary_accumulate_p,
     ternary_matmul,
     ternary_matmul_p,
 )
+from bitnet_jax.quant.layouts import LAYOUTS_OF, pack_codes
+from bitnet_jax.quant.tensor import TERNARY, from_codes
 from bitnet_jax.quant.ternary import from_trits
 
 STATUS = native.status()
+LAYOUTS = LAYOUTS_OF[TERNARY]
 FORMS = ["reference", "xla", *(f"native/{isa}" for isa in STATUS.usable_isas)]
 needs_kernels = pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
 
@@ -61,9 +64,11 @@ class Case:
     group: int = 0
     dtype: str = "float32"
     out_dtype: str | None = None
+    layout: str = "t2.16x16"
 
     def __str__(self) -> str:
         out = f"-{self.out_dtype}" if self.out_dtype else ""
+        out += "" if self.layout == "t2.16x16" else f"-{self.layout}"
         return f"{self.tokens}x{self.inputs}x{self.out}-{self.kind}{self.group}-{self.dtype}{out}"
 
 
@@ -81,6 +86,19 @@ CASES = (
     Case(17, 37, 129, "row", dtype="bfloat16", out_dtype="float32"),
     Case(17, 50, 1600, "group", 16),  # a hundred groups: past the kernel's stack buffer
     Case(70, 19, 48),  # more tokens than one unit of work
+    *(
+        replace(case, layout="t1.16x20")
+        for case in (
+            Case(1, 1, 1),
+            Case(1, 70, 250, "row"),
+            Case(1, 33, 320, "group", 80, "bfloat16"),
+            Case(1, 96, 2560, out_dtype="bfloat16"),
+            *(Case(tokens, 33, 100) for tokens in range(2, 9)),  # a tile of each height
+            Case(17, 37, 129, "row", dtype="bfloat16", out_dtype="float32"),
+            Case(17, 50, 1600, "group", 80),
+            Case(70, 19, 48),
+        )
+    ),
 )
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
@@ -96,7 +114,7 @@ def make(rng, case: Case, stack=()):
     x = x.astype(DTYPES[case.dtype])
     trits = rng.integers(-1, 2, (*stack, case.out, case.inputs), np.int8)
     scale = scales(rng, case, stack)
-    w = from_trits(trits, scale, scale_kind=case.kind, group_size=case.group)
+    w = from_codes(trits, scale, scale_kind=case.kind, group_size=case.group, layout=case.layout)
     return x, trits, scale, jax.tree.map(jnp.asarray, w)
 
 
@@ -129,13 +147,28 @@ def test_accumulators_equal_int64(rng, form, tokens, shape):
     np.testing.assert_array_equal(np.asarray(acc), q.astype(np.int64) @ trits.T.astype(np.int64))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("tokens", [1, 8])
-def test_largest_sums_do_not_overflow(form, sign, tokens):
+def test_largest_sums_do_not_overflow(form, sign, tokens, layout):
     q = np.full((tokens, 7000), -128, np.int8)
-    w = from_trits(np.full((16, 7000), sign, np.int8), np.float32(1))
+    w = from_codes(np.full((16, 7000), sign, np.int8), np.float32(1), layout=layout)
     acc = jax.jit(lambda q, w: ternary_accumulate(q, w, implementation=form))(q, w)
     assert np.asarray(acc).tolist() == [[-128 * 7000 * sign] * 16] * tokens
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("isa", STATUS.usable_isas)
+def test_sums_that_are_kept_too_large_are_folded_in_time(isa, layout):
+    # One token's codes are multiplied where they lie in a byte: 64 times too large.
+    columns = 700_000
+    q = np.full((1, columns), 127, np.int8)
+    codes = pack_codes(np.ones((16, columns), np.int8), layout)
+    acc = np.empty((1, 16), np.int32)
+    sizes = (1, 1, 16, columns, ACCUMULATE, 0, 0, 0, LAYOUT_IDS[layout])
+    native.library().run(isa, sizes, q, codes, np.zeros(1, np.float32), acc)
+    assert acc.tolist() == [[127 * columns] * 16]
 
 
 def test_zero_tiny_huge_and_half_way_activations(rng, form):
@@ -408,3 +441,11 @@ def test_bad_calls_are_refused_by_name(code):
     with pytest.raises(UsageError) as caught:
         bad_calls()[code]()
     assert caught.value.code == code
+
+
+def test_groups_that_are_no_whole_lines_are_refused():
+    case = Case(1, 16, 160, "group", 32, layout="t1.16x20")
+    x, _, _, w = make(np.random.default_rng(0), case)
+    with pytest.raises(UsageError, match="a multiple of 80 inputs in layout t1.16x20") as caught:
+        ternary_matmul(x, w)
+    assert caught.value.code == "op.layout"

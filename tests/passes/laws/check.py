@@ -15,7 +15,7 @@ import pytest
 
 import bitnet_jax as bj
 from tests.passes.handwritten import qeinsum
-from tests.passes.laws import CASES
+from tests.passes.laws import CASES, SIMILAR
 
 PLAIN = {"xla_backend_optimization_level": 0}
 
@@ -23,6 +23,8 @@ PLAIN = {"xla_backend_optimization_level": 0}
 # of n terms in another order differs by about √n half-ulps of its largest partial sum (by n at
 # most): 4 ulps of the largest gradient for each product that it came through.
 ULPS = 4
+# What `gradients` was called for.
+DIFFERENTIATED = set()
 
 
 def thinned(rows, every):
@@ -35,6 +37,12 @@ def thinned(rows, every):
         pytest.param(row, marks=[pytest.mark.heavy] * bool(number % every))
         for number, row in enumerate(rows)
     ]
+
+
+def alternate(names, turn):
+    """All rows as parameters; of `SIMILAR` ones every other is heavy, by `turn`."""
+    skipped = set(SIMILAR[1 - turn :: 2])
+    return [pytest.param(name, marks=[pytest.mark.heavy] * (name in skipped)) for name in names]
 
 
 def arrays(tree):
@@ -52,6 +60,20 @@ def expected(name):
     if case.gradient == "all" and not case.rule_differs:
         return run_gradients(name, twin_of, 1)[1]
     return twin_value(name, case.inputs)
+
+
+@functools.cache
+def expected_alone(name):
+    """As `expected`, without a program for gradients that nobody else has needed."""
+    known = (name, twin_of) in DIFFERENTIATED
+    return expected(name) if known else twin_value(name, CASES[name].inputs)
+
+
+@functools.cache
+def packed_of(name):
+    """The row's parameters, packed."""
+    case = CASES[name]
+    return bj.pack(case.fn, arrays(case.params), case.rules, *arrays(case.inputs))
 
 
 def twin_value(name, inputs, params=None):
@@ -97,6 +119,7 @@ def twin_of(name):
 @functools.cache
 def gradients(name, of):
     """Jitted ``(params, inputs, cotangents, λ) -> (gradients, value)`` of ``of(name)``."""
+    DIFFERENTIATED.add((name, of))
     function = of(name)
 
     def gradient(params, inputs, cotangents, lam):

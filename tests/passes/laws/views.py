@@ -10,6 +10,7 @@ from jax import lax
 from tests.passes.laws.case import IN, OUT, TOKENS, Case, normal, one, relu, tokens
 
 OUTPUTS = [(0, 8), (8, 24), (0, 16), (3, 40)]
+PARTS = {"w_q": 16, "w_k": 8, "w_v": 8}
 INPUTS = [(0, 8), (8, 24), (16, 40), (5, 37)]
 
 
@@ -84,6 +85,20 @@ def both_halves(p, x):
 def both_halves_twin(q, p, x):
     first = q("bi,io->bo", x[:, :24], p["w"], view=lambda w: w[:24], inner=(0,))
     return first + q("bi,io->bo", x[:, 24:], p["w"], view=lambda w: w[24:], inner=(0,))
+
+
+def joined(multiply, order="bo"):
+    """The row of weights that are joined along their outputs before they are multiplied."""
+    return Case(
+        lambda p, x: multiply(x, jnp.concatenate([p["w_q"], p["w_k"], p["w_v"]], 1)),
+        lambda q, p, x: jnp.concatenate(
+            [q(f"bi,io->{order}", x, p[name]) for name in ("w_q", "w_k", "w_v")],
+            axis=order.index("o"),
+        ),
+        {name: k * normal(IN, n, seed=k) for k, (name, n) in enumerate(PARTS.items(), 1)},
+        (tokens(),),
+        axes={name: ((), (1,), (0,)) for name in PARTS},
+    )
 
 
 def chosen(select):
@@ -196,6 +211,11 @@ CASES = {
         {"w": normal(IN, 40)},
         (tokens(), np.int32(11)),
     ),
+    "joined along the outputs": joined(lambda x, w: x @ w),
+    "joined, cast, transposed, and first": joined(
+        lambda x, w: jnp.einsum("oi,bi->ob", w.astype(jnp.float32).T, x), "ob"
+    ),
+    "joined, in an inner jit": joined(lambda x, w: jax.jit(lambda w: x @ w)(w)),
     "jnp.einsum inside jit, transposed outside": one(
         lambda p, x: jax.jit(lambda w, x: jnp.einsum("bi,oi->bo", x, w))(p["w"].T, x),
         lambda q, p, x: q("bi,io->bo", x, p["w"]),

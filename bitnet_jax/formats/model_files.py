@@ -1,0 +1,71 @@
+"""Which file of a folder is its model: one rule, for a folder here and for one in a store.
+
+With a `config.json` or an index it is a checkpoint of `transformers`; else one `.bitnet` file.
+Looks at names only, and opens nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from bitnet_jax.core.errors import BadData, NoInput, few
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = (".bin", ".pth", ".pt", ".pkl")
+_HINT = "a model is a .bitnet file, or a folder with safetensors and config.json"
+
+
+def model_file(names: Collection[str], folder: str | os.PathLike) -> str:
+    """Returns the file that holds the weights, or the index of those that do.
+
+    Args:
+      names: those of the folder's files.
+      folder: what a message calls it.
+
+    Raises:
+      BadData: it holds several models, pickles only, or nothing that is one.
+      NoInput: it is a checkpoint, and its weights are missing.
+    """
+    tensors, native, pickles = (
+        sorted(name for name in names if name.endswith(suffix))
+        for suffix in (".safetensors", ".bitnet", PICKLES)
+    )
+    checkpoint = CONFIG in names or INDEX in names
+    if checkpoint or not native:
+        known = next((name for name in (SINGLE, INDEX) if name in names), None)
+        if known is not None:
+            return known
+    found = (tensors or native) if checkpoint else (native or tensors)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadData(
+            "file.which_model" if found is native else "huggingface.which_file",
+            f"`{folder}` holds {len(found)} models: {few(found)}"
+            if found is native
+            else f"`{folder}` holds {len(found)} safetensors files and no {INDEX}: {few(found)}",
+            f"pass one of them: {folder}/{found[0]}",
+        )
+    if pickles:
+        raise BadData(
+            "huggingface.pickle",
+            f"`{folder}` holds only pickles ({few(pickles)}), which are never unpickled here, "
+            "since that could run any code",
+            "look for one with safetensors; where you trust it, load it with its own library and "
+            "call `model.save_pretrained(DIR, safe_serialization=True)`",
+        )
+    if checkpoint:
+        raise NoInput(
+            "huggingface.no_weights",
+            f"`{folder}` holds no safetensors file: " + few(sorted(names)),
+            "is the download, or the upload, complete?",
+        )
+    raise BadData(
+        "huggingface.no_config",
+        f"`{folder}` has no {CONFIG}, and holds no model: "
+        + (few(sorted(names)) if names else "it is empty"),
+        _HINT,
+    )

@@ -1,0 +1,32 @@
+"""The op as a call of the C++ kernels. CPU only.
+
+Scores, softmax and sums are float32 in an order that depends on a query's own position
+alone (`native/attention.h`): a result does not change with the batch, the other queries,
+the number of keys beyond, or the threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitnet_jax.ops.native.library import ffi_target
+
+# Lanes of the kernels: a head must fill them.
+LANES = 16
+
+
+def fits(q: Any, k: Any, v: Any, positions: Any) -> bool:
+    """Says whether the kernel takes operands of these shapes and dtypes."""
+    floats = {str(value.dtype) for value in (q, k, v)}
+    return floats == {"float32"} and q.shape[-1] % LANES == 0 and q.size > 0 and k.size > 0
+
+
+def attention_native(q: Any, k: Any, v: Any, positions: Any) -> Any:
+    """As `attention_reference`."""
+    target, isa = ffi_target("bitnet_attention")
+    result = jax.ShapeDtypeStruct(q.shape, jnp.float32)
+    return jax.ffi.ffi_call(target, result)(q, k, v, positions, isa=np.int64(isa))

@@ -1,0 +1,19 @@
+"""What `cached_attention` means: the ops that it stands for, one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitnet_jax.ops.attention.reference import attention_reference
+from bitnet_jax.ops.cache_write.reference import cache_write_reference
+from bitnet_jax.ops.rotary.reference import rotary_reference
+
+
+def cached_attention_reference(
+    q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any, *, theta: float
+) -> tuple[Any, Any, Any]:
+    """The result [batch, length, heads, head_dim], and both caches with the new rows."""
+    keys = cache_write_reference(keys, rotary_reference(k, positions, theta=theta), positions)
+    values = cache_write_reference(values, v, positions)
+    q = rotary_reference(q, positions, theta=theta)
+    return attention_reference(q, keys, values, positions), keys, values

@@ -1,0 +1,194 @@
+// Causal attention of queries over keys that stand at their own index, with the rotation of
+// queries and keys and the write into the cache before it, where there is a cache.
+//
+// The keys that a query sees are taken in chunks that begin at multiples of kChunk, and the
+// chunks are merged in ascending order, whether one thread takes them all or each another. So
+// the result for a query depends on its own position and on nothing else: not on the other
+// queries of the call, the batch, the capacity of the cache or the threads.
+// Knows nothing of XLA: whoever calls it gives a function that runs `count` units.
+#pragma once
+
+#include <cstring>
+
+#include "product.h"
+
+namespace bitnet {
+
+struct Attention {
+  const Kernel* kernel;
+  int64_t batch, tokens, heads, kv_heads, width, capacity;
+  const float* q;  // [batch, tokens, heads, width]
+  // [batch, tokens, kv_heads, width], rotated and written into the caches; null where the
+  // keys of all positions are given (as `keys` and `values`).
+  const float *k, *v;
+  const float *cos, *sin;    // [batch, tokens, width/2], or null: nothing is rotated
+  const int32_t* positions;  // [batch, tokens], ascending by one along a row
+  float *keys, *values;      // [batch, capacity, kv_heads, width]
+  float* y;                  // [batch, tokens, heads, width]
+};
+
+// Units of one kv head of one token, and what they leave for the merge.
+struct AttentionPlan {
+  const Attention* p;
+  int64_t chunks;      // of the longest row, at most
+  bool split;          // chunks are units of their own: few tokens, long rows
+  Buffer<float> turned;  // q rotated
+  Buffer<float> most, total, out;  // by token, head and chunk, where split
+};
+
+// Queries whose keys are read together.
+constexpr int64_t kQueryBlock = 8;
+
+static inline int64_t KeysOf(const Attention& p, int64_t row) {
+  const int64_t seen = p.positions[row] + 1;
+  return Max(Min(seen, p.capacity), 1);  // as the reference, which sees key 0 at the least
+}
+
+// Rotates the queries of token `row`, and puts its key and value where they belong.
+static void PlaceToken(const AttentionPlan& plan, int64_t row) {
+  const Attention& p = *plan.p;
+  const int64_t half = p.width / 2, b = row / p.tokens, t = row % p.tokens;
+  const bool turns = p.cos != nullptr;
+  const float* cos = turns ? p.cos + row * half : nullptr;
+  const float* sin = turns ? p.sin + row * half : nullptr;
+  if (turns) {
+    const float* q = p.q + row * p.heads * p.width;
+    float* to = plan.turned.get() + row * p.heads * p.width;
+    for (int64_t h = 0; h < p.heads; ++h)
+      p.kernel->floats->rotate(q + h * p.width, cos, sin, half, to + h * p.width);
+  }
+  if (p.k == nullptr) return;
+  // The whole run of tokens stays inside the cache, as dynamic_update_slice keeps it.
+  const int64_t start = Max(Min(p.positions[b * p.tokens], p.capacity - p.tokens), 0);
+  const int64_t of_row = p.kv_heads * p.width;
+  const int64_t at = (b * p.capacity + start + t) * of_row;
+  const float* k = p.k + row * of_row;
+  for (int64_t h = 0; h < p.kv_heads; ++h) {
+    const int64_t of_head = h * p.width;
+    if (turns)
+      p.kernel->floats->rotate(k + of_head, cos, sin, half, p.keys + at + of_head);
+    else
+      std::memcpy(p.keys + at + of_head, k + of_head, p.width * sizeof(float));
+  }
+  std::memcpy(p.values + at, p.v + row * of_row, of_row * sizeof(float));
+}
+
+static inline const float* Queries(const AttentionPlan& plan, int64_t row, int64_t kv) {
+  const Attention& p = *plan.p;
+  const float* q = p.cos != nullptr ? plan.turned.get() : p.q;
+  return q + (row * p.heads + kv * (p.heads / p.kv_heads)) * p.width;
+}
+
+// One chunk of keys for the queries of one kv head of token `row`.
+static void Chunk(const AttentionPlan& plan, int64_t row, int64_t kv, int64_t chunk, float* most,
+                  float* total, float* out) {
+  const Attention& p = *plan.p;
+  const int64_t stride = p.kv_heads * p.width, first = chunk * kChunk;
+  const int64_t at = ((row / p.tokens) * p.capacity + first) * stride + kv * p.width;
+  const float scale = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(p.width)));
+  p.kernel->floats->attend(Queries(plan, row, kv), p.heads / p.kv_heads, p.keys + at,
+                           p.values + at, stride, Min(KeysOf(p, row) - first, kChunk), p.width,
+                           scale, most, total, out);
+}
+
+static void WriteRow(const AttentionPlan& plan, int64_t row, int64_t kv, const float* total,
+                     const float* out) {
+  const Attention& p = *plan.p;
+  const int64_t group = p.heads / p.kv_heads;
+  float* y = p.y + (row * p.heads + kv * group) * p.width;
+  for (int64_t h = 0; h < group; ++h)
+    for (int64_t d = 0; d < p.width; ++d) y[h * p.width + d] = out[h * p.width + d] / total[h];
+}
+
+static void Merge(const AttentionPlan& plan, int64_t chunk, float* most, float* total,
+                  float* out, const float* chunk_most, const float* chunk_total,
+                  const float* chunk_out) {
+  const Attention& p = *plan.p;
+  const int64_t group = p.heads / p.kv_heads;
+  if (chunk == 0) {
+    std::memcpy(most, chunk_most, group * sizeof(float));
+    std::memcpy(total, chunk_total, group * sizeof(float));
+    std::memcpy(out, chunk_out, group * p.width * sizeof(float));
+    return;
+  }
+  for (int64_t h = 0; h < group; ++h)
+    p.kernel->floats->merge(most + h, total + h, out + h * p.width, chunk_most[h],
+                            chunk_total[h], chunk_out + h * p.width, p.width);
+}
+
+template <typename Run>
+static bool RunAttention(const Attention& p, int64_t threads, Run run) {
+  const int64_t rows = p.batch * p.tokens, group = p.heads / p.kv_heads;
+  if (rows == 0 || p.heads == 0) return true;
+  AttentionPlan plan;
+  plan.p = &p;
+  int64_t longest = 1;
+  for (int64_t row = 0; row < rows; ++row) longest = Max(longest, KeysOf(p, row));
+  plan.chunks = CeilDiv(longest, kChunk);
+  plan.split = rows * p.kv_heads < 8 * threads && plan.chunks > 1;
+  plan.turned = Allocate<float>(p.cos != nullptr ? rows * p.heads * p.width : 0);
+  const int64_t pieces = plan.split ? rows * p.kv_heads * plan.chunks : 0;
+  plan.most = Allocate<float>(pieces * group);
+  plan.total = Allocate<float>(pieces * group);
+  plan.out = Allocate<float>(pieces * group * p.width);
+  if (!plan.turned || !plan.most || !plan.total || !plan.out) return false;
+
+  constexpr int64_t kTokensPerTask = 8;
+  run(CeilDiv(rows, kTokensPerTask), [&](int64_t i) {
+    for (int64_t row = i * kTokensPerTask; row < Min((i + 1) * kTokensPerTask, rows); ++row)
+      PlaceToken(plan, row);
+  });
+
+  if (plan.split) {
+    run(pieces, [&](int64_t i) {
+      const int64_t chunk = i % plan.chunks, kv = i / plan.chunks % p.kv_heads;
+      const int64_t row = i / plan.chunks / p.kv_heads;
+      if (chunk * kChunk < KeysOf(p, row))
+        Chunk(plan, row, kv, chunk, plan.most.get() + i * group, plan.total.get() + i * group,
+              plan.out.get() + i * group * p.width);
+    });
+    for (int64_t i = 0; i < pieces; i += plan.chunks) {
+      const int64_t kv = i / plan.chunks % p.kv_heads, row = i / plan.chunks / p.kv_heads;
+      float* most = plan.most.get() + i * group;
+      float* total = plan.total.get() + i * group;
+      float* out = plan.out.get() + i * group * p.width;
+      for (int64_t chunk = 1; chunk * kChunk < KeysOf(p, row); ++chunk)
+        Merge(plan, chunk, most, total, out, most + chunk * group, total + chunk * group,
+              out + chunk * group * p.width);
+      WriteRow(plan, row, kv, total, out);
+    }
+    return true;
+  }
+
+  // A unit: some tokens of a row and one kv head, chunk by chunk so that its keys stay near.
+  const int64_t blocks = CeilDiv(p.tokens, kQueryBlock);
+  const int64_t units = p.batch * p.kv_heads * blocks;
+  const int64_t each = group * (p.width + 2);
+  const Buffer<float> scratch = Allocate<float>(units * (kQueryBlock + 1) * each);
+  if (!scratch) return false;
+  run(units, [&](int64_t i) {
+    // The longest first: they take the most time.
+    const int64_t block = blocks - 1 - i / (p.batch * p.kv_heads);
+    const int64_t kv = i % p.kv_heads, b = i / p.kv_heads % p.batch;
+    const int64_t t0 = block * kQueryBlock, t1 = Min(t0 + kQueryBlock, p.tokens);
+    float* mine = scratch.get() + i * (kQueryBlock + 1) * each;
+    float* chunk_at = mine + kQueryBlock * each;
+    const int64_t longest_here = KeysOf(p, b * p.tokens + t1 - 1);
+    for (int64_t chunk = 0; chunk * kChunk < longest_here; ++chunk)
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t row = b * p.tokens + t;
+        if (chunk * kChunk >= KeysOf(p, row)) continue;
+        float* most = mine + (t - t0) * each;
+        Chunk(plan, row, kv, chunk, chunk_at, chunk_at + group, chunk_at + 2 * group);
+        Merge(plan, chunk, most, most + group, most + 2 * group, chunk_at, chunk_at + group,
+              chunk_at + 2 * group);
+      }
+    for (int64_t t = t0; t < t1; ++t) {
+      const float* most = mine + (t - t0) * each;
+      WriteRow(plan, b * p.tokens + t, kv, most + group, most + 2 * group);
+    }
+  });
+  return true;
+}
+
+}  // namespace bitnet

@@ -1,0 +1,111 @@
+// FFI entries of attention and the norm.
+#pragma once
+
+#include "attention.h"
+#include "entry.h"
+
+namespace {
+
+using bitnet::Attention;
+
+bool RunOnPool(const Attention& p, int64_t threads) {
+  return bitnet::RunAttention(p, threads, [&](int64_t count, const auto& fn) {
+    bitnet::Pool::Get().Run(count, threads, fn);
+  });
+}
+
+// Fills the sizes from q [B,M,H,D] and the keys [B,S,KV,D]; false if they disagree.
+bool SetAttention(Shape q, Shape keys, Shape positions, Attention* p) {
+  if (q.size() != 4 || keys.size() != 4) return false;
+  p->batch = q[0], p->tokens = q[1], p->heads = q[2], p->width = q[3];
+  p->capacity = keys[1], p->kv_heads = keys[2];
+  return keys[0] == p->batch && keys[3] == p->width && p->kv_heads > 0 && p->capacity > 0 &&
+         p->heads % p->kv_heads == 0 && p->width % 16 == 0 &&
+         Is(positions, {p->batch, p->tokens});
+}
+
+constexpr const char* kAttentionShapes = "bitnet: shapes of queries, keys and positions disagree";
+
+ffi::Error AttentionImpl(F32 q, F32 keys, F32 values, ffi::Buffer<ffi::S32> positions,
+                         ffi::ResultBuffer<ffi::F32> y, int64_t isa) {
+  Attention p = {};
+  p.kernel = Find(isa);
+  if (p.kernel == nullptr) return Fail(kNoIsa);
+  if (!SetAttention(q.dimensions(), keys.dimensions(), positions.dimensions(), &p) ||
+      values.element_count() != keys.element_count())
+    return Fail(kAttentionShapes);
+  p.q = q.typed_data(), p.positions = positions.typed_data(), p.y = y->typed_data();
+  // Only read: without k and v nothing is written into them.
+  p.keys = keys.typed_data(), p.values = values.typed_data();
+  return Ended(RunOnPool(p, bitnet::Pool::Get().threads()));
+}
+
+// The results `new_keys` and `new_values` are the operands' own buffers: they are aliased.
+ffi::Error CachedAttentionImpl(F32 q, F32 k, F32 v, F32 cos, F32 sin,
+                               ffi::Buffer<ffi::S32> positions, F32 keys, F32 values,
+                               ffi::ResultBuffer<ffi::F32> y, ffi::ResultBuffer<ffi::F32> new_keys,
+                               ffi::ResultBuffer<ffi::F32> new_values, int64_t isa) {
+  Attention p = {};
+  p.kernel = Find(isa);
+  if (p.kernel == nullptr) return Fail(kNoIsa);
+  if (!SetAttention(q.dimensions(), keys.dimensions(), positions.dimensions(), &p) ||
+      !Is(k.dimensions(), {p.batch, p.tokens, p.kv_heads, p.width}) ||
+      !Is(v.dimensions(), {p.batch, p.tokens, p.kv_heads, p.width}) ||
+      !Is(cos.dimensions(), {p.batch, p.tokens, p.width / 2}) ||
+      !Is(sin.dimensions(), {p.batch, p.tokens, p.width / 2}) || p.tokens > p.capacity ||
+      values.element_count() != keys.element_count())
+    return Fail(kAttentionShapes);
+  if (new_keys->typed_data() != keys.typed_data() ||
+      new_values->typed_data() != values.typed_data())
+    return Fail("bitnet: the caches must be written in place");
+  p.q = q.typed_data(), p.k = k.typed_data(), p.v = v.typed_data();
+  p.cos = cos.typed_data(), p.sin = sin.typed_data();
+  p.positions = positions.typed_data(), p.y = y->typed_data();
+  p.keys = keys.typed_data(), p.values = values.typed_data();
+  return Ended(RunOnPool(p, bitnet::Pool::Get().threads()));
+}
+
+ffi::Error NormImpl(F32 x, F32 weight, ffi::ResultBuffer<ffi::F32> y, int64_t isa, float eps) {
+  const Kernel* kernel = Find(isa);
+  if (kernel == nullptr) return Fail(kNoIsa);
+  const Shape shape = x.dimensions();
+  if (shape.size() == 0 || !Is(weight.dimensions(), {shape[shape.size() - 1]}))
+    return Fail("bitnet: a norm's weight has one value for each input");
+  const int64_t n = shape[shape.size() - 1], rows = n ? x.element_count() / n : 0;
+  bitnet::Pool& pool = bitnet::Pool::Get();
+  pool.Run(rows, rows * n < kWorthThreads / 16 ? 1 : pool.threads(), [&](int64_t row) {
+    kernel->floats->norm(x.typed_data() + row * n, weight.typed_data(), eps, n,
+                         y->typed_data() + row * n);
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+BITNET_HANDLER(bitnet_attention, AttentionImpl,
+               ffi::Ffi::Bind()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<ffi::Buffer<ffi::S32>>()
+                   .Ret<F32>()
+                   .Attr<int64_t>("isa"))
+
+BITNET_HANDLER(bitnet_cached_attention, CachedAttentionImpl,
+               ffi::Ffi::Bind()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Arg<ffi::Buffer<ffi::S32>>()
+                   .Arg<F32>()
+                   .Arg<F32>()
+                   .Ret<F32>()
+                   .Ret<F32>()
+                   .Ret<F32>()
+                   .Attr<int64_t>("isa"))
+
+BITNET_HANDLER(bitnet_rms_norm, NormImpl,
+               ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Ret<F32>().Attr<int64_t>("isa").Attr<float>(
+                   "eps"))

@@ -1,0 +1,55 @@
+"""The native norm: numpy's bits in the written order, close to the reference, row by row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bitnet_jax.ops.native import library as native
+from bitnet_jax.ops.rms_norm import rms_norm
+from bitnet_jax.ops.rms_norm.reference import rms_norm_reference
+from tests.ops.order import rms_norm as in_order
+
+EPS = 1e-5
+
+
+@pytest.fixture(params=native.status().usable_isas)
+def isa(request, monkeypatch):
+    monkeypatch.setenv("BITNET_ISA", request.param)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("width", [1, 16, 63, 64, 130, 2560])
+def test_equals_numpy_in_the_written_order(isa, rng, width):
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((3, 2, width), (width,)))
+    y = np.asarray(rms_norm(x, weight, eps=EPS))
+    want = np.stack([in_order(row, weight, EPS) for row in x.reshape(-1, width)])
+    assert np.array_equal(y.reshape(-1, width), want)
+    np.testing.assert_allclose(y, rms_norm_reference(x, weight, eps=EPS), rtol=2e-6)
+
+
+def test_a_row_depends_on_no_other(rng):
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((33, 200), (200,)))
+    whole = np.asarray(rms_norm(x, weight, eps=EPS))
+    for rows in (1, 2, 7, 8):
+        assert np.array_equal(np.asarray(rms_norm(x[:rows], weight, eps=EPS)), whole[:rows])
+
+
+def test_nan_stays_in_its_row(rng):
+    x = rng.standard_normal((2, 64), np.float32)
+    x[0, 3] = np.nan
+    y = np.asarray(rms_norm(x, np.ones(64, np.float32), eps=EPS))
+    assert np.isnan(y[0]).all() and np.isfinite(y[1]).all()
+
+
+def test_other_dtypes_and_derivatives_are_the_reference(rng):
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((2, 48), (48,)))
+    half = jnp.asarray(x, jnp.bfloat16)
+    assert rms_norm(half, weight, eps=EPS).dtype == jnp.bfloat16
+
+    def total(norm):
+        return jax.grad(lambda x: (norm(x, weight, eps=EPS) ** 3).sum())(x)
+
+    np.testing.assert_array_equal(total(rms_norm), total(rms_norm_reference))
