@@ -16,6 +16,7 @@ import numpy as np
 from bitnet_jax.core.memory import address_space_left
 
 HUGE = 2 << 20
+_SMALL = 4096
 ALIGNMENT = 64
 # Small arrays share an area of this size.
 AREA = 32 * HUGE

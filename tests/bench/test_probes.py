@@ -9,7 +9,7 @@ from bitnet_jax.bench import probes
 from bitnet_jax.core import pages
 from bitnet_jax.core.errors import Unavailable, UsageError
 
-SIZE = 64 << 20
+SIZE = 256 << 20  # no cache holds it
 
 
 def numpy_speed(held):
@@ -26,8 +26,8 @@ def test_memory_is_read_as_fast_as_numpy_does_and_not_out_of_this_world():
     found = probes.bandwidth(SIZE)
     plain = numpy_speed(pages.buffer(SIZE, huge=False))
     best = max(row["gb_s"] for row in found.tried)
-    # numpy's loop reads one stream on one thread. A busy machine may take half from either.
-    assert plain / 3 < best < 100 * plain
+    # numpy's loop reads one stream on one thread; what else runs may take most of either.
+    assert plain / 5 < best < 100 * plain
     assert found.bytes == SIZE and found.form != "numpy" and len(found.values) == 3
     assert found.gb_s == pytest.approx(sorted(found.values)[1])
     assert found.again() > 0 and len(found.values) == 4
