@@ -249,9 +249,9 @@ CHECKS: tuple[Check, ...] = (
     Check("forms on this device", 3, True, _forms),
     Check("other work", 0.1, True, _quiet),
     Check("memory", 0.1, True, _memory),
-    Check("bandwidth, 256 MiB", 2, True, _bandwidth(256 * _MIB)),
+    Check("bandwidth, 256 MiB", 3, True, _bandwidth(256 * _MIB)),
     Check("int8 peak", 2, True, _peak),
     Check("a model, kernel against reference", 8, True, _model),
     Check("kernels, shapes of 2B4T", 40, False, _kernels(REAL)),
-    Check("bandwidth, 2 GiB", 8, False, _bandwidth(BUFFER)),
+    Check("bandwidth, 2 GiB", 14, False, _bandwidth(BUFFER)),
 )

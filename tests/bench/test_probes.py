@@ -32,6 +32,7 @@ def test_memory_is_read_as_fast_as_numpy_does_and_not_out_of_this_world():
     assert found.gb_s == pytest.approx(sorted(found.values)[1])
     assert found.again() > 0 and len(found.values) == 4
     assert {row["pages"] for row in found.tried} >= {"small"}
+    assert {row["streams"] for row in found.tried} == {1, 4}
 
 
 def test_every_instruction_set_reads_all_and_multiplies():
@@ -41,8 +42,9 @@ def test_every_instruction_set_reads_all_and_multiplies():
     assert "portable" in names and set(names) <= {*native.isas, "avx2"}
     for form, _ in probes.forms(native):
         for threads in (1, 2, 3):
-            _, read = probes._run(native, form, threads, held, 2)
-            assert read == 2 * threads * ((1 << 20) // threads // 256 * 256)
+            for streams in probes.STREAMS:
+                _, read = probes._run(native, form, threads, held, 2, streams)
+                assert read == 2 * threads * ((1 << 20) // threads // 256 * 256)
         _, operations = probes._run(native, form, 2, None, 64)
         assert operations > 0
 
