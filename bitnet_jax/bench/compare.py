@@ -28,11 +28,12 @@ from bitnet_jax.stats.rounds import paired_rounds
 METRICS = ("latency", "throughput", "memory")
 PROMPT, DECODE = 128, 32
 # Without --count: at least and at most so many rounds, and no new one after these seconds.
-# Of fewer than LEAST the interval covers too little to say that two differ.
-LEAST, MOST, SECONDS = 6, 20, 300.0
+# Of fewer than LEAST, equals lie on one side of each other too often (of six, one time in 32) to
+# say that two differ.
+LEAST, MOST, SECONDS = 8, 20, 300.0
 # When the rounds so far are looked at, and how sure a difference must be: whoever looks after
 # every round, at 95 %, soon sees one between equals.
-LOOKS, SURE = (6, 12), 0.99
+LOOKS, SURE = (8, 14), 0.99
 _PHASES = ("prefill", "decode")
 
 

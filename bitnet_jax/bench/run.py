@@ -10,11 +10,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_jax.bench import room
+from bitnet_jax.bench import device_probes, room
+from bitnet_jax.bench import probes as host_probes
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.energy import Energy, energy
 from bitnet_jax.bench.machine import describe
-from bitnet_jax.bench.probes import Bandwidth, Peak, bandwidth, buffer_bytes, int8_peak
+from bitnet_jax.bench.probes import Bandwidth, Peak, buffer_bytes
 from bitnet_jax.bench.progress import task
 from bitnet_jax.bench.receipt import receipt
 from bitnet_jax.bench.sizes import check_numerics, check_sizes, fit
@@ -72,7 +73,9 @@ def bench_run(
     room.check(checkpoint, max(sizes), max(prompt, CONTEXT + decode), buffer_bytes(probe_bytes))
     counters, energy_words = energy()
     machine = describe()
-    probe, peak = bandwidth(probe_bytes), int8_peak()
+    # What a limit is, is measured where the model runs.
+    probes = host_probes if machine["platform"] == "cpu" else device_probes
+    probe, peak = probes.bandwidth(probe_bytes), probes.int8_peak()
     engine = Model(checkpoint).engine
     rows = _rows(engine, sizes, prompt, decode, counters, progress)
     values = _measure(rows, probe, peak, until or Until(count=count), progress)

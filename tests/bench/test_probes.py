@@ -9,7 +9,7 @@ from bitnet_jax.bench import probes
 from bitnet_jax.core import pages
 from bitnet_jax.core.errors import Unavailable, UsageError
 
-SIZE = 64 << 20
+SIZE = 256 << 20  # no cache holds it
 
 
 def numpy_speed(held):
@@ -24,14 +24,15 @@ def numpy_speed(held):
 
 def test_memory_is_read_as_fast_as_numpy_does_and_not_out_of_this_world():
     found = probes.bandwidth(SIZE)
-    plain = numpy_speed(pages.buffer(SIZE, huge=False))
+    plain = numpy_speed(pages.touched(pages.buffer(SIZE, huge=False)))
     best = max(row["gb_s"] for row in found.tried)
-    # numpy's loop reads one stream on one thread. A busy machine may take half from either.
-    assert plain / 3 < best < 100 * plain
+    # numpy's loop reads one stream on one thread; what else runs may take most of either.
+    assert plain / 5 < best < 100 * plain
     assert found.bytes == SIZE and found.form != "numpy" and len(found.values) == 3
     assert found.gb_s == pytest.approx(sorted(found.values)[1])
     assert found.again() > 0 and len(found.values) == 4
     assert {row["pages"] for row in found.tried} >= {"small"}
+    assert {row["streams"] for row in found.tried} == {1, 4}
 
 
 def test_every_instruction_set_reads_all_and_multiplies():
@@ -41,8 +42,9 @@ def test_every_instruction_set_reads_all_and_multiplies():
     assert "portable" in names and set(names) <= {*native.isas, "avx2"}
     for form, _ in probes.forms(native):
         for threads in (1, 2, 3):
-            _, read = probes._run(native, form, threads, held, 2)
-            assert read == 2 * threads * ((1 << 20) // threads // 256 * 256)
+            for streams in probes.STREAMS:
+                _, read = probes._run(native, form, threads, held, 2, streams)
+                assert read == 2 * threads * ((1 << 20) // threads // 256 * 256)
         _, operations = probes._run(native, form, 2, None, 64)
         assert operations > 0
 

@@ -20,17 +20,18 @@ BITNET_EXPORT int bitnet_probe_usable(int64_t form) {
   return form >= 0 && form < bitnet::probe::kFormCount && bitnet::probe::kForms[form]->usable();
 }
 
-// Reads `bytes` at `buffer` `rounds` times on `threads` threads, each its own part (buffer not
-// null), or multiplies for `rounds` rounds on each. out: seconds, and bytes or operations.
-// Returns 0, or 1: the form cannot run here, or the sizes are not right.
+// Reads `bytes` at `buffer` `rounds` times on `threads` threads, each its own part by one stream
+// or by several (buffer not null); or multiplies for `rounds` rounds on each. out: seconds, and
+// bytes or operations. Returns 0, or 1: the form cannot run here, or the sizes are not right.
 BITNET_EXPORT int bitnet_probe(int64_t form, int64_t threads, const uint8_t* buffer,
-                               int64_t bytes, int64_t rounds, double* out) {
+                               int64_t bytes, int64_t streams, int64_t rounds, double* out) {
   using namespace bitnet::probe;
   constexpr int64_t kStep = kStreams * kLine;
   if (!bitnet_probe_usable(form) || threads < 1 || threads > 4096 || rounds < 1) return 1;
   const int64_t part = bytes / threads / kStep * kStep;
   if (buffer != nullptr && part < kStep) return 1;
   const Form& at = *kForms[form];
+  const auto read = at.read[streams == 1];
   std::atomic<int64_t> ready{0}, work{0};
   std::atomic<bool> go{false};
   std::atomic<uint64_t> kept{0};
@@ -44,7 +45,7 @@ BITNET_EXPORT int bitnet_probe(int64_t form, int64_t threads, const uint8_t* buf
       if (buffer == nullptr) {
         mine = at.multiply(rounds, &sum);
       } else {
-        for (int64_t r = 0; r < rounds; ++r, mine += part) sum ^= at.read(buffer + t * part, part);
+        for (int64_t r = 0; r < rounds; ++r, mine += part) sum ^= read(buffer + t * part, part);
       }
       kept.fetch_xor(sum), work.fetch_add(mine);
     });

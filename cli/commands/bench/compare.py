@@ -26,7 +26,7 @@ EXAMPLES = (
 DETAILS = """\
 Each model runs in each of --runtimes that reads it, in a process of its own with the same
 threads; they take turns, A B A B. The first is what the others are set against; `differs` means
-that the 99 % interval of the ratio leaves one. Without --count the rounds end after 6 or 12 if
+that the 99 % interval of the ratio leaves one. Without --count the rounds end after 8 or 14 if
 all differ by then, else after 20."""
 
 CONTESTANTS = ("name", "version", "kernel", "weight_bytes", "file_bytes", "peak_bytes")

@@ -24,14 +24,14 @@ def models(tmp_path_factory):
 
 
 def test_two_models_take_turns_in_processes_of_their_own(models):
-    record = bench_compare(models, prompt_tokens=8, decode_tokens=4, count=6)
+    record = bench_compare(models, prompt_tokens=8, decode_tokens=4, count=8)
     names = [f"{model} (bitnet-jax)" for model in models]
     assert [row["name"] for row in record["contestants"]] == names
     for row in record["contestants"]:
         assert row["peak_bytes"] > 50 << 20 and row["file_bytes"] > 1000
         assert row["kernel"].startswith("native") and row["weight_bytes"] > 0
     rows = [(r["name"], r["phase"], r["rounds"]) for r in record["results"]]
-    assert rows == [(name, phase, 6) for phase in ("prefill", "decode") for name in names]
+    assert rows == [(name, phase, 8) for phase in ("prefill", "decode") for name in names]
     first, second = record["results"][:2]
     assert first["speedup"] == 1 and first["speedup_interval"] == [1, 1] and not first["differs"]
     low, high = second["speedup_interval"]
@@ -126,10 +126,10 @@ def test_the_command_knows_the_tables_names():
 
 def test_rounds_go_on_until_all_part_and_are_looked_at_rarely():
     enough = _Enough(None, float("inf"))
-    same, other = [1.0, 1.1] * 3, [2.0, 2.2] * 3
+    same, other = [1.0, 1.1] * 4, [2.0, 2.2] * 4
     assert not enough({"a": same[: LEAST - 1], "b": other[: LEAST - 1]})
     assert enough({"a": same, "b": other})
-    assert not enough({"a": [*same, 1.0], "b": [*other, 2.0]})  # seven: not looked at
+    assert not enough({"a": [*same, 1.0], "b": [*other, 2.0]})  # nine: not looked at
     assert not enough({"a": same, "b": other, "c": list(reversed(same))})
     assert enough({"a": [1.0] * 20, "b": [1.0] * 20})
     assert _Enough(None, 0.0)({"a": same, "b": same})
