@@ -118,6 +118,7 @@ static void Merge(const AttentionPlan& plan, int64_t chunk, float* most, float* 
 
 template <typename Run>
 static bool RunAttention(const Attention& p, int64_t threads, Run run) {
+  const IeeeFloats floats;
   const int64_t rows = p.batch * p.tokens, group = p.heads / p.kv_heads;
   if (rows == 0 || p.heads == 0) return true;
   AttentionPlan plan;

@@ -47,6 +47,7 @@ static void DenseRows(const DenseProduct& p, void (*kernel)(const DenseStrip<W>&
 
 template <typename Run>
 static void RunDenseProduct(const DenseProduct& p, int64_t threads, Run run) {
+  const IeeeFloats floats;
   if (p.tokens == 0 || p.out == 0) return;
   const int64_t row_bytes = Max(p.in * (p.w_bf16 ? 2 : 4), 1);
   const int64_t by_threads = CeilDiv(p.out, 4 * Max(threads, 1));
@@ -55,7 +56,6 @@ static void RunDenseProduct(const DenseProduct& p, int64_t threads, Run run) {
   const int64_t row_units = CeilDiv(p.out, unit_rows);
   const int64_t token_units = CeilDiv(p.tokens, kDenseUnitTokens);
   run(row_units * token_units, [&](int64_t i) {
-    const IeeeFloats mode;
     const int64_t row0 = i / token_units * unit_rows, row1 = Min(row0 + unit_rows, p.out);
     const int64_t t0 = i % token_units * kDenseUnitTokens;
     const int64_t tokens = Min(kDenseUnitTokens, p.tokens - t0);

@@ -72,6 +72,7 @@ ffi::Error NormImpl(F32 x, F32 weight, ffi::ResultBuffer<ffi::F32> y, int64_t is
   if (shape.size() == 0 || !Is(weight.dimensions(), {shape[shape.size() - 1]}))
     return Fail("bitnet: a norm's weight has one value for each input");
   const int64_t n = shape[shape.size() - 1], rows = n ? x.element_count() / n : 0;
+  const bitnet::IeeeFloats floats;
   bitnet::Pool& pool = bitnet::Pool::Get();
   pool.Run(rows, rows * n < kWorthThreads / 16 ? 1 : pool.threads(), [&](int64_t row) {
     kernel->floats->norm(x.typed_data() + row * n, weight.typed_data(), eps, n,

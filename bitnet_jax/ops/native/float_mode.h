@@ -1,6 +1,6 @@
-// The float environment of a unit of work: rounding to nearest even, subnormal numbers kept.
+// The float environment of a call and of the library's threads: rounding to nearest even, subnormal numbers kept.
 //
-// XLA's threads flush subnormal numbers to zero and the library's own do not: without this,
+// XLA's threads flush subnormal numbers to zero and the library's own would not: without this,
 // such a number would depend on which thread met it.
 #pragma once
 

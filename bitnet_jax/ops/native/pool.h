@@ -15,6 +15,8 @@
 #include <mutex>
 #include <thread>
 
+#include "float_mode.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -121,6 +123,7 @@ class Pool {
   }
 
   void Serve(int64_t index) {
+    const IeeeFloats floats;  // as long as the thread lives; callers have their own
     uint32_t seen = 0;
     for (;;) {
       seen = Await(seen);

@@ -13,6 +13,7 @@
 #include <new>
 
 #include "codes_dense.h"
+#include "float_mode.h"
 #include "kernel.h"
 #include "kernel_portable.h"
 #if defined(__x86_64__)
@@ -331,6 +332,7 @@ static bool Repack(bool to_dense, int64_t blocks, int64_t in, const uint8_t* fro
 // are done. Returns false when memory is missing.
 template <typename Run>
 static bool RunProduct(const Product& p, int64_t threads, Run run) {
+  const IeeeFloats floats;
   const Input& input = p.input;
   const int64_t rows = input.batch * input.tokens;
   if (rows == 0) return true;

@@ -170,6 +170,7 @@ static void RunRowsUnit(const RowsPlan& plan, int64_t unit) {
 // As `RunProduct`.
 template <typename Run>
 static bool RunRowsProduct(const RowsProduct& p, int64_t threads, Run run) {
+  const IeeeFloats floats;
   const int64_t rows = p.batch * p.tokens;
   if (rows == 0 || p.out == 0) return true;
   RowsPlan plan;

@@ -53,3 +53,12 @@ def test_other_dtypes_and_derivatives_are_the_reference(rng):
         return jax.grad(lambda x: (norm(x, weight, eps=EPS) ** 3).sum())(x)
 
     np.testing.assert_array_equal(total(rms_norm), total(rms_norm_reference))
+
+
+def test_subnormal_numbers_are_kept_on_every_thread(rng):
+    """XLA's own threads flush them: a result must not tell which thread made it."""
+    x = np.full((4096, 64), np.float32(1e-20))
+    weight = np.full(64, np.float32(1e-38))
+    y = np.asarray(rms_norm(x, weight, eps=1.0))  # 1e-58 would be 0; so would 1e-20 squared
+    tiny = np.asarray(rms_norm(x * np.float32(1e3), weight, eps=1e-34))
+    assert not y.any() and (tiny != 0).all() and len(set(tiny.ravel().tolist())) == 1
