@@ -69,9 +69,9 @@ def test_a_table_that_is_only_looked_up_counts_by_the_row(model):
     table = engine.packed.leaves["embed_tokens"]
     untied = dataclasses.replace(engine.spec, tie_embeddings=False)
     less = read_bytes(engine.packed, engine.spec, 1, 1) - read_bytes(engine.packed, untied, 1, 1)
-    assert less == table.nbytes - table.shape[1] * 4
+    assert less == table.nbytes - table.shape[1] * table.dtype.itemsize
     more = read_bytes(engine.packed, untied, 4, 2) - read_bytes(engine.packed, untied, 1, 1)
-    assert more == 7 * table.shape[1] * 4
+    assert more == 7 * table.shape[1] * table.dtype.itemsize
 
 
 def test_the_receipt_proves_that_weights_stay_packed(record):
