@@ -320,15 +320,6 @@ def batch_sizes_option():
     )
 
 
-def numerics_option():
-    return option(
-        choices=("exact",),
-        planned=("fast",),
-        default="exact",
-        help="float32 edges (exact), or bf16 attention and a quantized head (fast)",
-    )
-
-
 def probe_mib_option():
     return option(
         type=whole(32),

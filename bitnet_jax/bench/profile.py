@@ -15,6 +15,7 @@ from typing import Any
 from bitnet_jax.bench import room
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.hlo import NO_VALUE, Instruction, parse
+from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.places import AFTER, BEFORE, Place, places
 from bitnet_jax.bench.progress import task
@@ -26,7 +27,6 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.core.outputs import check_output
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.runtime.model import Model
 from bitnet_jax.stats.medians import Summary
 
 RUNS = 9
@@ -44,6 +44,9 @@ def bench_profile(
     trace_to: str | None = None,
     force: bool = False,
     device: str = "auto",
+    head: str | None = None,
+    layout: str | None = None,
+    threads: int | None = None,
     runs: int = RUNS,
     offline: bool | None = None,
     progress: Any = None,
@@ -52,6 +55,7 @@ def bench_profile(
 
     Args:
       input_shape: ``512`` tokens, ``4x512`` for four sequences; of length 1 it is a decode step.
+      head, layout, threads: as `bj.load` takes them.
       trace_to: a new folder for the trace, for XProf and Perfetto.
 
     Raises:
@@ -70,7 +74,7 @@ def bench_profile(
     room.check(checkpoint, batch, length)
     if profile_gpu and target.platform == "cpu":
         warnings.append("there is no GPU here: --profile-gpu has no counters to read")
-    engine = Model(checkpoint).engine
+    engine = Holding(head, layout, threads).model(checkpoint).engine
     with task(progress, "profiling", 3, "steps") as told:
         executable, run, ran = program(engine, batch, length)
         if ran != length:

@@ -14,18 +14,18 @@ from bitnet_jax.bench import device_probes, room
 from bitnet_jax.bench import probes as host_probes
 from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.energy import Energy, energy
+from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.probes import Bandwidth, Peak, buffer_bytes
 from bitnet_jax.bench.progress import task
 from bitnet_jax.bench.receipt import receipt
-from bitnet_jax.bench.sizes import check_numerics, check_sizes, fit
+from bitnet_jax.bench.sizes import check_sizes, fit
 from bitnet_jax.bench.steps import CONTEXT, Row, consistency, decode_row, prefill_row
 from bitnet_jax.core.pages import memory_available, peak_resident
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.runtime.engine import Engine
-from bitnet_jax.runtime.model import Model
 from bitnet_jax.stats.medians import Summary, median, ratio_interval
 from bitnet_jax.stats.rounds import Until, rounds
 
@@ -45,7 +45,9 @@ def bench_run(
     prompt_tokens: int | None = None,
     decode_tokens: int | None = None,
     count: int | None = None,
-    numerics: str = "exact",
+    head: str | None = None,
+    layout: str | None = None,
+    threads: int | None = None,
     probe_bytes: int | None = None,
     until: Until | None = None,
     offline: bool | None = None,
@@ -56,7 +58,7 @@ def bench_run(
     Args:
       prompt_tokens, decode_tokens: of one measurement; None: 512 and 64, or what the context holds.
       count: how often each is measured; None: until the interval is narrow.
-      numerics: the profile, ``exact``.
+      head, layout, threads: as `bj.load` takes them.
       probe_bytes: of the buffer that the bandwidth is measured on; None: 2 GiB.
       until: when a row is measured enough; None: as `Until` says.
 
@@ -64,7 +66,7 @@ def bench_run(
       UsageError: a size that is not one, or more tokens than the context.
       Unavailable: the device is not here, or memory does not suffice.
     """
-    check_numerics(numerics)
+    holding = Holding(head, layout, threads)
     sizes = check_sizes(batch_sizes, prompt_tokens, decode_tokens, count)
     choose(device)
     checkpoint = open_checkpoint(model, offline=offline, progress=progress)
@@ -76,7 +78,8 @@ def bench_run(
     # What a limit is, is measured where the model runs.
     probes = host_probes if machine["platform"] == "cpu" else device_probes
     probe, peak = probes.bandwidth(probe_bytes), probes.int8_peak()
-    engine = Model(checkpoint).engine
+    held = holding.model(checkpoint)
+    engine = held.engine
     rows = _rows(engine, sizes, prompt, decode, counters, progress)
     values = _measure(rows, probe, peak, until or Until(count=count), progress)
     agreement = _agreement(engine, checkpoint.spec, rows, warnings)
@@ -97,13 +100,13 @@ def bench_run(
         "machine": machine,
         "settings": {
             "device": machine["platform"],
-            "numerics": numerics,
+            **holding.settings(),
             "prompt_tokens": prompt,
             "decode_tokens": decode,
             "context": CONTEXT,
             "batch_sizes": sizes,
         },
-        "profile": numerics,
+        "profile": held.profile,
         "bandwidth_gb_s": probe.gb_s,
         "bandwidth": probe.to_json(),
         "int8_peak_tops": peak.tops,

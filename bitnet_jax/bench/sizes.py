@@ -8,21 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitnet_jax.bench.steps import CONTEXT
-from bitnet_jax.core.errors import Unavailable, UsageError
+from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ir.spec import ModelSpec
 
 PROMPT, DECODE = 512, 64
-NUMERICS = ("exact",)
-
-
-def check_numerics(numerics: str) -> None:
-    """Raises `Unavailable` for a profile that the engine does not have."""
-    if numerics not in NUMERICS:
-        raise Unavailable(
-            "bench.numerics",
-            f"profile `{numerics}` was asked for; the engine has {', '.join(NUMERICS)}",
-            "leave --numerics out",
-        )
 
 
 def check_sizes(batches: Sequence[int], *tokens: int | None) -> list[int]:

@@ -135,14 +135,15 @@ def test_what_is_not_here_is_unavailable(model, tmp_path):
             choose(device)
         assert caught.value.code == "device.missing" and caught.value.hint
     assert choose("auto") == choose("cpu")
-    with pytest.raises(Unavailable, match="fast"):
-        bench_run(model, numerics="fast")
+    for wrong in ({"head": "int7"}, {"layout": "t3"}, {"threads": 0}):
+        with pytest.raises(UsageError):
+            bench_run(model, **wrong)
     with pytest.raises(NoInput):
         bench_run(tmp_path / "none.bitnet")
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_anything_is_loaded(model, monkeypatch):
-    monkeypatch.setattr("bitnet_jax.bench.run.Model", None)  # it would be a TypeError
+    monkeypatch.setattr("bitnet_jax.bench.holding.Model", None)  # it would be a TypeError
     with pytest.raises(Unavailable, match="batch 10000000 of 256 tokens") as caught:
         bench_run(model, batch_sizes=(10_000_000,), probe_bytes=PROBE)
     assert caught.value.code == "bench.memory"

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from ...context import Context
 from ...fields import named, option, size
-from ...options import ModelArgs, device_option, force_option, model_option
+from ...options import EngineArgs, device_option, force_option, model_option
 from ...pages.bench_profile import LAYERS, MEMORY, OPS, SLOWEST, kinds, page
 from ...result import CommandResult, Measure, Pairs, Section, table_of
 
@@ -26,7 +26,7 @@ FEW = 12
 
 
 @dataclass
-class BenchProfileArgs(ModelArgs):
+class BenchProfileArgs(EngineArgs):
     """Options of `bitnet bench profile`."""
 
     model: str = model_option()
@@ -58,6 +58,9 @@ def run(args: BenchProfileArgs, ctx: Context) -> CommandResult:
         trace_to=args.trace,
         force=args.force,
         device=args.device,
+        head=args.head,
+        layout=args.layout,
+        threads=args.threads,
         offline=args.offline or None,
         progress=ctx.progress,
     )

@@ -9,13 +9,12 @@ from ... import batch
 from ...context import Context
 from ...fields import option, whole
 from ...options import (
+    EngineArgs,
     ManyModelsArgs,
-    ModelArgs,
     batch_sizes_option,
     count_option,
     device_option,
     models_option,
-    numerics_option,
     probe_mib_option,
     record_force_option,
 )
@@ -37,7 +36,7 @@ SUMMARY = ("bandwidth_gb_s", "receipt.kernel", "receipt.weight_bytes")
 
 
 @dataclass
-class BenchRunArgs(ManyModelsArgs, ModelArgs):
+class BenchRunArgs(ManyModelsArgs, EngineArgs):
     """Options of `bitnet bench run`."""
 
     model: list[str] = models_option()
@@ -58,7 +57,6 @@ class BenchRunArgs(ManyModelsArgs, ModelArgs):
     count: Optional[int] = count_option(
         "how often each is measured", shown_default="until the interval is narrow"
     )
-    numerics: str = numerics_option()
     probe_mib: Optional[int] = probe_mib_option()
     force: bool = record_force_option(several=True)
 
@@ -78,7 +76,9 @@ def bench_run(model: str, args: BenchRunArgs, ctx: Context) -> CommandResult:
         prompt_tokens=args.prompt_tokens,
         decode_tokens=args.decode_tokens,
         count=args.count,
-        numerics=args.numerics,
+        head=args.head,
+        layout=args.layout,
+        threads=args.threads,
         probe_bytes=None if args.probe_mib is None else args.probe_mib << 20,
         offline=args.offline or None,
         progress=ctx.progress,

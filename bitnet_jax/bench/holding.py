@@ -1,0 +1,44 @@
+"""How the model that is measured is held and run: what `bj.load` takes, too.
+
+Knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.ops.native import library as native
+from bitnet_jax.ops.threads import set_threads
+from bitnet_jax.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What was asked for; None: as it is without asking.
+
+    Attributes:
+      head: kind of the embedding and the head.
+      layout: of the trits.
+      threads: of a CPU kernel.
+    """
+
+    head: str | None = None
+    layout: str | None = None
+    threads: int | None = None
+
+    def model(self, checkpoint: Checkpoint) -> Model:
+        """The model on the device.
+
+        Raises:
+          UsageError: a setting that there is not; the code says which.
+        """
+        if self.threads is not None:
+            set_threads(self.threads)
+        return Model(checkpoint, head=self.head, layout=self.layout)
+
+    def settings(self) -> dict[str, Any]:
+        """As records say it: two of them are compared only where these are equal."""
+        threads = native.threads() if native.status().available else None
+        return {"head": self.head, "layout": self.layout, "threads": threads}
