@@ -30,8 +30,9 @@ def plain(params, x):
 def test_a_packed_product_unpacks_nothing(packed):
     run = ternarize(plain, [Rule("w")], "packed")
     module = parse(compiled(run, packed, jnp.ones((2, SHAPE[1]))).as_text())
-    names = [line.target for line in module.run() if line.opcode == "custom-call"]
-    assert names == ["bitnet_ternary_matmul"]
+    calls = [line.target for line in module.run() if line.opcode == "custom-call"]
+    # A second library in the process has a number after its name.
+    assert [name.partition(".")[0] for name in calls] == ["bitnet_ternary_matmul"]
     assert unpacked(module, SHAPE[0] * SHAPE[1]) == []
 
 
