@@ -42,6 +42,10 @@ FFI_TARGETS = (
 )
 
 
+# As many as any entry reads.
+_SIZES = 9
+
+
 @dataclass(frozen=True)
 class Library:
     """An opened library that passed its self-test.
@@ -65,7 +69,7 @@ class Library:
 
     def run(self, isa: str, sizes, x, codes, scale, y, threads: int = 1, entry="bitnet_run"):
         """One product on plain numpy arrays: see `entry` in library.cc."""
-        sizes = (ctypes.c_int64 * len(sizes))(*sizes)
+        sizes = (ctypes.c_int64 * _SIZES)(*sizes)  # the rest are zeros
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, codes, scale, y)]
         failed = getattr(self.handle, entry)(
             ctypes.c_int64(self.isa_id(isa)), ctypes.c_int64(threads), sizes, *pointers
