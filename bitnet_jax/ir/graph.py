@@ -146,7 +146,7 @@ def replaced(closed: jec.ClosedJaxpr, replacements: dict[int, Replacement]) -> j
     for index in reversed(range(len(jaxpr.eqns))):
         eqn = jaxpr.eqns[index]
         step = replacements.get(index)
-        if step is None and given.issuperset(eqn.outvars):
+        if step is None and eqn.outvars and given.issuperset(eqn.outvars):
             continue
         outputs = step.outputs if step is not None else eqn.outvars
         if not live.intersection(outputs) and not (step is None and eqn.effects):

@@ -40,7 +40,8 @@ def define(
       like_first: the result has the type of the first array, its sharding included.
       native: the same, by the C++ kernels: taken on CPU where they run and the operands fit.
         Such an op has a row in `select.TABLE`, and its primitive may have the further
-        parameter ``implementation`` ("auto" if left out).
+        parameter ``implementation``; left out, it is the reference, which XLA can shard,
+        export and differentiate.
       fits: says so of the operands' abstract values.
       value_kept: under a derivative, too, the value is the native form's, in every bit; else
         it is the reference's, of which the derivative needs the parts.
@@ -121,17 +122,18 @@ def _lower(
     fits: Callable[..., bool],
 ) -> None:
     several = primitive.multiple_results
+    default = AUTO if several else "reference"  # what a pass made is there to be fast
     if native is None:
         mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=several))
         return
 
-    def on_cpu(ctx: Any, *operands: Any, implementation: str = AUTO, **params: Any) -> Any:
+    def on_cpu(ctx: Any, *operands: Any, implementation: str = default, **params: Any) -> Any:
         usable = implementation != AUTO or fits(*ctx.avals_in)
         chosen = usable and select(primitive.name, "cpu", implementation).implementation
         form = native if chosen == "native" else reference
         return mlir.lower_fun(form, multiple_results=several)(ctx, *operands, **params)
 
-    def elsewhere(ctx: Any, *operands: Any, implementation: str = AUTO, **params: Any) -> Any:
+    def elsewhere(ctx: Any, *operands: Any, implementation: str = default, **params: Any) -> Any:
         select(primitive.name, "other", implementation)
         return mlir.lower_fun(reference, multiple_results=several)(ctx, *operands, **params)
 

@@ -57,7 +57,7 @@ def _product(graph: Graph, eqn: Any, parameters: set[Any]) -> Replacement | None
 def _lookup(graph: Graph, eqn: Any, parameters: set[Any]) -> Replacement | None:
     table, indices = eqn.invars
     held = _held(graph, table)
-    if held is table or held not in parameters:
+    if held is table or held not in parameters or eqn.params["fill_value"] is not None:
         return None
 
     def run(table: Any, indices: Any) -> list[Any]:

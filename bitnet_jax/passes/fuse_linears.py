@@ -18,6 +18,7 @@ from bitnet_jax.ir.graph import Graph, Replacement, is_literal, replaced
 from bitnet_jax.ir.program import Program
 from bitnet_jax.ops.fused_linears import fused_linears
 from bitnet_jax.ops.fused_linears.native import GATES, MOST_WEIGHTS
+from bitnet_jax.ops.select import AUTO
 
 NAME = "fuse_linears"
 # What products of one op have in common.
@@ -56,7 +57,7 @@ def _fits(eqn: Any) -> bool:
         return False
     x: Any = eqn.invars[0].aval
     return (
-        eqn.params["implementation"] in ("auto", "native")
+        eqn.params["implementation"] == AUTO
         and eqn.params["out_dtype"] == str(x.dtype) == "float32"
         and x.shape[0] == 1
     )
@@ -88,12 +89,15 @@ def _source(graph: Graph, group: Sequence[Any]) -> _Source:
 
     norm = graph.maker(value, "rms_norm")
     readers = group
+    if norm is not None and _aval(norm.invars[1]).ndim != 1:
+        norm = None
     if norm is not None and plain(*norm.invars, value) and only(value, group):
         found = _Source(norm.invars[0], norm=norm.invars[1], eps=norm.params["eps"])
         readers, value = [norm], graph.before_reshapes(norm.invars[0])
     gate = graph.maker(value, "gated_activation")
     if gate is not None and gate.params["kind"] in GATES and plain(*gate.invars):
-        if only(value, readers):
+        same = {_aval(var).shape for var in (*gate.invars, value)}
+        if len(same) == 1 and only(value, readers):
             return found._replace(x=gate.invars[0], up=gate.invars[1], gate=gate.params["kind"])
     return found
 

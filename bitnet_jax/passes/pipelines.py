@@ -21,6 +21,7 @@ from bitnet_jax.passes import (
     fuse_attention,
     fuse_linears,
     inline_calls,
+    kernel_forms,
     pack_weights,
     quantize_linears,
 )
@@ -91,6 +92,11 @@ def serving(params: Packed, *, implementation: str | None = None) -> list[Pass]:
             dense_products.NAME,
             dense_products.dense_products,
             "on a flat program; of the products it finds those that are left: with floats",
+        ),
+        Pass(
+            kernel_forms.NAME,
+            kernel_forms.kernel_forms,
+            "after what fuses: it marks what is left of those ops",
         ),
     ]
 

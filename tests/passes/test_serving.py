@@ -192,3 +192,34 @@ def test_a_narrow_head_is_widened_nowhere_but_in_the_products():
     np.testing.assert_allclose(
         program_of(fn, packed, tokens)(packed, tokens), fn(wide, tokens), rtol=1e-5
     )
+
+
+def test_effects_stay(capsys):
+    def fn(params, x):
+        jax.debug.print("seen {}", x.sum())
+        return x @ params["w0"]
+
+    params = {"w0": np.ones((32, 16), np.float32)}
+    x = np.ones((2, 32), np.float32)
+    packed = pack(fn, params, RULES, x)
+    jax.block_until_ready(served(fn, ())(packed, x))
+    jax.effects_barrier()
+    assert "seen 64.0" in capsys.readouterr().out
+
+
+def test_norms_of_other_shapes_and_filled_lookups(rng):
+    def heads(params, x):
+        return rms_norm(x, params["gain"], eps=1e-5) @ params["w0"]
+
+    params = {"gain": rng.standard_normal((4, 32), np.float32), **weights(rng, (32, 16))}
+    both(heads, params, rng.standard_normal((2, 4, 32), np.float32))
+
+    table = jnp.asarray(rng.standard_normal((8, 4)), jnp.bfloat16)
+    packed = Packed.of({"table": table}, narrow=["table"])
+
+    def filled(params, tokens):
+        return jnp.take(params["table"], tokens, axis=0, mode="fill", fill_value=0.1)
+
+    tokens = np.asarray([3, 99], np.int32)
+    found = program_of(filled, packed, tokens)(packed, tokens)
+    assert np.array_equal(found, filled({"table": table.astype(jnp.float32)}, tokens))

@@ -13,16 +13,19 @@ attention_p = define(
 )
 
 
-def attention(q: Any, k: Any, v: Any, positions: Any) -> Any:
+def attention(q: Any, k: Any, v: Any, positions: Any, *, implementation: str = "reference") -> Any:
     """Causal attention of queries over keys that stand at their own index.
 
     Args:
       q: [batch, length, heads, head_dim].
       k, v: [batch, keys, kv_heads, head_dim]; `heads` a multiple of `kv_heads`
         (grouped-query attention, Ainslie et al. 2023).
-      positions: int32 [batch, length], each query's own position among the keys.
+      positions: int32 [batch, length], each query's own position among the keys, not negative.
+      implementation: ``reference``, which XLA can shard and export; ``native``, or ``auto``
+        where the kernel fits: with sums in one order (`native.py`).
 
     Returns:
       `q`'s shape and dtype.
     """
-    return attention_p.bind(q, k, v, positions)
+    chosen = {} if implementation == "reference" else {"implementation": implementation}
+    return attention_p.bind(q, k, v, positions, **chosen)

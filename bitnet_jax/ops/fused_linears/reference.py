@@ -1,4 +1,8 @@
-"""What `fused_linears` means: the ops that it stands for, one after the other."""
+"""What `fused_linears` means: the ops that it stands for, one after the other.
+
+Its products are `ternary_matmul`s: where there are no kernels, they run in the form that is
+the fastest there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any, NamedTuple
 
 from bitnet_jax.ops.gated_activation.reference import gated_activation_reference
 from bitnet_jax.ops.rms_norm.reference import rms_norm_reference
-from bitnet_jax.ops.ternary_matmul import reference as ternary
+from bitnet_jax.ops.select import AUTO
+from bitnet_jax.ops.ternary_matmul import ternary_matmul_p
 
 
 class Operands(NamedTuple):
@@ -48,7 +53,7 @@ def fused_linears_reference(
     if normed:
         x = rms_norm_reference(x, norm, eps=eps)
     results = [
-        ternary.matmul(
+        ternary_matmul_p.bind(
             x,
             codes,
             scale,
@@ -57,7 +62,7 @@ def fused_linears_reference(
             scale_kind=scale_kind,
             group_size=group_size,
             out_dtype="float32",
-            platform="cpu",
+            implementation=AUTO,
         )
         for (codes, scale), out in zip(weights, out_features, strict=True)
     ]

@@ -22,7 +22,7 @@ struct Attention {
   // keys of all positions are given (as `keys` and `values`).
   const float *k, *v;
   const float *cos, *sin;    // [batch, tokens, width/2], or null: nothing is rotated
-  const int32_t* positions;  // [batch, tokens], ascending by one along a row
+  const int32_t* positions;  // [batch, tokens]; with k and v ascending by one along a row
   float *keys, *values;      // [batch, capacity, kv_heads, width]
   float* y;                  // [batch, tokens, heads, width]
 };
@@ -40,8 +40,8 @@ struct AttentionPlan {
 constexpr int64_t kQueryBlock = 8;
 
 static inline int64_t KeysOf(const Attention& p, int64_t row) {
-  const int64_t seen = p.positions[row] + 1;
-  return Max(Min(seen, p.capacity), 1);  // as the reference, which sees key 0 at the least
+  const int64_t seen = int64_t{p.positions[row]} + 1;
+  return Max(Min(seen, p.capacity), 1);  // positions are not negative: key 0 is seen
 }
 
 // Rotates the queries of token `row`, and puts its key and value where they belong.
@@ -174,7 +174,9 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
     const int64_t t0 = block * kQueryBlock, t1 = Min(t0 + kQueryBlock, p.tokens);
     float* mine = scratch.get() + i * (kQueryBlock + 1) * each;
     float* chunk_at = mine + kQueryBlock * each;
-    const int64_t longest_here = KeysOf(p, b * p.tokens + t1 - 1);
+    int64_t longest_here = 0;
+    for (int64_t t = t0; t < t1; ++t)
+      longest_here = Max(longest_here, KeysOf(p, b * p.tokens + t));
     for (int64_t chunk = 0; chunk * kChunk < longest_here; ++chunk)
       for (int64_t t = t0; t < t1; ++t) {
         const int64_t row = b * p.tokens + t;

@@ -115,7 +115,8 @@ BITNET_INLINE void Exp(V& x) {
   p = p * r * r + r + 1.0f;
   const VI exponent = (VI)shifted << 23;
   const VI bits = ((VI)p + exponent) & ~tiny;
-  x = (V)bits;
+  const VI is_nan = x != x;
+  x = (V)((bits & ~is_nan) | ((VI)x & is_nan));
 }
 
 BITNET_TARGET static void Rotate(const float* x, const float* cos, const float* sin, int64_t half,

@@ -4,7 +4,7 @@
 // short calls a tenth of its time. These stay awake for kSpin after a call, in case the next
 // comes at once, and then sleep: nothing spins while nothing runs. The caller works too and
 // waits only for units that a thread has claimed, so it cannot deadlock: with every thread
-// asleep, busy or lost to a fork, it does all the work itself. A call that comes while
+// asleep or busy, it does all the work itself; after a fork the child has a pool of its own. A call that comes while
 // another runs is done by its caller alone.
 #pragma once
 
@@ -13,10 +13,15 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 
 #include "float_mode.h"
 
+#if defined(__linux__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -35,8 +40,15 @@ class Pool {
  public:
   // Never destroyed: a thread of it may still run when the process ends.
   static Pool& Get() {
-    static Pool* const pool = new Pool;
-    return *pool;
+#if defined(__linux__) || defined(__APPLE__)
+    static const int after_fork = pthread_atfork(nullptr, nullptr, [] {
+      const int64_t threads = Made()->threads();
+      new (Made()) Pool;  // of the old one's threads the child has none
+      Made()->SetThreads(threads);
+    });
+    static_cast<void>(after_fork);
+#endif
+    return *Made();
   }
 
   // Threads of a call, the caller included.
@@ -61,7 +73,7 @@ class Pool {
     call_.store([](const void* f, int64_t i) { (*static_cast<const Fn*>(f))(i); },
                 std::memory_order_relaxed);
     fn_.store(&fn, std::memory_order_relaxed);
-    count_.store(count, std::memory_order_relaxed);
+    count_.store(count, std::memory_order_release);
     helpers_.store(threads - 1, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     ticket_.store(Ticket(epoch, 0), std::memory_order_seq_cst);
@@ -74,15 +86,23 @@ class Pool {
       // Its thread may have lost its processor.
       if (spins < 4096) Pause(); else std::this_thread::yield();
     }
+    // Closed: a thread that comes late finds no unit, whatever the next call has stored by then.
+    ticket_.store(Ticket(epoch, kClosed), std::memory_order_release);
     busy_.unlock();
   }
 
  private:
   using Call = void (*)(const void*, int64_t);
   static constexpr int64_t kMaxThreads = 256;
+  static constexpr uint32_t kClosed = UINT32_MAX;  // above any count
   static constexpr std::chrono::microseconds kSpin{100};
 
   Pool() { SetThreads(0); }
+
+  static Pool* Made() {
+    static Pool* const pool = new Pool;
+    return pool;
+  }
 
   static int64_t Processors() {
 #if defined(__linux__)
@@ -100,15 +120,21 @@ class Pool {
   }
 
   void Start(int64_t helpers) {
-    for (; started_ < helpers; ++started_)
-      std::thread([this, index = started_] { Serve(index); }).detach();
+    // Where the system gives no more threads, the work is done by those there are.
+    try {
+      for (; started_ < helpers; ++started_)
+        std::thread([this, index = started_] { Serve(index); }).detach();
+    } catch (const std::system_error&) {
+      return;
+    }
   }
 
   void Work(uint32_t epoch) {
-    // These are the call's own if a claim below succeeds: it then cannot have ended before.
+    // These are the call's own if a claim below succeeds: its ticket is closed before the next
+    // call's are stored.
     const Call call = call_.load(std::memory_order_relaxed);
     const void* fn = fn_.load(std::memory_order_relaxed);
-    const int64_t count = count_.load(std::memory_order_relaxed);
+    const int64_t count = count_.load(std::memory_order_acquire);
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     for (;;) {
       const uint32_t next = static_cast<uint32_t>(ticket);

@@ -16,7 +16,8 @@ from bitnet_jax.ops.native.library import ffi_target
 
 def fits(x: Any, weight: Any) -> bool:
     """Says whether the kernel takes operands of these shapes and dtypes."""
-    return str(x.dtype) == str(weight.dtype) == "float32" and x.size > 0
+    floats = str(x.dtype) == str(weight.dtype) == "float32"
+    return floats and weight.shape == x.shape[-1:] and x.size > 0
 
 
 def rms_norm_native(x: Any, weight: Any, *, eps: float) -> Any:

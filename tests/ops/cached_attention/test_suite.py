@@ -60,7 +60,24 @@ def test_without_a_cache(isa, rng, length):
     k, v = rng.standard_normal((2, 2, length, 2, 32), np.float32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
     want = attention_reference(*map(jnp.asarray, (q, k, v, positions)))
-    close([attention(q, k, v, positions)], [want])
+    close([attention(q, k, v, positions, implementation="native")], [want])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_positions_that_start_again(rng, count):
+    q = rng.standard_normal((1, 9, 4, 16), np.float32)
+    k, v = rng.standard_normal((2, 1, 400, 4, 16), np.float32)
+    positions = np.asarray([[300, 0, 1, 399, 2, 2**31 - 1, 130, 5, 4]], np.int32)
+    want = attention_reference(*map(jnp.asarray, (q, k, v, positions)))
+    with threads(count):
+        close([attention(q, k, v, positions, implementation="native")], [want])
+
+
+def test_what_does_not_fit_is_the_reference(rng):
+    q, k, v = rng.standard_normal((3, 1, 3, 2, 8), np.float32)  # half of the kernels' lanes
+    positions = np.arange(3, dtype=np.int32)[None]
+    want = attention_reference(*map(jnp.asarray, (q, k, v, positions)))
+    assert np.array_equal(attention(q, k, v, positions, implementation="auto"), want)
 
 
 def test_the_same_bits_on_every_instruction_set(rng, monkeypatch):
