@@ -317,12 +317,12 @@ def test_an_option_that_is_not_built_is_refused_wherever_it_comes_from(bitnet, m
 
 def test_settings_of_commands_that_are_not_built_are_known(bitnet, fake_command, monkeypatch):
     fake_command(fine, FakeArgs)
-    Path("bitnet.toml").write_text("[bench.run]\nbatch-sizes = [1, 4]\n")
-    monkeypatch.setenv("BITNET_BATCH_SIZES", "1,4")
+    Path("bitnet.toml").write_text("[serve.start]\nport = 8081\n")
+    monkeypatch.setenv("BITNET_PORT", "8081")
     assert bitnet("dev", "fake", "a").rc == 0
-    assert bitnet("bench", "run", "m").rc == 69
-    monkeypatch.setenv("BITNET_BATCH_SIZES", "1,x")
-    assert bitnet("bench", "run", "m").rc == 78
+    assert bitnet("serve", "start", "m").rc == 69
+    monkeypatch.setenv("BITNET_PORT", "x")
+    assert bitnet("serve", "start", "m").rc == 78
 
 
 def test_no_input_never_asks(bitnet, fake_command):
