@@ -182,9 +182,9 @@ def test_a_page_that_cannot_be_written_is_an_io_error(tmp_path, words, redirecti
 @pytest.mark.parametrize(
     ("words", "rc", "told"),
     [
-        ("bench run", 69, "cli.not_built"),  # nothing was to be written
-        ("bench run --json", 74, "cannot write to stdout"),
-        ("bench run --emit jsonl", 74, "cannot write to stdout"),
+        ("serve start", 69, "cli.not_built"),  # nothing was to be written
+        ("serve start --json", 74, "cannot write to stdout"),
+        ("serve start --emit jsonl", 74, "cannot write to stdout"),
     ],
 )
 def test_a_command_whose_stdout_is_lost(tmp_path, redirection, words, rc, told):
@@ -194,7 +194,7 @@ def test_a_command_whose_stdout_is_lost(tmp_path, redirection, words, rc, told):
 
 
 @pytest.mark.parametrize("redirection", [">&-", FULL])
-@pytest.mark.parametrize(("words", "rc"), [("bench run", 69), ("modle", 2), ("--version", 0)])
+@pytest.mark.parametrize(("words", "rc"), [("serve start", 69), ("modle", 2), ("--version", 0)])
 def test_a_lost_stderr_changes_no_outcome(tmp_path, redirection, words, rc):
     found, out, err = shell(tmp_path, f"{words} 2{redirection}")
     assert (found, err) == (rc, "")
