@@ -55,11 +55,17 @@ def test_only_the_warm_ups_step_has_lambda_as_an_input(trained):
     assert counts == [2, 1, 1, 1]
 
 
+SERVING = [
+    *("pack_weights", "inline_calls", "fuse_linears"),
+    *("fuse_attention", "dense_products", "kernel_forms"),
+]
+
+
 def test_generating_writes_the_packed_programs_and_refuses_to_mix(trained, tmp_path):
     line = ("generate", trained[0] / "model.bitnet", "the cat", "-n", "2", "--dump-passes")
     assert here(*line, tmp_path / "dump").rc == 0
     found = list(programs(tmp_path / "dump"))
-    assert found and all(passes[-1] == ["pack_weights"] for _, passes, _ in found)
-    assert all("ternary_matmul" in paths[-1].read_text() for _, _, paths in found)
+    assert found and all(passes[-1] == SERVING for _, passes, _ in found)
+    assert all("fused_linears" in paths[-1].read_text() for _, _, paths in found)
     again = here(*line, tmp_path / "dump")
     assert again.rc == 73 and again.code == "dump.exists"

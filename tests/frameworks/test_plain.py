@@ -203,8 +203,9 @@ REFUSED = {
         "stack the parameters outside",
     ),
     "joined": (
-        lambda p, x: x @ jnp.concatenate([p["w"], p["v"]], 1), PAIR, "transform.unfollowable",
-        "multiply by each and join the results",
+        lambda p, x: jnp.concatenate([x, x], 1) @ jnp.concatenate([p["w"], p["v"]], 0), PAIR,
+        "transform.unfollowable",
+        "one of shape [layers",
     ),
     "masked": (
         lambda p, x: x @ (p["w"] * jnp.tri(8)), {"w": W}, "transform.unfollowable",
