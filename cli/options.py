@@ -8,7 +8,7 @@ This file and the commands' files must not use postponed annotations or
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 from .failure import not_built
 from .fields import named, number, option, whole
@@ -414,38 +414,30 @@ class ModelArgs(PluginArgs):
     )
 
 
-def head_option():
-    return option(
+@dataclass
+class EngineArgs(ModelArgs):
+    """How a model is held and run; base class of what runs one."""
+
+    head: Optional[str] = option(
         choices=("int8", "int6", "int4"),
         shown_default="as the file has it",
         help="hold the embedding and the head in fewer bits: faster, and not exact",
     )
-
-
-def layout_option():
-    return option(
+    layout: Optional[str] = option(
         choices=("t2.16x16", "t1.16x20"),
         shown_default="as the file has them",
         help="hold trits in 2 bits (t2.16x16) or 1.6 (t1.16x20): the same results",
     )
-
-
-def threads_option():
-    return option(
+    threads: Optional[int] = option(
         type=whole(1),
         metavar="N",
         shown_default="one for each processor",
         help="threads of a CPU kernel",
     )
 
-
-@dataclass
-class EngineArgs(ModelArgs):
-    """How a model is held and run; base class of what runs one."""
-
-    head: Optional[str] = head_option()
-    layout: Optional[str] = layout_option()
-    threads: Optional[int] = threads_option()
+    def held(self) -> dict[str, Any]:
+        """Returns how the model is held and run, by the names that the library has for it."""
+        return {"head": self.head, "layout": self.layout, "threads": self.threads}
 
 
 @dataclass
@@ -496,5 +488,11 @@ class SamplingArgs(EngineArgs):
         metavar="TEXT",
         help="stop before this text; may be repeated",
     )
+
+    def sampling(self) -> dict[str, Any]:
+        """Returns how the next token is drawn, by the names that the library has for it."""
+        names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
+        return {name: getattr(self, name) for name in names} | {"stop": tuple(self.stop)}
+
     force: bool = record_force_option()
     dump_passes: Optional[str] = dump_passes_option()

@@ -16,6 +16,7 @@ import jax.extend.core as jec
 from jax.interpreters import ad, batching, mlir
 
 from bitnet_jax.core import jax_compat
+from bitnet_jax.ops.eager import eager
 from bitnet_jax.ops.select import AUTO, select
 
 
@@ -68,12 +69,7 @@ def define(
         out = jax.eval_shape(bound(params), *specs)
         return jax_compat.result_aval(out.shape, out.dtype, *avals)
 
-    # One compiled function per set of parameters, or every eager call would compile anew.
-    @functools.cache
-    def jitted(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-        return jax.jit(functools.partial(primitive.bind, **dict(params)))
-
-    primitive.def_impl(lambda *args, **params: jitted(tuple(sorted(params.items())))(*args))
+    primitive.def_impl(functools.partial(eager, primitive))
     primitive.def_abstract_eval(abstract)
     _lower(primitive, reference, native, fits)
     ad.primitive_jvps[primitive] = jvp
@@ -105,11 +101,7 @@ def define_fused(
         outs = jax.eval_shape(functools.partial(reference, **params), *specs)
         return [jax_compat.result_aval(out.shape, out.dtype, *avals) for out in outs]
 
-    @functools.cache
-    def jitted(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-        return jax.jit(functools.partial(primitive.bind, **dict(params)))
-
-    primitive.def_impl(lambda *args, **params: jitted(tuple(sorted(params.items())))(*args))
+    primitive.def_impl(functools.partial(eager, primitive))
     primitive.def_abstract_eval(abstract)
     _lower(primitive, reference, native, fits)
     return primitive

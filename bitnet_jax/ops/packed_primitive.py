@@ -8,16 +8,16 @@ functions compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
+from bitnet_jax.ops.eager import eager
 from bitnet_jax.ops.select import select
 
 # What an operand has one of each of: all have a leading stack axis B.
@@ -50,7 +50,7 @@ def install(
 
         return rule
 
-    primitive.def_impl(partial(_eager, primitive))
+    primitive.def_impl(partial(eager, primitive))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, tuple(roles))
     mlir.register_lowering(primitive, lowering("other"))
     for platform in PLATFORMS:
@@ -64,15 +64,6 @@ def _refusals(
     asked = {name: getattr(module, "refusal", None) for name, module in modules.items()}
     found = {name: ask(*avals, **params) for name, ask in asked.items() if ask is not None}
     return {name: why for name, why in found.items() if why is not None}
-
-
-@cache
-def _jitted(primitive: Primitive, params: tuple[tuple[str, Any], ...]) -> Callable:
-    return jax.jit(partial(primitive.bind, **dict(params)))
-
-
-def _eager(primitive: Primitive, *operands, **params):
-    return _jitted(primitive, tuple(sorted(params.items())))(*operands)
 
 
 # ------------------------------------------------------------------------- batching

@@ -1,9 +1,10 @@
 """Pass: products with float parameters as `dense_matmul`, from what is held.
 
 Needs: a flat Program (`inline_calls`). Does: makes each float32 `dot_general` of tokens with
-a whole [out, in] parameter (the head) a `dense_matmul`, and moves the widening of a parameter
-that is held as bfloat16 behind the lookups and into the products. Leaves: no wide copy of such
-a parameter, where only these read it; sums in one order, whatever else is in the batch.
+a whole [out, in] parameter (the head; also `x @ table.T`) a `dense_matmul`, and moves the
+widening of a parameter that is held as bfloat16 behind the lookups and into the products.
+Leaves: no wide copy of such a parameter, where only these read it; sums in one order,
+whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -44,10 +45,15 @@ def _held(graph: Graph, var: Any) -> Any:
 
 def _product(graph: Graph, eqn: Any, parameters: set[Any]) -> Replacement | None:
     x, w = eqn.invars
-    held = _held(graph, w)
     last = x.aval.ndim - 1
     dtypes = {str(var.aval.dtype) for var in (x, w, eqn.outvars[0])}
-    if eqn.params["dimension_numbers"] != (((last,), (1,)), ((), ())) or dtypes != {"float32"}:
+    turned = graph.maker(w, "transpose")
+    if turned is not None and w.aval.ndim == 2:  # `x @ table.T`
+        w, axis = turned.invars[0], 0
+    else:
+        axis = 1
+    held = _held(graph, w)
+    if eqn.params["dimension_numbers"] != (((last,), (axis,)), ((), ())) or dtypes != {"float32"}:
         return None
     if held not in parameters or w.aval.ndim != 2 or last == 0:
         return None

@@ -188,10 +188,17 @@ def test_a_narrow_head_is_widened_nowhere_but_in_the_products():
     casts = [e for e in program.jaxpr.jaxpr.eqns if e.primitive.name == "convert_element_type"]
     assert ops(program) == {"dense_matmul": 1}
     assert [eqn.outvars[0].aval.shape for eqn in casts] == [(1, 2, 32)]  # the rows looked up
+    transposed = program_of(fn, packed, tokens)
+    np.testing.assert_allclose(transposed(packed, tokens), fn(wide, tokens), rtol=1e-5)
+    assert ops(transposed) == {"dense_matmul": 1}
+
     # A use that no kernel takes as it is: widened for it, and right.
-    np.testing.assert_allclose(
-        program_of(fn, packed, tokens)(packed, tokens), fn(wide, tokens), rtol=1e-5
-    )
+    def by_rows(params, tokens):
+        return jnp.ones((2, 40)) @ params["table"]
+
+    widened = program_of(by_rows, packed, tokens)
+    np.testing.assert_allclose(widened(packed, tokens), by_rows(wide, tokens), rtol=1e-5)
+    assert ops(widened) == {"dot_general": 1}
 
 
 def test_effects_stay(capsys):

@@ -4,8 +4,8 @@
 // short calls a tenth of its time. These stay awake for kSpin after a call, in case the next
 // comes at once, and then sleep: nothing spins while nothing runs. The caller works too and
 // waits only for units that a thread has claimed, so it cannot deadlock: with every thread
-// asleep or busy, it does all the work itself; after a fork the child has a pool of its own. A call that comes while
-// another runs is done by its caller alone.
+// asleep or busy, it does all the work itself. A call that comes while another runs is done
+// by its caller alone. After a fork the child has a pool of its own.
 #pragma once
 
 #include <atomic>

@@ -58,9 +58,7 @@ def run(args: BenchProfileArgs, ctx: Context) -> CommandResult:
         trace_to=args.trace,
         force=args.force,
         device=args.device,
-        head=args.head,
-        layout=args.layout,
-        threads=args.threads,
+        **args.held(),
         offline=args.offline or None,
         progress=ctx.progress,
     )

@@ -42,9 +42,7 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
 
     model = api.load(
         args.model,
-        head=args.head,
-        layout=args.layout,
-        threads=args.threads,
+        **args.held(),
         offline=args.offline or None,
         progress=ctx.progress,
     )
@@ -67,13 +65,7 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
             record = CommandResult.of(
                 model.chat(
                     turn,
-                    max_tokens=args.max_tokens,
-                    temperature=args.temperature,
-                    top_k=args.top_k,
-                    top_p=args.top_p,
-                    min_p=args.min_p,
-                    seed=args.seed,
-                    stop=tuple(args.stop),
+                    **args.sampling(),
                     stream=ctx.streams_text,
                 )
             ).data

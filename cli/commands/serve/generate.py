@@ -38,21 +38,13 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     prompt = ctx.read_stdin() if args.prompt == "-" else args.prompt
     model = api.load(
         args.model,
-        head=args.head,
-        layout=args.layout,
-        threads=args.threads,
+        **args.held(),
         offline=args.offline or None,
         progress=ctx.progress,
     )
     record = model.generate(
         prompt,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        seed=args.seed,
-        stop=tuple(args.stop),
+        **args.sampling(),
         stream=ctx.streams_text,
     )
     ctx.end_text()

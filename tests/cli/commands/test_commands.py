@@ -1,5 +1,6 @@
 """Each command: what it asks of the library, what it returns, what people see."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_cli import registry
-from bitnet_cli.options import FORMATS, PLANNED_FORMATS
+from bitnet_cli.options import FORMATS, PLANNED_FORMATS, EngineArgs
 from bitnet_cli.progress import Progress
 from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData, UsageError
@@ -581,3 +582,12 @@ def test_records_may_be_objects(bitnet, fake_api):
 
     fake_api(validate=Record(findings=()))
     assert bitnet("model", "validate", "m", "--json").envelope["data"] == {"findings": []}
+
+
+def test_how_a_model_is_held_is_what_the_library_knows():
+    from bitnet_jax.quant.layouts import LAYOUTS_OF
+    from bitnet_jax.runtime.resident import HEADS
+
+    fields = {field.name: field for field in dataclasses.fields(EngineArgs)}
+    assert fields["head"].metadata["choices"] == HEADS
+    assert fields["layout"].metadata["choices"] == tuple(LAYOUTS_OF["ternary"])
