@@ -21,7 +21,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.passes.packed import DOT, Packed
 from bitnet_jax.quant.tensor import is_quant
 from bitnet_jax.runtime.engine import Engine
-from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
+from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows
 from bitnet_jax.stats.medians import median, ratio_interval
 
 # A decode begins after this many tokens, as after a short prompt.
@@ -153,7 +153,7 @@ def decode_row(engine: Engine, batch: int, tokens: int, energy: Energy | None = 
             begun = time.perf_counter()
             where = np.full(batch, CONTEXT + index, np.int32)
             logits, cache, finite = step(engine.packed, ids, cache, where, zero)
-            ids = np.asarray(sample(logits, rows, np.full(batch, index, np.int32)))[:, None]
+            ids = np.asarray(engine.sample(logits, rows, np.full(batch, index, np.int32)))[:, None]
             bool(finite)
             taken.append(time.perf_counter() - begun)
         held.append(cache)

@@ -53,7 +53,8 @@ class Receipt:
       weight_bytes: bytes of packed codes and scales that it is given.
       float_bytes: bytes of its other parameters.
       temp_bytes: memory it needs beside arguments and results.
-      compile_seconds: wall time.
+      compile_seconds: wall time of compiling, when that was done.
+      kept: it was not compiled by this process, but taken from the disk (`kept.py`).
     """
 
     platform: str
@@ -65,6 +66,7 @@ class Receipt:
     float_bytes: int
     temp_bytes: int
     compile_seconds: float
+    kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in records."""

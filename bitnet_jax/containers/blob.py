@@ -17,24 +17,19 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, shown
+from bitnet_jax.core.pages import ALIGNMENT, Pages
 from bitnet_jax.core.paths import os_failure
 from bitnet_jax.core.system import read_at
 
-# One cache line, and the widest vector register: kernels read it without a split load.
-ALIGNMENT = 64
+# What is read in pieces from here on lies on large pages: a first touch of each small one would
+# take longer than the reading.
+_LARGE = 1 << 20
 
 # Linux moves at most 0x7ffff000 bytes in one call; a round number below it.
 _MOST_PER_CALL = 1 << 30
 
 # Of JSON from a stranger: the header of a file of 250,000 tensors, ten times the largest model's.
 _MOST_ITEMS = 1 << 22
-
-
-def aligned_empty(nbytes: int, alignment: int = ALIGNMENT) -> np.ndarray:
-    """Returns an uninitialised uint8 array whose first byte lies on `alignment`."""
-    raw = np.empty(nbytes + alignment, dtype=np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + nbytes]
 
 
 class Blob:
@@ -60,6 +55,7 @@ class Blob:
         weakref.finalize(self, os.close, fd)
         self._fd = fd
         self._lock = threading.Lock()
+        self._pages = Pages()
         self.size = os.fstat(fd).st_size
 
     def read_into(self, offset: int, buffer: np.ndarray) -> None:
@@ -87,9 +83,17 @@ class Blob:
 
     def read(self, offset: int, nbytes: int) -> np.ndarray:
         """Returns `nbytes` from `offset` as a fresh 64-byte aligned uint8 array."""
-        buffer = aligned_empty(nbytes)
+        buffer = self._empty(nbytes)
         self.read_into(offset, buffer)
         return buffer
+
+    def _empty(self, nbytes: int) -> np.ndarray:
+        if nbytes >= _LARGE:
+            with self._lock:
+                return self._pages.empty((nbytes,), np.dtype(np.uint8))
+        raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + nbytes]
 
     def _pread(self, view: memoryview, offset: int) -> int:
         return read_at(self._fd, view, offset, self._lock)

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bitnet_jax.containers.blob import ALIGNMENT
 from bitnet_jax.containers.dtypes import NAMES
 from bitnet_jax.containers.native import (
     FILE_PREFIX,
@@ -31,6 +30,7 @@ from bitnet_jax.containers.safetensors_write import (
     encode_header,
 )
 from bitnet_jax.core.errors import CannotCreate, InternalError
+from bitnet_jax.core.pages import ALIGNMENT
 
 _DIGEST = "0" * 64
 

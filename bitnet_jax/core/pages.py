@@ -10,6 +10,7 @@ import contextlib
 import mmap
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +102,16 @@ class Pages:
             self._area, start = buffer(max(AREA, -(-size // HUGE) * HUGE)), 0
         self._used = start + size
         return self._area[start : start + size].view(dtype).reshape(shape)
+
+
+def is_held(array: np.ndarray) -> bool:
+    """True for an array that lies in a `buffer`, or in an area of `Pages`."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return isinstance(base, mmap.mmap)
 
 
 def page_sizes() -> tuple[bool, ...]:

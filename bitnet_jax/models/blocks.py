@@ -30,13 +30,37 @@ OUTPUT_GAIN = 0.05
 EMBEDDING_GAIN = 1.6
 
 
+class Start:
+    """What parameters hold at the start: here nothing but a shape, for who only wants names."""
+
+    def matrix(self, outputs: int, inputs: int, gain: float) -> Any:
+        """A weight [out, in]."""
+        return jax.ShapeDtypeStruct((outputs, inputs), jnp.float32)
+
+    def ones(self, size: int) -> Any:
+        """The weight of a norm."""
+        return jax.ShapeDtypeStruct((size,), jnp.float32)
+
+
+class Drawn(Start):
+    """Values: normal with standard deviation gain / sqrt(inputs), and ones."""
+
+    def __init__(self, seed: int):
+        self._rngs = nnx.Rngs(seed)
+
+    def matrix(self, outputs: int, inputs: int, gain: float) -> Any:
+        std = gain / math.sqrt(inputs)
+        return std * jax.random.normal(self._rngs.params(), (outputs, inputs), jnp.float32)
+
+    def ones(self, size: int) -> Any:
+        return jnp.ones(size, jnp.float32)
+
+
 class Linear(nnx.Module):
     """``x @ weight.T``, no bias."""
 
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, gain: float = MATRIX_GAIN):
-        std = gain / math.sqrt(inputs)
-        values = std * jax.random.normal(rngs.params(), (outputs, inputs), jnp.float32)
-        self.weight = nnx.Param(values)
+    def __init__(self, inputs: int, outputs: int, start: Start, gain: float = MATRIX_GAIN):
+        self.weight = nnx.Param(start.matrix(outputs, inputs, gain))
 
     def __call__(self, x: Any) -> Any:
         """[..., in] to [..., out]."""
@@ -48,8 +72,8 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """RMSNorm with a learned weight."""
 
-    def __init__(self, size: int, eps: float):
-        self.weight = nnx.Param(jnp.ones(size, jnp.float32))
+    def __init__(self, size: int, eps: float, start: Start):
+        self.weight = nnx.Param(start.ones(size))
         self.eps = eps
 
     def __call__(self, x: Any) -> Any:
@@ -60,10 +84,8 @@ class RMSNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A table looked up by token, and multiplied where it is the head too."""
 
-    def __init__(self, vocab: int, size: int, rngs: nnx.Rngs):
-        std = EMBEDDING_GAIN / math.sqrt(size)
-        values = std * jax.random.normal(rngs.params(), (vocab, size), jnp.float32)
-        self.weight = nnx.Param(values)
+    def __init__(self, vocab: int, size: int, start: Start):
+        self.weight = nnx.Param(start.matrix(vocab, size, EMBEDDING_GAIN))
 
     def __call__(self, tokens: Any) -> Any:
         """int [...] to [..., size]; ids are checked before they come here."""
@@ -78,14 +100,14 @@ class Embedding(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and, by spec, a sub-norm before `o_proj`."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+    def __init__(self, spec: ModelSpec, start: Start):
         queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        self.q_proj = Linear(spec.hidden_size, queries, rngs)
-        self.k_proj = Linear(spec.hidden_size, keys, rngs)
-        self.v_proj = Linear(spec.hidden_size, keys, rngs)
-        self.o_proj = Linear(queries, spec.hidden_size, rngs, OUTPUT_GAIN)
+        self.q_proj = Linear(spec.hidden_size, queries, start)
+        self.k_proj = Linear(spec.hidden_size, keys, start)
+        self.v_proj = Linear(spec.hidden_size, keys, start)
+        self.o_proj = Linear(queries, spec.hidden_size, start, OUTPUT_GAIN)
         if spec.sub_norms:
-            self.attn_sub_norm = RMSNorm(queries, spec.rms_norm_eps)
+            self.attn_sub_norm = RMSNorm(queries, spec.rms_norm_eps, start)
         self.spec = spec
 
     def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
@@ -107,12 +129,12 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """The gated feed-forward with, by spec, a sub-norm before `down_proj`."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.gate_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs)
-        self.up_proj = Linear(spec.hidden_size, spec.intermediate_size, rngs)
-        self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, rngs, OUTPUT_GAIN)
+    def __init__(self, spec: ModelSpec, start: Start):
+        self.gate_proj = Linear(spec.hidden_size, spec.intermediate_size, start)
+        self.up_proj = Linear(spec.hidden_size, spec.intermediate_size, start)
+        self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, start, OUTPUT_GAIN)
         if spec.sub_norms:
-            self.ffn_sub_norm = RMSNorm(spec.intermediate_size, spec.rms_norm_eps)
+            self.ffn_sub_norm = RMSNorm(spec.intermediate_size, spec.rms_norm_eps, start)
         self.spec = spec
 
     def __call__(self, x: Any) -> Any:
@@ -126,11 +148,11 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """One decoder layer."""
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.self_attn = Attention(spec, rngs)
-        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.mlp = FeedForward(spec, rngs)
+    def __init__(self, spec: ModelSpec, start: Start):
+        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
+        self.self_attn = Attention(spec, start)
+        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
+        self.mlp = FeedForward(spec, start)
 
     def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
         """[batch, length, hidden] to the same, and the layer's keys and values."""
@@ -142,15 +164,15 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embedding, layers, final norm, head. `spec` says the rest.
 
-    Weights start normal with standard deviation gain / sqrt(inputs), see `MATRIX_GAIN`.
+    Weights start as `Drawn` says, see `MATRIX_GAIN`.
     """
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, rngs)
-        self.layers = nnx.List(Block(spec, rngs) for _ in range(spec.num_layers))
-        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
+    def __init__(self, spec: ModelSpec, start: Start):
+        self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, start)
+        self.layers = nnx.List(Block(spec, start) for _ in range(spec.num_layers))
+        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
         if not spec.tie_embeddings:
-            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, rngs)
+            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, start)
         self.tied = spec.tie_embeddings
 
     def __call__(

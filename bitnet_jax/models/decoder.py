@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.blocks import Decoder
+from bitnet_jax.models.blocks import Decoder, Drawn, Start
 from bitnet_jax.models.cache import KVCache
 
 Params = dict[str, Any]
@@ -29,8 +29,8 @@ def _names(state: Any) -> dict[str, Any]:
 
 @functools.cache
 def _abstract(spec: ModelSpec) -> tuple[Any, Any]:
-    model = nnx.eval_shape(lambda: Decoder(spec, nnx.Rngs(0)))
-    return nnx.split(model)
+    # Not `nnx.eval_shape`: it traces every random draw, two seconds for thirty layers.
+    return nnx.split(Decoder(spec, Start()))
 
 
 def init_decoder(spec: ModelSpec, seed: int) -> Params:
@@ -38,7 +38,7 @@ def init_decoder(spec: ModelSpec, seed: int) -> Params:
 
     @jax.jit
     def build() -> Params:
-        _, state = nnx.split(Decoder(spec, nnx.Rngs(seed)))
+        _, state = nnx.split(Decoder(spec, Drawn(seed)))
         return {name: value[...] for name, value in _names(state).items()}
 
     return build()

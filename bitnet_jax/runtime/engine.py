@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -16,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.compiler.compile import Executable, Receipt, compile_function
+from bitnet_jax.compiler.kept import compiled_once
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.families import family_for
+from bitnet_jax.models.families import FAMILIES, family_for
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import served
-from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, sample
+from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, greedy_tokens, sample
 
 # Prompts are run in pieces of these lengths: the shortest that holds what is left.
 PREFILL_LENGTHS = (16, 64, 256, 512)
@@ -51,18 +53,28 @@ class Engine:
       spec: the decoder.
       packed: its parameters, on the device.
       implementation: of `ternary_matmul`; None for the best that runs.
+      keep_compiled: take what is compiled from this user's cache, and keep it there; of
+        built-in families only, whose sources are known.
     """
 
     spec: ModelSpec
     packed: Packed
     implementation: str | None = None
+    keep_compiled: bool = False
     _compiled: dict[tuple[Any, ...], Executable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        family = family_for(self.spec)
-        self._family = family
-        self._step = _checked(self._transformed(family.step(self.spec)))
-        self._forward = self._transformed(family.forward(self.spec))
+        self._family = family_for(self.spec)
+        self._keeps = self.keep_compiled and self._family.name in FAMILIES
+
+    # Made when something is compiled: flax alone takes half a second to import.
+    @cached_property
+    def _step(self) -> Callable[..., Any]:
+        return _checked(self._transformed(self._family.step(self.spec)))
+
+    @cached_property
+    def _forward(self) -> Callable[..., Any]:
+        return self._transformed(self._family.forward(self.spec))
 
     def _transformed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return served(fn, (), implementation=self.implementation)
@@ -87,7 +99,8 @@ class Engine:
         padded = min(_bucket(length, SMALLEST_CACHE // 16), self.spec.max_positions)
         ids = np.zeros((batch, padded), np.int32)
         ids[:, :length] = tokens
-        run = self._executable(("forward", batch, padded), self._forward, ids)
+        args = (self.packed, ids)
+        run = self._executable(("forward", batch, padded), lambda: self._forward, args, out_like=0)
         return np.asarray(run(self.packed, ids))[:, :length]
 
     def check_tokens(self, tokens: Any) -> np.ndarray:
@@ -140,7 +153,7 @@ class Engine:
         capacity = self._capacity(len(ids) + budget)
         started = time.perf_counter()
         logits, cache = self.prefill(ids, capacity)
-        token = int(sample(logits, rows, np.zeros(1, np.int32))[0])
+        token = int(self.sample(logits, rows, np.zeros(1, np.int32))[0])
         timing.prompt_tokens = len(ids)
         timing.prefill_seconds = time.perf_counter() - started
         yield token
@@ -152,10 +165,29 @@ class Engine:
             tokens = np.asarray([[token]], np.int32)
             logits, cache, finite = step(self.packed, tokens, cache, start, zero)
             _require_finite(finite)
-            token = int(sample(logits, rows, np.asarray([index], np.int32))[0])
+            token = int(self.sample(logits, rows, np.asarray([index], np.int32))[0])
             timing.decode_seconds += time.perf_counter() - started
             timing.decode_tokens += 1
             yield token
+
+    def sample(self, logits: Any, rows: SamplingRows, step: np.ndarray) -> Any:
+        """The next token of each row, as `sampling.sample`: int32 [batch], on the device."""
+        if rows.temperature.any():
+            return self._sampler(len(rows.temperature))(logits, rows, step)
+        return self._greedy(len(rows.temperature))(logits)
+
+    def _sampler(self, batch: int) -> Executable:
+        rows = SamplingRows.of([SamplingParams()] * batch)
+        step = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        args = (self._logits_shape(batch), rows, step)
+        return self._executable(("sample", batch), lambda: sample, args, out_like=0)
+
+    def _greedy(self, batch: int) -> Executable:
+        args = (self._logits_shape(batch),)
+        return self._executable(("greedy", batch), lambda: greedy_tokens, args, out_like=0)
+
+    def _logits_shape(self, batch: int) -> Any:
+        return jax.ShapeDtypeStruct((batch, self.spec.vocab_size), jnp.float32)
 
     def prefill(self, ids: np.ndarray, capacity: int) -> tuple[Any, Any]:
         """Runs a prompt [length], or rows of equal length [rows, length].
@@ -205,12 +237,13 @@ class Engine:
                 return executable.receipt
         return self.decode_executable(1, self._capacity(1)).receipt
 
-    def warm_up(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Compiles what a generation of these sizes needs."""
-        capacity = self._capacity(prompt_tokens + max_tokens)
+    def warm_up(self, prompt_tokens: int, params: SamplingParams) -> None:
+        """Compiles what a generation from a prompt of this length needs."""
+        capacity = self._capacity(prompt_tokens + params.max_tokens)
         for _, length in self._pieces(prompt_tokens, capacity):
             self._step_executable("prefill", 1, length, capacity)
         self.decode_executable(1, capacity)
+        self._sampler(1) if params.temperature else self._greedy(1)
 
     # ------------------------------------------------------------------ buckets
     def _pieces(self, tokens: int, capacity: int) -> Iterator[tuple[int, int]]:
@@ -232,20 +265,39 @@ class Engine:
         int32 = jnp.int32
         cache = jax.eval_shape(lambda: self._family.cache(self.spec, batch, capacity))
         args = (
+            self.packed,
             jax.ShapeDtypeStruct((batch, length), int32),
             cache,
             jax.ShapeDtypeStruct((batch,), int32),
             jax.ShapeDtypeStruct((batch,), int32),
         )
-        return self._executable((kind, batch, length, capacity), self._step, *args, donate=(1,))
+        key = (kind, batch, length, capacity)
+        return self._executable(key, lambda: self._step, args, donate=(1,), out_like=(0, cache, 0))
 
     def _executable(
-        self, key: tuple[Any, ...], fn: Callable[..., Any], *args: Any, donate: Sequence[int] = ()
+        self,
+        key: tuple[Any, ...],
+        fn: Callable[[], Callable[..., Any]],
+        args: tuple[Any, ...],
+        *,
+        out_like: Any,
+        donate: Sequence[int] = (),
     ) -> Executable:
-        if key not in self._compiled:
-            self._compiled[key] = compile_function(
-                fn, self.packed, *args, donate=donate, implementation=self.implementation
-            )
+        """What is compiled for `key`, once: `fn()` for `args`, whose results are as `out_like`.
+
+        The first part of a key names the function.
+        """
+        if key in self._compiled:
+            return self._compiled[key]
+
+        def make() -> Executable:
+            return compile_function(fn(), *args, donate=donate, implementation=self.implementation)
+
+        if self._keeps:
+            asked = f"{key[0]} {donate} {self.implementation} {self.spec.to_json()}"
+            self._compiled[key] = compiled_once(asked, make, args, out_like)
+        else:
+            self._compiled[key] = make()
         return self._compiled[key]
 
 

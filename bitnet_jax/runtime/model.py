@@ -75,6 +75,7 @@ class Model:
         implementation: str | None = None,
         head: str | None = None,
         layout: str | None = None,
+        keep_compiled: bool = False,
     ):
         """Reads every tensor of `checkpoint` onto the device.
 
@@ -82,6 +83,7 @@ class Model:
           head: how the embedding and the head are held: ``int8``, ``int6`` or ``int4`` (profile
             ``fast``), or as the checkpoint has them if None (profile ``exact``).
           layout: how trits are to lie in memory; as the checkpoint has them if None.
+          keep_compiled: as `load` takes it.
 
         Raises:
           UsageError: there is no such layout of trits (``tensor.layout_unknown``).
@@ -91,7 +93,7 @@ class Model:
         self.checkpoint = checkpoint
         self.packed = to_device(checkpoint, head, layout)
         self.profile = "exact" if head is None else "fast"
-        self.engine = Engine(checkpoint.spec, self.packed, implementation)
+        self.engine = Engine(checkpoint.spec, self.packed, implementation, keep_compiled)
 
     def __repr__(self) -> str:
         spec, source = self.spec, self.checkpoint.source
@@ -223,7 +225,7 @@ class Model:
         if not len(ids):
             raise UsageError("prompt.empty", "the prompt has no tokens", "give some text")
         self.engine.check_tokens([list(ids)])
-        self.engine.warm_up(len(ids), params.max_tokens)
+        self.engine.warm_up(len(ids), params)
         timing = Timing()
         text, finish = "", "length"
         tokens: list[int] = []
@@ -255,6 +257,7 @@ def load(
     head: str | None = None,
     layout: str | None = None,
     threads: int | None = None,
+    keep_compiled: bool = False,
     offline: bool | None = None,
     progress: Any = None,
 ) -> Model:
@@ -269,6 +272,8 @@ def load(
         Results are the same to the bit.
       threads: of each CPU kernel of this process from now on; None leaves them as they are
         (at first one for each processor it may use).
+      keep_compiled: take compiled programs from this user's cache, and keep them there: the next
+        start neither traces nor compiles. The command line does.
       offline, progress: as `open_checkpoint` takes them.
 
     Raises:
@@ -278,4 +283,10 @@ def load(
     if threads is not None:
         set_threads(threads)
     checkpoint = open_checkpoint(path, offline=offline, progress=progress)
-    return Model(checkpoint, implementation=implementation, head=head, layout=layout)
+    return Model(
+        checkpoint,
+        implementation=implementation,
+        head=head,
+        layout=layout,
+        keep_compiled=keep_compiled,
+    )

@@ -6,23 +6,24 @@ without a copy. Knows nothing of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, UsageError, did_you_mean
-from bitnet_jax.core.pages import Pages
+from bitnet_jax.core.pages import ALIGNMENT, Pages, is_held
+from bitnet_jax.core.system import usable_cores
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.ops.native.repack import check_layout, repack
+from bitnet_jax.ops.native.rows_quantize import quantize_rows
 from bitnet_jax.ops.select import select
 from bitnet_jax.passes.packed import Packed
-from bitnet_jax.quant.kinds import quantize_weights
-from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
+from bitnet_jax.quant.finite import require_finite
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.targets.detect import detect
 
@@ -52,30 +53,13 @@ def to_device(checkpoint: Checkpoint, head: str | None = None, layout: str | Non
         )
     if layout is not None:
         check_layout(layout)
-    on_cpu = detect().platform == "cpu"
-    put = _on_large_pages(Pages()) if on_cpu else jax.device_put
-    keeps_narrow = on_cpu and select("dense_matmul", "cpu").implementation == "native"
-    leaves: dict[str, Any] = {}
-    narrow: list[str] = []
-    for name, entry in checkpoint.entries.items():
-        value = checkpoint.read(name)
-        if isinstance(value, QuantTensor):
-            if layout is not None and value.kind == TERNARY:
-                value = repack(value, layout, name)
-            leaves[name] = replace(value, codes=put(value.codes), scale=put(value.scale))
-            continue
-        if entry.ternary:
-            raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
-        array = np.asarray(value)
-        if head is not None and is_head(name) and array.ndim == 2:
-            leaves[name] = _in_rows(name, array, head, put)
-        elif keeps_narrow and array.dtype == ml_dtypes.bfloat16 and array.ndim == 2:
-            leaves[name] = _finite(name, put(array))
-            narrow.append(name)
-        else:
-            # Widened on the device: numpy takes ten times longer over bfloat16.
-            leaves[name] = _finite(name, put(jax.device_put(array).astype(np.float32)))
-    return Packed.of(leaves, narrow)
+    place = _Place(head, layout)
+    # Reading, checking and copying let go of Python's lock: a thread for each processor.
+    with ThreadPoolExecutor(usable_cores() or 1) as threads:
+        read = threads.map(lambda name: (name, *place.hold(checkpoint, name)), checkpoint.entries)
+        held = [(name, leaf, is_narrow) for name, leaf, is_narrow in read]
+    leaves = {name: leaf for name, leaf, _ in held}
+    return Packed.of(leaves, [name for name, _, is_narrow in held if is_narrow])
 
 
 def is_head(name: str) -> bool:
@@ -83,41 +67,50 @@ def is_head(name: str) -> bool:
     return any(part == "lm_head" or part.startswith("embed_") for part in name.split("."))
 
 
-def _on_large_pages(pages: Pages) -> Callable[[Any], Any]:
-    return lambda array: jax.device_put(pages.copy(np.asarray(array)))
+class _Place:
+    """Where tensors are put, and in what form; `hold` may run on many threads."""
+
+    def __init__(self, head: str | None, layout: str | None):
+        self._head, self._layout = head, layout
+        self._on_cpu = detect().platform == "cpu"
+        native = self._on_cpu and select("dense_matmul", "cpu").implementation == "native"
+        self._keeps_narrow = native
+        self._pages, self._guard = Pages(), threading.Lock()
+
+    def hold(self, checkpoint: Checkpoint, name: str) -> tuple[Any, bool]:
+        """Reads a tensor and puts it on the device; says whether it stays bfloat16."""
+        value = checkpoint.read(name)
+        if isinstance(value, QuantTensor):
+            if self._layout is not None and value.kind == TERNARY:
+                value = repack(value, self._layout, name)
+            return self._put_tensor(value), False
+        if checkpoint.entries[name].ternary:
+            raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
+        array = np.asarray(value)
+        if self._head is not None and is_head(name) and array.ndim == 2:
+            return self._put_tensor(quantize_rows(array, self._head, name)), False
+        require_finite(name, array)
+        if self._keeps_narrow and array.dtype == ml_dtypes.bfloat16 and array.ndim == 2:
+            return self._put(array), True
+        return self._put(_widened(array)), False
+
+    def _put_tensor(self, tensor: QuantTensor) -> QuantTensor:
+        return replace(tensor, codes=self._put(tensor.codes), scale=self._put(tensor.scale))
+
+    def _put(self, array: Any) -> Any:
+        array = np.asarray(array)
+        if not self._on_cpu:
+            return jax.device_put(array)
+        if not is_held(array) or not array.flags.c_contiguous or array.ctypes.data % ALIGNMENT:
+            with self._guard:
+                place = self._pages.empty(array.shape, array.dtype)
+            place[...] = array
+            array = place
+        return jax.device_put(array)
 
 
-# Rows quantized at once: 100 MB of float32 at a width of 2560.
-_ROWS = 10240
-
-
-def _in_rows(name: str, array: np.ndarray, kind: str, put: Callable[[Any], Any]) -> QuantTensor:
-    """A matrix [out, in] as codes of `kind` with a float32 scale for each row."""
-    codes, scales = [], []
-    for at in range(0, len(array), _ROWS):
-        some = _finite(name, jnp.asarray(array[at : at + _ROWS]).astype(jnp.float32))
-        values, scale = quantize_weights(some, kind, "row", scale_dtype="float32")
-        codes.append(np.asarray(pack_codes(values, LAYOUT_OF[kind])))
-        scales.append(np.asarray(scale))
-    return QuantTensor(
-        put(np.concatenate(codes)),
-        put(np.concatenate(scales)),
-        shape=array.shape,
-        dtype="float32",
-        stack_axes=(),
-        out_axes=(0,),
-        in_axes=(1,),
-        scale_kind="row",
-        kind=kind,
-        layout=LAYOUT_OF[kind],
-    )
-
-
-def _finite(name: str, value: Any) -> Any:
-    if not bool(jnp.isfinite(value).all()):
-        raise BadData(
-            "weights.not_finite",
-            f"tensor `{name}` holds NaN or infinity",
-            "`bitnet model validate` lists what is wrong; take the file again from its source",
-        )
-    return value
+def _widened(array: np.ndarray) -> np.ndarray:
+    """`array` as float32, exactly. bfloat16 is the upper half of it."""
+    if array.dtype != ml_dtypes.bfloat16:
+        return array.astype(np.float32, copy=False)
+    return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)

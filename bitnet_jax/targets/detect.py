@@ -73,12 +73,22 @@ def compiler() -> str | None:
     )
 
 
+def processor_features() -> str:
+    """What compiled programs may use of this processor, in one line."""
+    return _told_of_processor("flags") or _told_of_processor("features") or _processor()
+
+
 def _processor() -> str:
+    return _told_of_processor("model name") or platform.processor() or "unknown"
+
+
+def _told_of_processor(name: str) -> str | None:
+    """The first line `name` of `/proc/cpuinfo`; None where there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
-                if line.lower().startswith("model name"):
+                if line.lower().startswith(name):
                     return line.partition(":")[2].strip()
     except OSError:
-        return platform.processor() or "unknown"  # no procfs outside Linux
-    return platform.processor() or "unknown"
+        return None  # no procfs outside Linux
+    return None

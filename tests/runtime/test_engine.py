@@ -85,7 +85,7 @@ def test_jax_compiles_nothing_for_a_prompt_of_a_known_bucket(engine, caplog):
 @pytest.mark.parametrize("length", [1, 16, 65, 599])
 def test_warm_up_compiles_all_that_a_generation_needs(params, engine, length):
     fresh = Engine(SPEC, engine.packed)
-    fresh.warm_up(length, 3)
+    fresh.warm_up(length, SamplingParams(max_tokens=3))
     before = set(fresh._compiled)
     list(fresh.generate(tokens(length), SamplingParams(max_tokens=min(3, 600 - length))))
     assert set(fresh._compiled) == before

@@ -19,7 +19,8 @@ def attention(q: Any, k: Any, v: Any, positions: Any, *, implementation: str = "
     Args:
       q: [batch, length, heads, head_dim].
       k, v: [batch, keys, kv_heads, head_dim]; `heads` a multiple of `kv_heads`
-        (grouped-query attention, Ainslie et al. 2023).
+        (grouped-query attention, Ainslie et al. 2023). Of a float dtype, or int8 with rows as
+        `quant.cache_rows` has them.
       positions: int32 [batch, length], each query's own position among the keys, not negative.
       implementation: ``reference``, which XLA can shard and export; ``native``, or ``auto``
         where the kernel fits: with sums in one order (`native.py`).

@@ -21,10 +21,11 @@ LANES = 16
 
 def fits(q: Any, k: Any, v: Any, positions: Any) -> bool:
     """Says whether the kernel takes operands of these shapes and dtypes."""
-    floats = {str(value.dtype) for value in (q, k, v)}
+    held = {str(k.dtype), str(v.dtype)}
     placed = str(positions.dtype) == "int32" and positions.shape == q.shape[:2]
     whole = q.shape[-1] % LANES == 0 and q.size > 0 and k.size > 0
-    return floats == {"float32"} and placed and whole
+    floats = str(q.dtype) == "float32" and held in ({"float32"}, {"int8"})
+    return floats and placed and whole
 
 
 def attention_native(q: Any, k: Any, v: Any, positions: Any) -> Any:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bitnet_jax.quant.cache_rows import as_floats
+
 # Profile `exact`: on GPU and TPU the default would be TF32 or bfloat16.
 EXACT = lax.Precision.HIGHEST
 
@@ -18,10 +20,10 @@ def attention_reference(q: Any, k: Any, v: Any, positions: Any) -> Any:
     batch, length, heads, head_dim = q.shape
     groups = heads // k.shape[2]
     wide = q.astype(jnp.float32).reshape(batch, length, k.shape[2], groups, head_dim)
-    scores = jnp.einsum("blkgd,bskd->bkgls", wide, k.astype(jnp.float32), precision=EXACT)
+    scores = jnp.einsum("blkgd,bskd->bkgls", wide, as_floats(k), precision=EXACT)
     scores = scores * np.float32(head_dim**-0.5)
     seen = jnp.arange(k.shape[1])[None, None, :] <= positions[:, :, None]
     scores = jnp.where(seen[:, None, None], scores, np.finfo(np.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
-    out = jnp.einsum("bkgls,bskd->blkgd", weights, v.astype(jnp.float32), precision=EXACT)
+    out = jnp.einsum("bkgls,bskd->blkgd", weights, as_floats(v), precision=EXACT)
     return out.reshape(q.shape).astype(q.dtype)

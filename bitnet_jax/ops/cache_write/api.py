@@ -14,7 +14,8 @@ def cache_write(buffer: Any, new: Any, positions: Any) -> Any:
     """`buffer` with each row's `new` at the row's positions.
 
     Args:
-      buffer: [batch, capacity, ...].
+      buffer: [batch, capacity, ...], of a float dtype or, with rows as `quant.cache_rows` has
+        them, int8.
       new: [batch, length, ...], any float dtype.
       positions: int32 [batch, length], ascending by one along a row. A run that would not
         fit is moved down until it does.

@@ -27,7 +27,8 @@ def cached_attention(
       q: float32 [batch, length, heads, head_dim].
       k, v: float32 [batch, length, kv_heads, head_dim].
       positions: int32 [batch, length], ascending by one along a row.
-      keys, values: float32 [batch, capacity, kv_heads, head_dim].
+      keys, values: float32 [batch, capacity, kv_heads, head_dim], or int8 with rows as
+        `quant.cache_rows` has them.
 
     Returns:
       `q`'s shape, and both caches with the new rows.

@@ -20,8 +20,8 @@ from bitnet_jax.ops.rotary.reference import frequencies
 
 def fits(q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any) -> bool:
     """Says whether the kernel takes operands of these shapes and dtypes."""
-    same = str(k.dtype) == str(v.dtype) == "float32" and q.shape[1] <= keys.shape[1]
-    return same and attention.fits(q, keys, values, positions)
+    floats = str(k.dtype) == str(v.dtype) == "float32" and q.shape[1] <= keys.shape[1]
+    return floats and attention.fits(q, keys, values, positions)
 
 
 def cached_attention_native(
@@ -30,7 +30,7 @@ def cached_attention_native(
     """As `cached_attention_reference`."""
     angles = positions.astype(jnp.float32)[..., None] * frequencies(q.shape[-1], theta)
     target, isa = ffi_target("bitnet_cached_attention")
-    results = [jax.ShapeDtypeStruct(value.shape, jnp.float32) for value in (q, keys, values)]
+    results = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in (q, keys, values)]
     call = jax.ffi.ffi_call(target, results, input_output_aliases={6: 1, 7: 2})
     y, keys, values = call(
         *(q, k, v, jnp.cos(angles), jnp.sin(angles), positions, keys, values), isa=np.int64(isa)

@@ -8,6 +8,7 @@
 // Knows nothing of XLA: whoever calls it gives a function that runs `count` units.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 
 #include "product.h"
@@ -23,9 +24,16 @@ struct Attention {
   const float *k, *v;
   const float *cos, *sin;    // [batch, tokens, width/2], or null: nothing is rotated
   const int32_t* positions;  // [batch, tokens]; with k and v ascending by one along a row
-  float *keys, *values;      // [batch, capacity, kv_heads, width]
+  void *keys, *values;       // [batch, capacity, kv_heads], rows of CacheRowBytes
+  bool narrow;  // a row: `width` codes int8 and their float32 scale; else `width` floats
   float* y;                  // [batch, tokens, heads, width]
 };
+
+constexpr int64_t kScaleBytes = sizeof(float);
+
+static inline int64_t CacheRowBytes(const Attention& p) {
+  return p.narrow ? p.width + kScaleBytes : p.width * static_cast<int64_t>(sizeof(float));
+}
 
 // Units of one kv head of one token, and what they leave for the merge.
 struct AttentionPlan {
@@ -34,7 +42,19 @@ struct AttentionPlan {
   bool split;          // chunks are units of their own: few tokens, long rows
   Buffer<float> turned;  // q rotated
   Buffer<float> most, total, out;  // by token, head and chunk, where split
+  mutable std::atomic<bool> memory{true};  // none was lacking
 };
+
+// A thread's own floats: the caller's, or one of the pool's. Null where memory is lacking.
+static float* Scratch(int64_t count) {
+  static thread_local Buffer<float> held;
+  static thread_local int64_t size = 0;
+  if (count > size) {
+    held = Allocate<float>(count);
+    size = held ? count : 0;
+  }
+  return held.get();
+}
 
 // Queries whose keys are read together.
 constexpr int64_t kQueryBlock = 8;
@@ -42,6 +62,18 @@ constexpr int64_t kQueryBlock = 8;
 static inline int64_t KeysOf(const Attention& p, int64_t row) {
   const int64_t seen = int64_t{p.positions[row]} + 1;
   return Max(Min(seen, p.capacity), 1);  // positions are not negative: key 0 is seen
+}
+
+// A key or value into its row of the cache.
+static void PutRow(const Attention& p, const float* from, uint8_t* to) {
+  if (!p.narrow) {
+    std::memcpy(to, from, p.width * sizeof(float));
+    return;
+  }
+  const float a =
+      p.kernel->quantize_f32(from, p.width, p.width, reinterpret_cast<int8_t*>(to));
+  const float scale = a * kInv127;
+  std::memcpy(to + p.width, &scale, sizeof scale);
 }
 
 // Rotates the queries of token `row`, and puts its key and value where they belong.
@@ -60,17 +92,22 @@ static void PlaceToken(const AttentionPlan& plan, int64_t row) {
   if (p.k == nullptr) return;
   // The whole run of tokens stays inside the cache, as dynamic_update_slice keeps it.
   const int64_t start = Max(Min(p.positions[b * p.tokens], p.capacity - p.tokens), 0);
-  const int64_t of_row = p.kv_heads * p.width;
-  const int64_t at = (b * p.capacity + start + t) * of_row;
-  const float* k = p.k + row * of_row;
-  for (int64_t h = 0; h < p.kv_heads; ++h) {
-    const int64_t of_head = h * p.width;
-    if (turns)
-      p.kernel->floats->rotate(k + of_head, cos, sin, half, p.keys + at + of_head);
-    else
-      std::memcpy(p.keys + at + of_head, k + of_head, p.width * sizeof(float));
+  float* turned = Scratch(p.width);
+  if (turned == nullptr) {
+    plan.memory = false;
+    return;
   }
-  std::memcpy(p.values + at, p.v + row * of_row, of_row * sizeof(float));
+  const int64_t bytes = CacheRowBytes(p);
+  for (int64_t h = 0; h < p.kv_heads; ++h) {
+    const int64_t to = ((b * p.capacity + start + t) * p.kv_heads + h) * bytes;
+    const float* k = p.k + (row * p.kv_heads + h) * p.width;
+    if (turns) {
+      p.kernel->floats->rotate(k, cos, sin, half, turned);
+      k = turned;
+    }
+    PutRow(p, k, static_cast<uint8_t*>(p.keys) + to);
+    PutRow(p, p.v + (row * p.kv_heads + h) * p.width, static_cast<uint8_t*>(p.values) + to);
+  }
 }
 
 static inline const float* Queries(const AttentionPlan& plan, int64_t row, int64_t kv) {
@@ -79,15 +116,39 @@ static inline const float* Queries(const AttentionPlan& plan, int64_t row, int64
   return q + (row * p.heads + kv * (p.heads / p.kv_heads)) * p.width;
 }
 
-// One chunk of keys for the queries of one kv head of token `row`.
-static void Chunk(const AttentionPlan& plan, int64_t row, int64_t kv, int64_t chunk, float* most,
-                  float* total, float* out) {
+// Keys and values of one kv head as floats, rows `stride` apart; null where memory is lacking.
+struct Seen {
+  const float *keys, *values;
+  int64_t stride;
+};
+
+// The first `count` keys of a chunk of sequence `b`.
+static Seen See(const AttentionPlan& plan, int64_t b, int64_t kv, int64_t chunk, int64_t count) {
   const Attention& p = *plan.p;
-  const int64_t stride = p.kv_heads * p.width, first = chunk * kChunk;
-  const int64_t at = ((row / p.tokens) * p.capacity + first) * stride + kv * p.width;
+  const int64_t bytes = CacheRowBytes(p), stride = p.kv_heads * bytes;
+  const int64_t at = (b * p.capacity + chunk * kChunk) * stride + kv * bytes;
+  const uint8_t* keys = static_cast<const uint8_t*>(p.keys) + at;
+  const uint8_t* values = static_cast<const uint8_t*>(p.values) + at;
+  if (!p.narrow)
+    return {reinterpret_cast<const float*>(keys), reinterpret_cast<const float*>(values),
+            p.kv_heads * p.width};
+  float* wide = Scratch(2 * kChunk * p.width);
+  if (wide == nullptr) {
+    plan.memory = false;
+    return {nullptr, nullptr, 0};
+  }
+  p.kernel->floats->widen(keys, stride, count, p.width, wide);
+  p.kernel->floats->widen(values, stride, count, p.width, wide + kChunk * p.width);
+  return {wide, wide + kChunk * p.width, p.width};
+}
+
+// One chunk of keys for the queries of one kv head of token `row`.
+static void Chunk(const AttentionPlan& plan, int64_t row, int64_t kv, int64_t chunk,
+                  const Seen& seen, float* most, float* total, float* out) {
+  const Attention& p = *plan.p;
   const float scale = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(p.width)));
-  p.kernel->floats->attend(Queries(plan, row, kv), p.heads / p.kv_heads, p.keys + at,
-                           p.values + at, stride, Min(KeysOf(p, row) - first, kChunk), p.width,
+  p.kernel->floats->attend(Queries(plan, row, kv), p.heads / p.kv_heads, seen.keys, seen.values,
+                           seen.stride, Min(KeysOf(p, row) - chunk * kChunk, kChunk), p.width,
                            scale, most, total, out);
 }
 
@@ -139,15 +200,20 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
     for (int64_t row = i * kTokensPerTask; row < Min((i + 1) * kTokensPerTask, rows); ++row)
       PlaceToken(plan, row);
   });
+  if (!plan.memory) return false;
 
   if (plan.split) {
     run(pieces, [&](int64_t i) {
       const int64_t chunk = i % plan.chunks, kv = i / plan.chunks % p.kv_heads;
       const int64_t row = i / plan.chunks / p.kv_heads;
-      if (chunk * kChunk < KeysOf(p, row))
-        Chunk(plan, row, kv, chunk, plan.most.get() + i * group, plan.total.get() + i * group,
-              plan.out.get() + i * group * p.width);
+      const int64_t count = Min(KeysOf(p, row) - chunk * kChunk, kChunk);
+      if (count <= 0) return;
+      const Seen seen = See(plan, row / p.tokens, kv, chunk, count);
+      if (seen.keys != nullptr)
+        Chunk(plan, row, kv, chunk, seen, plan.most.get() + i * group,
+              plan.total.get() + i * group, plan.out.get() + i * group * p.width);
     });
+    if (!plan.memory) return false;
     for (int64_t i = 0; i < pieces; i += plan.chunks) {
       const int64_t kv = i / plan.chunks % p.kv_heads, row = i / plan.chunks / p.kv_heads;
       float* most = plan.most.get() + i * group;
@@ -177,21 +243,24 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
     int64_t longest_here = 0;
     for (int64_t t = t0; t < t1; ++t)
       longest_here = Max(longest_here, KeysOf(p, b * p.tokens + t));
-    for (int64_t chunk = 0; chunk * kChunk < longest_here; ++chunk)
+    for (int64_t chunk = 0; chunk * kChunk < longest_here; ++chunk) {
+      const Seen seen = See(plan, b, kv, chunk, Min(longest_here - chunk * kChunk, kChunk));
+      if (seen.keys == nullptr) return;
       for (int64_t t = t0; t < t1; ++t) {
         const int64_t row = b * p.tokens + t;
         if (chunk * kChunk >= KeysOf(p, row)) continue;
         float* most = mine + (t - t0) * each;
-        Chunk(plan, row, kv, chunk, chunk_at, chunk_at + group, chunk_at + 2 * group);
+        Chunk(plan, row, kv, chunk, seen, chunk_at, chunk_at + group, chunk_at + 2 * group);
         Merge(plan, chunk, most, most + group, most + 2 * group, chunk_at, chunk_at + group,
               chunk_at + 2 * group);
       }
+    }
     for (int64_t t = t0; t < t1; ++t) {
       const float* most = mine + (t - t0) * each;
       WriteRow(plan, b * p.tokens + t, kv, most + group, most + 2 * group);
     }
   });
-  return true;
+  return plan.memory;
 }
 
 }  // namespace bitnet

@@ -14,54 +14,57 @@ bool RunOnPool(const Attention& p, int64_t threads) {
   });
 }
 
-// Fills the sizes from q [B,M,H,D] and the keys [B,S,KV,D]; false if they disagree.
-bool SetAttention(Shape q, Shape keys, Shape positions, Attention* p) {
-  if (q.size() != 4 || keys.size() != 4) return false;
+// Fills the sizes from q [B,M,H,D] and the keys [B,S,KV,row], and the caches; false if they disagree.
+bool SetAttention(Shape q, ffi::AnyBuffer keys, ffi::AnyBuffer values, Shape positions,
+                  Attention* p) {
+  const Shape k = keys.dimensions();
+  if (q.size() != 4 || k.size() != 4) return false;
   p->batch = q[0], p->tokens = q[1], p->heads = q[2], p->width = q[3];
-  p->capacity = keys[1], p->kv_heads = keys[2];
-  return keys[0] == p->batch && keys[3] == p->width && p->kv_heads > 0 && p->capacity > 0 &&
-         p->heads % p->kv_heads == 0 && p->width % 16 == 0 &&
-         Is(positions, {p->batch, p->tokens});
+  p->capacity = k[1], p->kv_heads = k[2];
+  p->keys = keys.untyped_data(), p->values = values.untyped_data();
+  p->narrow = keys.element_type() == ffi::S8;
+  if (!p->narrow && keys.element_type() != ffi::F32) return false;
+  const int64_t row = p->narrow ? p->width + bitnet::kScaleBytes : p->width;
+  return k[0] == p->batch && k[3] == row && p->kv_heads > 0 && p->capacity > 0 &&
+         values.element_type() == keys.element_type() &&
+         values.element_count() == keys.element_count() && p->heads % p->kv_heads == 0 &&
+         p->width % 16 == 0 && Is(positions, {p->batch, p->tokens});
 }
 
 constexpr const char* kAttentionShapes = "bitnet: shapes of queries, keys and positions disagree";
 
-ffi::Error AttentionImpl(F32 q, F32 keys, F32 values, ffi::Buffer<ffi::S32> positions,
-                         ffi::ResultBuffer<ffi::F32> y, int64_t isa) {
+ffi::Error AttentionImpl(F32 q, ffi::AnyBuffer keys, ffi::AnyBuffer values,
+                         ffi::Buffer<ffi::S32> positions, ffi::ResultBuffer<ffi::F32> y, int64_t isa) {
   Attention p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
-  if (!SetAttention(q.dimensions(), keys.dimensions(), positions.dimensions(), &p) ||
-      values.element_count() != keys.element_count())
+  // The caches are only read: without k and v nothing is written into them.
+  if (!SetAttention(q.dimensions(), keys, values, positions.dimensions(), &p))
     return Fail(kAttentionShapes);
   p.q = q.typed_data(), p.positions = positions.typed_data(), p.y = y->typed_data();
-  // Only read: without k and v nothing is written into them.
-  p.keys = keys.typed_data(), p.values = values.typed_data();
   return Ended(RunOnPool(p, bitnet::Pool::Get().threads()));
 }
 
 // The results `new_keys` and `new_values` are the operands' own buffers: they are aliased.
 ffi::Error CachedAttentionImpl(F32 q, F32 k, F32 v, F32 cos, F32 sin,
-                               ffi::Buffer<ffi::S32> positions, F32 keys, F32 values,
-                               ffi::ResultBuffer<ffi::F32> y, ffi::ResultBuffer<ffi::F32> new_keys,
-                               ffi::ResultBuffer<ffi::F32> new_values, int64_t isa) {
+                               ffi::Buffer<ffi::S32> positions, ffi::AnyBuffer keys,
+                               ffi::AnyBuffer values, ffi::ResultBuffer<ffi::F32> y,
+                               ffi::Result<ffi::AnyBuffer> new_keys,
+                               ffi::Result<ffi::AnyBuffer> new_values, int64_t isa) {
   Attention p = {};
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
-  if (!SetAttention(q.dimensions(), keys.dimensions(), positions.dimensions(), &p) ||
+  if (!SetAttention(q.dimensions(), keys, values, positions.dimensions(), &p) ||
       !Is(k.dimensions(), {p.batch, p.tokens, p.kv_heads, p.width}) ||
       !Is(v.dimensions(), {p.batch, p.tokens, p.kv_heads, p.width}) ||
       !Is(cos.dimensions(), {p.batch, p.tokens, p.width / 2}) ||
-      !Is(sin.dimensions(), {p.batch, p.tokens, p.width / 2}) || p.tokens > p.capacity ||
-      values.element_count() != keys.element_count())
+      !Is(sin.dimensions(), {p.batch, p.tokens, p.width / 2}) || p.tokens > p.capacity)
     return Fail(kAttentionShapes);
-  if (new_keys->typed_data() != keys.typed_data() ||
-      new_values->typed_data() != values.typed_data())
+  if (new_keys->untyped_data() != p.keys || new_values->untyped_data() != p.values)
     return Fail("bitnet: the caches must be written in place");
   p.q = q.typed_data(), p.k = k.typed_data(), p.v = v.typed_data();
   p.cos = cos.typed_data(), p.sin = sin.typed_data();
   p.positions = positions.typed_data(), p.y = y->typed_data();
-  p.keys = keys.typed_data(), p.values = values.typed_data();
   return Ended(RunOnPool(p, bitnet::Pool::Get().threads()));
 }
 
@@ -86,8 +89,8 @@ ffi::Error NormImpl(F32 x, F32 weight, ffi::ResultBuffer<ffi::F32> y, int64_t is
 BITNET_HANDLER(bitnet_attention, AttentionImpl,
                ffi::Ffi::Bind()
                    .Arg<F32>()
-                   .Arg<F32>()
-                   .Arg<F32>()
+                   .Arg<ffi::AnyBuffer>()
+                   .Arg<ffi::AnyBuffer>()
                    .Arg<ffi::Buffer<ffi::S32>>()
                    .Ret<F32>()
                    .Attr<int64_t>("isa"))
@@ -100,11 +103,11 @@ BITNET_HANDLER(bitnet_cached_attention, CachedAttentionImpl,
                    .Arg<F32>()
                    .Arg<F32>()
                    .Arg<ffi::Buffer<ffi::S32>>()
-                   .Arg<F32>()
-                   .Arg<F32>()
+                   .Arg<ffi::AnyBuffer>()
+                   .Arg<ffi::AnyBuffer>()
                    .Ret<F32>()
-                   .Ret<F32>()
-                   .Ret<F32>()
+                   .Ret<ffi::AnyBuffer>()
+                   .Ret<ffi::AnyBuffer>()
                    .Attr<int64_t>("isa"))
 
 BITNET_HANDLER(bitnet_rms_norm, NormImpl,

@@ -217,7 +217,18 @@ BITNET_TARGET static void MergeChunk(float* most, float* total, float* out, floa
   *most = top;
 }
 
-static const Floats kFloats = {Norm, Relu2Gate, Rotate, AttendChunk, MergeChunk};
+// out[j] = codes * scale of row j: `width` int8 codes, a multiple of 16, and a float32 after them.
+BITNET_TARGET static void WidenRows(const uint8_t* rows, int64_t stride, int64_t count,
+                                    int64_t width, float* out) {
+  for (int64_t j = 0; j < count; ++j, rows += stride, out += width) {
+    float scale;
+    std::memcpy(&scale, rows + width, sizeof scale);
+    const int8_t* codes = reinterpret_cast<const int8_t*>(rows);
+    for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(codes[i]) * scale;
+  }
+}
+
+static const Floats kFloats = {Norm, Relu2Gate, Rotate, AttendChunk, WidenRows, MergeChunk};
 
 #undef BITNET_LOAD
 #undef BITNET_STORE

@@ -38,6 +38,7 @@ struct Floats {
   void (*attend)(const float* q, int64_t heads, const float* k, const float* v, int64_t stride,
                  int64_t count, int64_t width, float scale, float* most, float* total,
                  float* out);
+  void (*widen)(const uint8_t* rows, int64_t stride, int64_t count, int64_t width, float* out);
   void (*merge)(float* most, float* total, float* out, float chunk_most, float chunk_total,
                 const float* chunk_out, int64_t width);
 };

@@ -5,6 +5,7 @@
 #include "dense_entries.h"
 #include "float_entries.h"
 #include "rows_entries.h"
+#include "rows_quantize.h"
 #include "ternary_entries.h"
 
 #include "probe_entry.h"  // needs BITNET_EXPORT
@@ -76,6 +77,17 @@ BITNET_EXPORT int bitnet_repack(int64_t to_dense, int64_t blocks, int64_t in,
       to_dense != 0, blocks, in, from, to,
       [&](int64_t count, const auto& fn) { bitnet::Pool::Get().Run(count, threads, fn); });
   return legal ? 0 : 1;
+}
+
+// Float weights [rows, in] to codes in rows with a float32 scale for each row. Returns 0, 1 where a
+// weight is not finite, or 2 (no memory).
+BITNET_EXPORT int bitnet_quantize_rows(int64_t layout, int64_t rows, int64_t in, int bf16,
+                                       const void* w, uint8_t* codes, float* scale) {
+  const bitnet::QuantizeRows p = {layout, rows, in, bf16 != 0, w, codes, scale};
+  const int64_t threads = bitnet::Pool::Get().threads();
+  return static_cast<int>(bitnet::RunQuantizeRows(p, [&](int64_t count, const auto& fn) {
+    bitnet::Pool::Get().Run(count, threads, fn);
+  }));
 }
 
 // Threads of a call from now on, the caller's included; 0: one for each processor.

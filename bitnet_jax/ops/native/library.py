@@ -97,6 +97,28 @@ class Library:
             raise BadData("tensor.not_ternary", "among the packed codes are some that are no trit")
         return result
 
+    def quantize_rows(
+        self, w: np.ndarray, layout: str, codes: np.ndarray, scale: np.ndarray
+    ) -> bool:
+        """Float32 or bfloat16 `w` [out, in] into `codes` and float32 `scale` [out].
+
+        All C order. On all threads, as `quant.kinds.quantize_weights` does it, scales in float32.
+
+        Returns:
+          Whether all weights are numbers; of others the codes mean nothing.
+
+        Raises:
+          Unavailable: memory does not suffice (``memory.exhausted``).
+        """
+        answer = self.handle.bitnet_quantize_rows(
+            *(ctypes.c_int64(size) for size in (ROWS_LAYOUTS[layout], *w.shape)),
+            ctypes.c_int(w.dtype.itemsize == 2),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (w, codes, scale)),
+        )
+        if answer == 2:
+            raise Unavailable("memory.exhausted", "memory does not suffice to quantize a row")
+        return answer == 0
+
 
 @dataclass(frozen=True)
 class Status:

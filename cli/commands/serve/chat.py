@@ -43,6 +43,7 @@ def run(args: ChatArgs, ctx: Context) -> CommandResult:
     model = api.load(
         args.model,
         **args.held(),
+        keep_compiled=True,
         offline=args.offline or None,
         progress=ctx.progress,
     )

@@ -39,6 +39,7 @@ def run(args: GenerateArgs, ctx: Context) -> CommandResult:
     model = api.load(
         args.model,
         **args.held(),
+        keep_compiled=True,
         offline=args.offline or None,
         progress=ctx.progress,
     )

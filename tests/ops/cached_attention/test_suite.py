@@ -10,6 +10,7 @@ from bitnet_jax.ops.attention.reference import attention_reference
 from bitnet_jax.ops.cached_attention import cached_attention
 from bitnet_jax.ops.cached_attention.reference import cached_attention_reference
 from bitnet_jax.ops.native import library as native
+from bitnet_jax.quant.cache_rows import as_floats, stored
 from tests.ops.native.threads import threads
 
 THETA = 10000.0
@@ -54,6 +55,36 @@ def test_close_to_the_reference(isa, rng, case):
     close(cached_attention(*args, theta=THETA), want)
 
 
+def narrowed(args):
+    *parts, keys, values = args
+    return *parts, *(np.asarray(stored(jnp.asarray(x), jnp.int8)) for x in (keys, values))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_cache_in_int8(isa, rng, case):
+    plain = operands(rng, *case)
+    args = narrowed(plain)
+    want = cached_attention_reference(*map(jnp.asarray, args), theta=THETA)
+    y, keys, values = (np.asarray(x) for x in cached_attention(*args, theta=THETA))
+    np.testing.assert_array_equal(values, want[2])
+    # A rotated key may differ in its last bit: then a code by one, or a scale by a bit.
+    assert np.mean(keys != np.asarray(want[1])) < 1e-3
+    np.testing.assert_allclose(as_floats(jnp.asarray(keys)), as_floats(want[1]), rtol=0, atol=0.05)
+    np.testing.assert_allclose(y, want[0], rtol=0, atol=2e-3 * np.abs(want[0]).max())
+    # What was quantized is near what was not.
+    exact = cached_attention_reference(*map(jnp.asarray, plain), theta=THETA)
+    assert np.abs(y - exact[0]).max() < 0.05 * np.abs(exact[0]).max()
+
+
+def test_a_row_of_an_int8_cache_that_is_no_number_is_seen(rng):
+    args = list(narrowed(operands(rng, 1, 1, 4, 2, 16, 64, [5])))
+    args[2][0, 0, 1, 3] = np.inf
+    want = cached_attention_reference(*map(jnp.asarray, args), theta=THETA)[0]
+    found = np.asarray(cached_attention(*args, theta=THETA)[0])
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(want))
+    assert np.isnan(found[0, 0, 2:]).all() and np.isfinite(found[0, 0, :2]).all()
+
+
 @pytest.mark.parametrize("length", [1, 5, 140])
 def test_without_a_cache(isa, rng, length):
     q = rng.standard_normal((2, length, 4, 32), np.float32)
@@ -80,8 +111,9 @@ def test_what_does_not_fit_is_the_reference(rng):
     assert np.array_equal(attention(q, k, v, positions, implementation="auto"), want)
 
 
-def test_the_same_bits_on_every_instruction_set(rng, monkeypatch):
-    args = operands(rng, 2, 9, 6, 2, 16, 300, [120, 250])
+@pytest.mark.parametrize("form", [tuple, narrowed], ids=["float32", "int8"])
+def test_the_same_bits_on_every_instruction_set(rng, monkeypatch, form):
+    args = form(operands(rng, 2, 9, 6, 2, 16, 300, [120, 250]))
     found = []
     for isa in native.status().usable_isas:
         monkeypatch.setenv("BITNET_ISA", isa)
@@ -92,12 +124,12 @@ def test_the_same_bits_on_every_instruction_set(rng, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_a_row_depends_on_no_neighbour_piece_capacity_or_thread(rng):
+@pytest.mark.parametrize("form", [tuple, narrowed], ids=["float32", "int8"])
+def test_a_row_depends_on_no_neighbour_piece_capacity_or_thread(rng, form):
     """One row, its 33 tokens in pieces of every size, beside others, in a longer cache."""
     batch, length, capacity = 3, 33, 512
-    q, k, v, positions, keys, values = operands(
-        rng, batch, length, 4, 2, 32, capacity, [290, 120, 7]
-    )
+    args = operands(rng, batch, length, 4, 2, 32, capacity, [290, 120, 7])
+    q, k, v, positions, keys, values = form(args)
     whole, *_ = cached_attention(q, k, v, positions, keys, values, theta=THETA)
     whole = np.asarray(whole)
     for count in (1, 2, 4):

@@ -46,7 +46,7 @@ ENTRIES = {
     *FFI_TARGETS,
     *("bitnet_source_key", "bitnet_isa_count", "bitnet_isa_name", "bitnet_isa_usable"),
     *("bitnet_run", "bitnet_rows_run", "bitnet_dense_run"),
-    *("bitnet_threads", "bitnet_set_threads", "bitnet_repack"),
+    *("bitnet_threads", "bitnet_set_threads", "bitnet_repack", "bitnet_quantize_rows"),
     *("bitnet_probe", "bitnet_probe_name", "bitnet_probe_usable"),
 }
 

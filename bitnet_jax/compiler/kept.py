@@ -1,0 +1,140 @@
+"""Executables kept on disk, so that a second start neither traces nor compiles.
+
+An entry is found by everything that its program depends on: what was asked for, the sources of
+this package and of its kernels, the versions, the processor, JAX's settings. It lies in a folder
+that nobody else may write, beside its receipt and its digest; one that is damaged is removed and
+compiled again. Only what this package's own sources define may be kept: nobody can tell whether
+another's function is still the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+from bitnet_jax.compiler.compile import Executable, Receipt
+from bitnet_jax.core.caches import cache_dir
+from bitnet_jax.core.errors import BitnetError
+from bitnet_jax.core.paths import atomic_file
+from bitnet_jax.ops.native import build
+from bitnet_jax.ops.native import library as native
+from bitnet_jax.targets.detect import detect, processor_features, versions
+
+logger = logging.getLogger(__name__)
+
+# The newest entries that are kept; one is of 100 KB to a few MB.
+_MOST = 256
+_DIGEST = 32
+_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "BITNET_ISA", *native.SETTINGS[:2])
+_ROOT = Path(__file__).parents[1]
+
+
+def compiled_once(
+    asked: str, make: Callable[[], Executable], args: tuple[Any, ...], out_like: Any
+) -> Executable:
+    """The executable kept for `asked`, or that of `make`, which is kept then.
+
+    Args:
+      asked: all that decides the program beside its arguments' shapes and what `_here` tells.
+      args: its arguments, arrays or abstract values.
+      out_like: a pytree of its results' structure.
+    """
+    flat, in_tree = jax.tree_util.tree_flatten((args, {}))
+    shapes = [f"{jax.dtypes.result_type(leaf)}{list(leaf.shape)}" for leaf in flat]
+    facts = json.dumps([asked, str(in_tree), shapes, _here()])
+    try:
+        path = _folder() / hashlib.sha256(facts.encode()).hexdigest()
+    except BitnetError as error:
+        logger.warning("no compiled program is kept: %s", error.message)
+        return make()
+    found = _read(path, in_tree, jax.tree_util.tree_structure(out_like))
+    if found is not None:
+        return found
+    executable = make()
+    _write(path, executable)
+    return executable
+
+
+def _folder() -> Path:
+    folder = cache_dir("executables")
+    build.check_private(folder)
+    return folder
+
+
+def _here() -> list[str]:
+    """What every program of this process depends on."""
+    if native.status().available:
+        native.ffi_target(native.FFI_TARGETS[0])  # a program that is loaded finds its kernels
+    status = native.status()
+    settings = {name: str(value) for name, value in jax.config.values.items()}
+    return [
+        _sources(),
+        build.source_key(),
+        f"{status.isa} {status.path}",
+        json.dumps(versions()),
+        f"{platform.python_version()} {detect()} {processor_features()}",
+        json.dumps(settings, sort_keys=True),
+        json.dumps({name: os.environ.get(name) for name in _ENVIRONMENT}),
+    ]
+
+
+@functools.cache
+def _sources() -> str:
+    """SHA-256 of this package's Python sources."""
+    digest = hashlib.sha256()
+    for path in sorted(_ROOT.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(_ROOT)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _read(path: Path, in_tree: Any, out_tree: Any) -> Executable | None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    body = content[_DIGEST:]
+    try:
+        build.check_private(path)
+        if hashlib.sha256(body).digest() != content[:_DIGEST]:
+            raise ValueError("it is not what was written")
+        told, _, program = body.partition(b"\n")
+        compiled = serialize_executable.deserialize_and_load(
+            program, in_tree, out_tree, execution_devices=jax.devices()[:1]
+        )
+        receipt = Receipt(**json.loads(told))
+    except Exception as error:  # noqa: BLE001 - whatever a damaged program makes XLA say
+        logger.warning("removing the compiled program `%s`, which cannot be read: %s", path, error)
+        path.unlink(missing_ok=True)
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the oldest are those that nobody reads
+    return Executable(compiled, replace(receipt, kept=True))
+
+
+def _write(path: Path, executable: Executable) -> None:
+    program, _, _ = serialize_executable.serialize(executable.compiled)
+    body = json.dumps(executable.receipt.to_json()).encode() + b"\n" + program
+    with atomic_file(path) as stream:
+        stream.write(hashlib.sha256(body).digest() + body)
+    for old in sorted(path.parent.iterdir(), key=_age)[:-_MOST]:
+        old.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process removed it
+        return 0.0

@@ -1,0 +1,36 @@
+"""Whether weights on the host are numbers, looked at a cache's worth at a time.
+
+Knows nothing of where they came from.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from bitnet_jax.core.errors import BadData
+
+# Elements looked at at once: they stay in the second cache.
+_SOME = 1 << 17
+
+
+def require_finite(name: str, array: np.ndarray) -> None:
+    """Raises `BadData` (``weights.not_finite``) where a float array holds NaN or infinity."""
+    flat = array.reshape(-1)
+    bits = flat.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else None
+    for at in range(0, flat.size, _SOME):
+        if bits is not None:  # numpy takes ten times longer over bfloat16
+            finite = bool((bits[at : at + _SOME] & np.uint16(0x7F80) != 0x7F80).all())
+        else:
+            finite = bool(np.isfinite(flat[at : at + _SOME]).all())
+        if not finite:
+            raise not_finite(name)
+
+
+def not_finite(name: str) -> BadData:
+    """The error of `require_finite`."""
+    return BadData(
+        "weights.not_finite",
+        f"tensor `{name}` holds NaN or infinity",
+        "`bitnet model validate` lists what is wrong; take the file again from its source",
+    )
