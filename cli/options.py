@@ -423,6 +423,11 @@ class EngineArgs(ModelArgs):
         shown_default="as the file has it",
         help="hold the embedding and the head in fewer bits: faster, and not exact",
     )
+    kv: str = option(
+        default="float32",
+        choices=("float32", "int8"),
+        help="hold the KV cache in float32, or in int8: a quarter of the memory, and not exact",
+    )
     layout: Optional[str] = option(
         choices=("t2.16x16", "t1.16x20"),
         shown_default="as the file has them",
@@ -437,7 +442,8 @@ class EngineArgs(ModelArgs):
 
     def held(self) -> dict[str, Any]:
         """Returns how the model is held and run, by the names that the library has for it."""
-        return {"head": self.head, "layout": self.layout, "threads": self.threads}
+        names = ("head", "kv", "layout", "threads")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass

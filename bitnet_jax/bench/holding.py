@@ -22,11 +22,13 @@ class Holding:
       head: kind of the embedding and the head.
       layout: of the trits.
       threads: of a CPU kernel.
+      kv: what the KV cache holds.
     """
 
     head: str | None = None
     layout: str | None = None
     threads: int | None = None
+    kv: str = "float32"
 
     def model(self, checkpoint: Checkpoint) -> Model:
         """The model on the device.
@@ -36,9 +38,9 @@ class Holding:
         """
         if self.threads is not None:
             set_threads(self.threads)
-        return Model(checkpoint, head=self.head, layout=self.layout)
+        return Model(checkpoint, head=self.head, layout=self.layout, kv=self.kv)
 
     def settings(self) -> dict[str, Any]:
         """As records say it: two of them are compared only where these are equal."""
         threads = native.threads() if native.status().available else None
-        return {"head": self.head, "layout": self.layout, "threads": threads}
+        return {"head": self.head, "layout": self.layout, "kv": self.kv, "threads": threads}

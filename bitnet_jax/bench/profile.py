@@ -45,6 +45,7 @@ def bench_profile(
     force: bool = False,
     device: str = "auto",
     head: str | None = None,
+    kv: str = "float32",
     layout: str | None = None,
     threads: int | None = None,
     runs: int = RUNS,
@@ -55,7 +56,7 @@ def bench_profile(
 
     Args:
       input_shape: ``512`` tokens, ``4x512`` for four sequences; of length 1 it is a decode step.
-      head, layout, threads: as `bj.load` takes them.
+      head, kv, layout, threads: as `bj.load` takes them.
       trace_to: a new folder for the trace, for XProf and Perfetto.
 
     Raises:
@@ -71,10 +72,10 @@ def bench_profile(
     checkpoint = open_checkpoint(model, offline=offline, progress=progress)
     warnings = list(checkpoint.warnings)
     _check_length(checkpoint.spec, length)
-    room.check(checkpoint, batch, length)
+    room.check(checkpoint, batch, length, kv)
     if profile_gpu and target.platform == "cpu":
         warnings.append("there is no GPU here: --profile-gpu has no counters to read")
-    engine = Holding(head, layout, threads).model(checkpoint).engine
+    engine = Holding(head, layout, threads, kv).model(checkpoint).engine
     with task(progress, "profiling", 3, "steps") as told:
         executable, run, ran = program(engine, batch, length)
         if ran != length:

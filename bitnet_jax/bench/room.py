@@ -17,11 +17,12 @@ from bitnet_jax.core.errors import Unavailable
 from bitnet_jax.core.pages import memory_available
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.models.families import family_for
+from bitnet_jax.quant.cache_rows import row_width
 
 _GIB = 1 << 30
 
 
-def needed(checkpoint: Checkpoint, batch: int, tokens: int) -> dict[str, int]:
+def needed(checkpoint: Checkpoint, batch: int, tokens: int, kv: str = "float32") -> dict[str, int]:
     """Bytes that `batch` sequences of `tokens` take at least: weights, cache, activations."""
     spec = checkpoint.spec
     weights = 0
@@ -30,22 +31,28 @@ def needed(checkpoint: Checkpoint, batch: int, tokens: int) -> dict[str, int]:
         weights += size // 4 if entry.ternary else size * 4
     cache = jax.eval_shape(lambda: family_for(spec).cache(spec, batch, tokens))
     leaves: Iterable[Any] = jax.tree_util.tree_leaves(cache)
-    kv = sum(int(np.prod(x.shape, dtype=object)) * x.dtype.itemsize for x in leaves)
+    rows = sum(
+        int(np.prod(x.shape[:-1], dtype=object))
+        * (row_width(x.shape[-1], kv) if kv == "int8" else x.shape[-1] * x.dtype.itemsize)
+        for x in leaves
+    )
     row = 4 * (2 * spec.hidden_size + spec.intermediate_size)
     return {
         "weights": weights,
-        "cache": kv,
+        "cache": rows,
         "activations": batch * (tokens * row + spec.vocab_size * 4),
     }
 
 
-def check(checkpoint: Checkpoint, batch: int, tokens: int, besides: int = 0) -> dict[str, int]:
+def check(
+    checkpoint: Checkpoint, batch: int, tokens: int, kv: str = "float32", besides: int = 0
+) -> dict[str, int]:
     """Returns what `needed` says, if there is so much.
 
     Raises:
       Unavailable: there is not (``bench.memory``).
     """
-    parts = needed(checkpoint, batch, tokens)
+    parts = needed(checkpoint, batch, tokens, kv)
     total, there = sum(parts.values()) + besides, memory_available()
     if total > there:
         said = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())

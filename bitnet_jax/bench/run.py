@@ -46,6 +46,7 @@ def bench_run(
     decode_tokens: int | None = None,
     count: int | None = None,
     head: str | None = None,
+    kv: str = "float32",
     layout: str | None = None,
     threads: int | None = None,
     probe_bytes: int | None = None,
@@ -58,7 +59,7 @@ def bench_run(
     Args:
       prompt_tokens, decode_tokens: of one measurement; None: 512 and 64, or what the context holds.
       count: how often each is measured; None: until the interval is narrow.
-      head, layout, threads: as `bj.load` takes them.
+      head, kv, layout, threads: as `bj.load` takes them.
       probe_bytes: of the buffer that the bandwidth is measured on; None: 2 GiB.
       until: when a row is measured enough; None: as `Until` says.
 
@@ -66,13 +67,14 @@ def bench_run(
       UsageError: a size that is not one, or more tokens than the context.
       Unavailable: the device is not here, or memory does not suffice.
     """
-    holding = Holding(head, layout, threads)
+    holding = Holding(head, layout, threads, kv)
     sizes = check_sizes(batch_sizes, prompt_tokens, decode_tokens, count)
     choose(device)
     checkpoint = open_checkpoint(model, offline=offline, progress=progress)
     warnings = list(checkpoint.warnings)
     prompt, decode = fit(checkpoint.spec, prompt_tokens, decode_tokens, warnings)
-    room.check(checkpoint, max(sizes), max(prompt, CONTEXT + decode), buffer_bytes(probe_bytes))
+    longest = max(prompt, CONTEXT + decode)
+    room.check(checkpoint, max(sizes), longest, kv, buffer_bytes(probe_bytes))
     counters, energy_words = energy()
     machine = describe()
     # What a limit is, is measured where the model runs.

@@ -18,11 +18,14 @@ import numpy as np
 
 from bitnet_jax.compiler.compile import Executable, Receipt, compile_function
 from bitnet_jax.compiler.kept import compiled_once
-from bitnet_jax.core.errors import BadData, UsageError
+from bitnet_jax.core.errors import BadData, UsageError, did_you_mean
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.families import FAMILIES, family_for
+from bitnet_jax.passes.cache_uses import require_opaque_cache
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import served
+from bitnet_jax.quant.cache_rows import CACHES
 from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, greedy_tokens, sample
 
 # Prompts are run in pieces of these lengths: the shortest that holds what is left.
@@ -55,17 +58,50 @@ class Engine:
       implementation: of `ternary_matmul`; None for the best that runs.
       keep_compiled: take what is compiled from this user's cache, and keep it there; of
         built-in families only, whose sources are known.
+      kv: what the KV cache holds its rows in: ``float32``, or ``int8`` (a quarter of the bytes,
+        and not exact).
+
+    Raises:
+      UsageError: there is no such `kv` (``model.kv_kind``), or the family reads its cache by
+        itself (``model.kv_use``).
     """
 
     spec: ModelSpec
     packed: Packed
     implementation: str | None = None
     keep_compiled: bool = False
+    kv: str = "float32"
     _compiled: dict[tuple[Any, ...], Executable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._family = family_for(self.spec)
-        self._keeps = self.keep_compiled and self._family.name in FAMILIES
+        self._is_ours = self._family.name in FAMILIES
+        if self.kv not in CACHES:
+            raise UsageError(
+                "model.kv_kind",
+                f"the KV cache cannot be held as {self.kv!r}",
+                did_you_mean(self.kv, CACHES),
+            )
+        if self.kv != "float32":
+            self._require_opaque_cache()
+
+    def _require_opaque_cache(self) -> None:
+        if self._family.cache != KVCache.empty:
+            raise UsageError(
+                "model.kv_use",
+                f"the KV cache of family `{self._family.name}` cannot be held as {self.kv}: it is "
+                "one of the family's own",
+                "leave it in float32",
+            )
+        if self._is_ours:
+            return  # our own are tested
+        cache = jax.eval_shape(lambda: KVCache.empty(self.spec, 1, 4))
+        one = jax.ShapeDtypeStruct((1,), jnp.int32)
+        inputs = (jax.ShapeDtypeStruct((1, 1), jnp.int32), cache, one, one)
+        step = self._family.step(self.spec)
+        require_opaque_cache(
+            step, self.packed.float_avals(), *inputs, cache=1, name=self._family.name
+        )
 
     # Made when something is compiled: flax alone takes half a second to import.
     @cached_property
@@ -212,7 +248,9 @@ class Engine:
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty cache of `batch` rows, as the executables take it."""
-        return self._family.cache(self.spec, batch, capacity)
+        if self.kv == "float32":
+            return self._family.cache(self.spec, batch, capacity)
+        return KVCache.empty(self.spec, batch, capacity, self.kv)
 
     def prefill_executable(self, batch: int, length: int, capacity: int) -> Executable:
         """The compiled prefill of a piece of `length` tokens of `batch` rows."""
@@ -263,7 +301,7 @@ class Engine:
 
     def _step_executable(self, kind: str, batch: int, length: int, capacity: int) -> Executable:
         int32 = jnp.int32
-        cache = jax.eval_shape(lambda: self._family.cache(self.spec, batch, capacity))
+        cache = jax.eval_shape(lambda: self.new_cache(batch, capacity))
         args = (
             self.packed,
             jax.ShapeDtypeStruct((batch, length), int32),
@@ -293,7 +331,7 @@ class Engine:
         def make() -> Executable:
             return compile_function(fn(), *args, donate=donate, implementation=self.implementation)
 
-        if self._keeps:
+        if self.keep_compiled and self._is_ours:
             asked = f"{key[0]} {donate} {self.implementation} {self.spec.to_json()}"
             self._compiled[key] = compiled_once(asked, make, args, out_like)
         else:

@@ -64,7 +64,7 @@ class Model:
       spec: the decoder's hyperparameters.
       packed: its parameters: packed codes and float32 arrays.
       engine: token-level prefill and decode.
-      profile: ``exact``, or ``fast`` where the head is held in fewer bits.
+      profile: ``exact``, or ``fast`` where the head or the KV cache is held in fewer bits.
       checkpoint: what it was read from.
     """
 
@@ -75,6 +75,7 @@ class Model:
         implementation: str | None = None,
         head: str | None = None,
         layout: str | None = None,
+        kv: str = "float32",
         keep_compiled: bool = False,
     ):
         """Reads every tensor of `checkpoint` onto the device.
@@ -83,6 +84,7 @@ class Model:
           head: how the embedding and the head are held: ``int8``, ``int6`` or ``int4`` (profile
             ``fast``), or as the checkpoint has them if None (profile ``exact``).
           layout: how trits are to lie in memory; as the checkpoint has them if None.
+          kv: how the KV cache is held: ``float32``, or ``int8`` (profile ``fast``).
           keep_compiled: as `load` takes it.
 
         Raises:
@@ -92,8 +94,8 @@ class Model:
         check_room_to_compile()
         self.checkpoint = checkpoint
         self.packed = to_device(checkpoint, head, layout)
-        self.profile = "exact" if head is None else "fast"
-        self.engine = Engine(checkpoint.spec, self.packed, implementation, keep_compiled)
+        self.profile = "exact" if head is None and kv == "float32" else "fast"
+        self.engine = Engine(checkpoint.spec, self.packed, implementation, keep_compiled, kv)
 
     def __repr__(self) -> str:
         spec, source = self.spec, self.checkpoint.source
@@ -257,6 +259,7 @@ def load(
     head: str | None = None,
     layout: str | None = None,
     threads: int | None = None,
+    kv: str = "float32",
     keep_compiled: bool = False,
     offline: bool | None = None,
     progress: Any = None,
@@ -272,6 +275,7 @@ def load(
         Results are the same to the bit.
       threads: of each CPU kernel of this process from now on; None leaves them as they are
         (at first one for each processor it may use).
+      kv: as `Model` takes it.
       keep_compiled: take compiled programs from this user's cache, and keep them there: the next
         start neither traces nor compiles. The command line does.
       offline, progress: as `open_checkpoint` takes them.
@@ -288,5 +292,6 @@ def load(
         implementation=implementation,
         head=head,
         layout=layout,
+        kv=kv,
         keep_compiled=keep_compiled,
     )

@@ -254,6 +254,7 @@ def said(calls, name):
                 "decode_tokens": None,
                 "count": None,
                 "head": None,
+                "kv": "float32",
                 "layout": None,
                 "threads": None,
                 "probe_bytes": None,
@@ -270,6 +271,7 @@ def said(calls, name):
                 "decode_tokens": 9,
                 "count": 3,
                 "head": None,
+                "kv": "float32",
                 "layout": None,
                 "threads": None,
                 "probe_bytes": 64 << 20,
@@ -302,6 +304,7 @@ def said(calls, name):
                 "force": False,
                 "device": "auto",
                 "head": None,
+                "kv": "float32",
                 "layout": None,
                 "threads": None,
             },
@@ -585,9 +588,11 @@ def test_records_may_be_objects(bitnet, fake_api):
 
 
 def test_how_a_model_is_held_is_what_the_library_knows():
+    from bitnet_jax.quant.cache_rows import CACHES
     from bitnet_jax.quant.layouts import LAYOUTS_OF
     from bitnet_jax.runtime.resident import HEADS
 
     fields = {field.name: field for field in dataclasses.fields(EngineArgs)}
     assert fields["head"].metadata["choices"] == HEADS
     assert fields["layout"].metadata["choices"] == tuple(LAYOUTS_OF["ternary"])
+    assert fields["kv"].metadata["choices"] == tuple(CACHES)
