@@ -29,7 +29,7 @@ class Until:
     width: float = 0.02
     least: int = 5
     most: int = 40
-    seconds: float = 40.0
+    seconds: float = 20.0
     count: int | None = None
 
     def enough(self, values: Sequence[float], seconds: float) -> bool:
