@@ -90,12 +90,12 @@ def main() -> None:
                 "same_best_token": float((told.argmax(-1) == exact.argmax(-1)).mean()),
             }
             results.append(result)
-            low, high = result["perplexity_ratio_interval"]
+            more = [result["perplexity_ratio"], *result["perplexity_ratio_interval"]]
+            ratio, low, high = (f"{100 * (value - 1):+.3f} %" for value in more)
             print(
-                f"head {result['head']:9} kv {result['kv']:8} perplexity {result['perplexity']:.3f} "
-                f"({100 * (result['perplexity_ratio'] - 1):+.3f} % [{100 * (low - 1):+.3f}, "
-                f"{100 * (high - 1):+.3f}]) KL {result['kl_nats']:.2e} nats, same best token "
-                f"{result['same_best_token']:.2%}",
+                f"head {result['head']:9} kv {result['kv']:8} perplexity "
+                f"{result['perplexity']:.3f}, {ratio} [{low}, {high}], KL "
+                f"{result['kl_nats']:.2e} nats, same best token {result['same_best_token']:.2%}",
                 flush=True,
             )
     record = {

@@ -44,6 +44,14 @@ os.environ.update(
 for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM", "CI", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 
+# What takes long to compile is compiled once a run, in whichever process: an entry is found by the
+# whole program, so nothing stale can be. `make clean` empties it.
+os.environ.update(
+    JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache/tests/xla"),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.3",
+    JAX_COMPILATION_CACHE_MAX_SIZE=str(1 << 30),
+)
+
 import jax  # noqa: E402
 
 # Meshes of up to four devices, before any test starts the backend; not by the environment:

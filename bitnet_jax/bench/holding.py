@@ -10,13 +10,15 @@ from typing import Any
 
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.ops.native import library as native
-from bitnet_jax.ops.threads import set_threads
+from bitnet_jax.ops.threads import check_threads, set_threads
+from bitnet_jax.quant.cache_rows import check_cache
 from bitnet_jax.runtime.model import Model
+from bitnet_jax.runtime.resident import check_held
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What was asked for; None: as it is without asking.
+    """What was asked for, checked; None: as it is without asking.
 
     Attributes:
       head: kind of the embedding and the head.
@@ -30,12 +32,14 @@ class Holding:
     threads: int | None = None
     kv: str = "float32"
 
-    def model(self, checkpoint: Checkpoint) -> Model:
-        """The model on the device.
+    def __post_init__(self) -> None:
+        check_held(self.head, self.layout)
+        check_cache(self.kv)
+        if self.threads is not None:
+            check_threads(self.threads)
 
-        Raises:
-          UsageError: a setting that there is not; the code says which.
-        """
+    def model(self, checkpoint: Checkpoint) -> Model:
+        """The model on the device."""
         if self.threads is not None:
             set_threads(self.threads)
         return Model(checkpoint, head=self.head, layout=self.layout, kv=self.kv)

@@ -1,5 +1,8 @@
 """Executables kept on disk, so that a second start neither traces nor compiles.
 
+`compiled_once` keeps whole programs whose every source is known; `keep_xla` lets JAX keep what it
+compiles of any function, which is traced each time.
+
 An entry is found by everything that its program depends on: what was asked for, the sources of
 this package and of its kernels, the versions, the processor, JAX's settings. It lies in a folder
 that nobody else may write, beside its receipt and its digest; one that is damaged is removed and
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 # The newest entries that are kept; one is of 100 KB to a few MB.
 _MOST = 256
 _DIGEST = 32
+# What JAX keeps: compilations of at least so many seconds, and so many bytes in all.
+_LONG, _XLA_BYTES = 0.3, 1 << 30
 _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "BITNET_ISA", *native.SETTINGS[:2])
 _ROOT = Path(__file__).parents[1]
 
@@ -55,7 +60,7 @@ def compiled_once(
     shapes = [f"{jax.dtypes.result_type(leaf)}{list(leaf.shape)}" for leaf in flat]
     facts = json.dumps([asked, str(in_tree), shapes, _here()])
     try:
-        path = _folder() / hashlib.sha256(facts.encode()).hexdigest()
+        path = _folder("executables") / hashlib.sha256(facts.encode()).hexdigest()
     except BitnetError as error:
         logger.warning("no compiled program is kept: %s", error.message)
         return make()
@@ -67,8 +72,27 @@ def compiled_once(
     return executable
 
 
-def _folder() -> Path:
-    folder = cache_dir("executables")
+def keep_xla(wanted: bool = True) -> None:
+    """Lets JAX keep what takes long to compile in this user's cache, from now on.
+
+    A folder that JAX was told of already stays (``JAX_COMPILATION_CACHE_DIR``). To be called
+    before anything is compiled.
+    """
+    if not wanted or jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        folder = _folder("xla")
+    except BitnetError as error:
+        logger.warning("no compiled program is kept: %s", error.message)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LONG)
+    # Only with a limit does JAX hold a lock while it writes.
+    jax.config.update("jax_compilation_cache_max_size", _XLA_BYTES)
+
+
+def _folder(name: str) -> Path:
+    folder = cache_dir(name)
     build.check_private(folder)
     return folder
 
@@ -78,7 +102,11 @@ def _here() -> list[str]:
     if native.status().available:
         native.ffi_target(native.FFI_TARGETS[0])  # a program that is loaded finds its kernels
     status = native.status()
-    settings = {name: str(value) for name, value in jax.config.values.items()}
+    settings = {
+        name: str(value)
+        for name, value in jax.config.values.items()
+        if not name.startswith(("jax_compilation_cache", "jax_persistent_cache"))
+    }
     return [
         _sources(),
         build.source_key(),

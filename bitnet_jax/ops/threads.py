@@ -16,11 +16,16 @@ def set_threads(count: int) -> None:
     """Threads of each kernel call of this process from now on, the caller's included.
 
     Raises:
-      UsageError: `count` is no number from 1 to `MOST` (``engine.threads``).
+      UsageError: as `check_threads`.
     """
+    check_threads(count)
+    if native.status().available:
+        native.set_threads(count)
+
+
+def check_threads(count: int) -> None:
+    """Raises `UsageError` (``engine.threads``) unless `count` is a number from 1 to `MOST`."""
     if not isinstance(count, int) or not 1 <= count <= MOST:
         raise UsageError(
             "engine.threads", f"a kernel cannot run on {count!r} threads", f"give 1 to {MOST}"
         )
-    if native.status().available:
-        native.set_threads(count)

@@ -13,11 +13,22 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from bitnet_jax.core.errors import UsageError, did_you_mean
 from bitnet_jax.quant.activations import quantize
 
 SCALE_BYTES = 4
 # What a cache may hold its rows in, and the dtype by which an op knows it.
 CACHES = {"float32": jnp.float32, "int8": jnp.int8}
+
+
+def check_cache(kind: str) -> None:
+    """Raises `UsageError` (``model.kv_kind``) unless a cache can hold its rows so."""
+    if kind not in CACHES:
+        raise UsageError(
+            "model.kv_kind",
+            f"the KV cache cannot be held as {kind!r}",
+            did_you_mean(kind, CACHES),
+        )
 
 
 def row_width(width: int, kind: str) -> int:

@@ -18,14 +18,14 @@ import numpy as np
 
 from bitnet_jax.compiler.compile import Executable, Receipt, compile_function
 from bitnet_jax.compiler.kept import compiled_once
-from bitnet_jax.core.errors import BadData, UsageError, did_you_mean
+from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.families import FAMILIES, family_for
 from bitnet_jax.passes.cache_uses import require_opaque_cache
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.passes.transform import served
-from bitnet_jax.quant.cache_rows import CACHES
+from bitnet_jax.quant.cache_rows import check_cache
 from bitnet_jax.runtime.sampling import SamplingParams, SamplingRows, greedy_tokens, sample
 
 # Prompts are run in pieces of these lengths: the shortest that holds what is left.
@@ -76,12 +76,7 @@ class Engine:
     def __post_init__(self) -> None:
         self._family = family_for(self.spec)
         self._is_ours = self._family.name in FAMILIES
-        if self.kv not in CACHES:
-            raise UsageError(
-                "model.kv_kind",
-                f"the KV cache cannot be held as {self.kv!r}",
-                did_you_mean(self.kv, CACHES),
-            )
+        check_cache(self.kv)
         if self.kv != "float32":
             self._require_opaque_cache()
 

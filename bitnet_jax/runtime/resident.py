@@ -47,12 +47,7 @@ def to_device(checkpoint: Checkpoint, head: str | None = None, layout: str | Non
         (``tensor.layout_unknown``).
       BadData: a tensor holds what no model can run with; the code says which.
     """
-    if head is not None and head not in HEADS:
-        raise UsageError(
-            "model.head_kind", f"the head cannot be held as {head!r}", did_you_mean(head, HEADS)
-        )
-    if layout is not None:
-        check_layout(layout)
+    check_held(head, layout)
     place = _Place(head, layout)
     # Reading, checking and copying let go of Python's lock: a thread for each processor.
     with ThreadPoolExecutor(usable_cores() or 1) as threads:
@@ -60,6 +55,16 @@ def to_device(checkpoint: Checkpoint, head: str | None = None, layout: str | Non
         held = [(name, leaf, is_narrow) for name, leaf, is_narrow in read]
     leaves = {name: leaf for name, leaf, _ in held}
     return Packed.of(leaves, [name for name, _, is_narrow in held if is_narrow])
+
+
+def check_held(head: str | None, layout: str | None) -> None:
+    """Raises `UsageError` unless `to_device` takes these: as it says."""
+    if head is not None and head not in HEADS:
+        raise UsageError(
+            "model.head_kind", f"the head cannot be held as {head!r}", did_you_mean(head, HEADS)
+        )
+    if layout is not None:
+        check_layout(layout)
 
 
 def is_head(name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.compiler.kept import keep_xla
 from bitnet_jax.core.errors import CannotCreate, CheckFailed
 from bitnet_jax.core.paths import atomic_file, make_folder, owned, resolve_target
 from bitnet_jax.formats.open import open_checkpoint
@@ -63,6 +64,7 @@ def quickstart(
     force: bool = False,
     progress: Any = None,
     config: TrainConfig | None = None,
+    keep_compiled: bool = False,
 ) -> dict[str, Any]:
     """Makes a small ternary language model from this machine's own text, and proves it.
 
@@ -70,6 +72,7 @@ def quickstart(
       output: folder for the run, the packed model and the Hugging Face directory.
       minutes: budget of the training alone; the recipe's if None.
       config: a recipe to use instead of the built-in one (tests).
+      keep_compiled: as `train_start` takes it.
 
     Raises:
       CannotCreate: `output` or ``<output>.previous`` exists, and `force` is false; or is
@@ -80,6 +83,7 @@ def quickstart(
     """
     require_local(output, "quickstart's folder", "write to a local folder")
     chosen = config or recipe(minutes, seed)
+    keep_xla(keep_compiled)
     make_folder(Path(output).absolute().parent)
     with owned(Path(output)):
         earlier = _fresh_folder(Path(output), force)

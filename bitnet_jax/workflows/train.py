@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.compiler.kept import keep_xla
 from bitnet_jax.core.errors import BadData, CannotCreate, ConfigError, UsageError
 from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.core.paths import atomic_file, make_folder, owned
@@ -63,12 +64,14 @@ def train_start(
     output: str | os.PathLike | None = None,
     resume_from: str | os.PathLike | None = None,
     offline: bool | None = None,
+    keep_compiled: bool = False,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Trains a model from scratch as the recipe says.
 
     Args:
       offline: fetch no text from a store; None: as HF_HUB_OFFLINE says.
+      keep_compiled: let JAX keep what it compiles in this user's cache, for later runs too.
 
     Raises:
       ConfigError: the recipe is wrong, with file and line.
@@ -77,6 +80,7 @@ def train_start(
     """
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
+    keep_xla(keep_compiled)
     prepared = prepare_scratch(recipe, Reach.of(offline, progress))
     return _run(recipe, prepared, output, resume_from, progress)
 
@@ -88,9 +92,13 @@ def train_qat(
     precision: str = "1.58",
     resume_from: str | os.PathLike | None = None,
     offline: bool | None = None,
+    keep_compiled: bool = False,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Trains a checkpoint's float weights on, towards ternary (`lambda_steps` of the recipe).
+
+    Args:
+      keep_compiled: as `train_start` takes it.
 
     Raises:
       BadData: the checkpoint holds no float weights (``model.no_latent``), or no tokenizer.
@@ -101,6 +109,7 @@ def train_qat(
         )
     recipe = load_config(Path(config))
     _check_start(output, resume_from)
+    keep_xla(keep_compiled)
     prepared = prepare_checkpoint(recipe, model, Reach.of(offline, progress))
     return _run(recipe, prepared, output, resume_from, progress)
 

@@ -47,6 +47,7 @@ def run(args: QuickstartArgs, ctx: Context) -> CommandResult:
         minutes=args.minutes,
         seed=args.seed,
         force=args.force,
+        keep_compiled=True,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, page=training.quickstart, subject=args.output, rows="curve")

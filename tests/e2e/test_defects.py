@@ -9,6 +9,7 @@ import pytest
 
 from bitnet_jax.formats.create import DEFECTS
 from tests.e2e.terminal import Folder, here, spawn
+from tests.thin import mostly_heavy
 
 MLP = {f"layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")}
 NORMS = {"layers.0.self_attn.attn_sub_norm", "layers.0.mlp.ffn_sub_norm"}
@@ -22,9 +23,9 @@ FOUND = {
     "f16_subnorm": ("norm.float16", NORMS, True, "bfloat16 original"),
 }  # fmt: skip
 
-CASES = [(defect, "packed") for defect in FOUND] + [
-    (defect, "master") for defect in FOUND if defect != "inverted_scale"
-]
+PACKED = [(defect, "packed") for defect in FOUND]
+MASTER = [(defect, "master") for defect in FOUND if defect != "inverted_scale"]
+CASES = mostly_heavy([*PACKED, *MASTER], [*PACKED, MASTER[0]])
 
 
 def test_every_defect_that_can_be_planted_is_here():

@@ -14,6 +14,7 @@ import pytest
 
 from bitnet_jax.core import paths
 from tests.e2e.terminal import Folder, finish, here, spawn, start, wait_for
+from tests.thin import mostly_heavy
 
 # Real layers, so that writing takes a while; few words, so that nothing else does.
 SHAPE = ("bitnet-2b-4t", "--layers", "1", "--vocab-size", "512")
@@ -55,7 +56,10 @@ SIGNALS = {"INT": (130, "cli.interrupted"), "TERM": (143, "cli.terminated")}
 CASES = [("INT", name) for name in LINES] + [("TERM", "to a file"), ("TERM", "over a folder")]
 
 
-@pytest.mark.parametrize(("number", "name"), CASES)
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [pytest.param(*case, marks=[pytest.mark.heavy] * bool(n % 2)) for n, case in enumerate(CASES)],
+)
 def test_a_signal_while_writing_leaves_nothing_and_touches_nothing(number, name, model, place):
     folder = Folder(place)
     process = start(*line_of(LINES[name], model), cwd=place)
@@ -93,7 +97,7 @@ def test_ctrl_c_twice_and_at_any_moment(model, place):
 SMALL_DISK = "ulimit -f 6000"
 
 
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", mostly_heavy(LINES, ["to a file", "over a folder", "create"]))
 def test_a_disk_that_fills_up_while_writing(name, model, place):
     folder = Folder(place)
     ended = spawn(*line_of(LINES[name], model), cwd=place, first=SMALL_DISK)
@@ -138,7 +142,10 @@ def test_an_output_that_another_process_is_writing(model, place, monkeypatch):
 RECIPE = "steps: 2000\nbatch: 2\nlength: 32\ndata: {max_bytes: 600000}\neval_windows: 4\n"
 
 
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, {130}), (signal.SIGTERM, {75})])
+@pytest.mark.parametrize(
+    ("number", "codes"),
+    [(signal.SIGTERM, {75}), pytest.param(signal.SIGINT, {130}, marks=pytest.mark.heavy)],
+)
 def test_a_signal_in_training_saves_and_the_run_goes_on(number, codes, tmp_path):
     sizes = "model: {vocab_size: 512, hidden_size: 256, intermediate_size: 256, num_layers: 1}\n"
     (tmp_path / "recipe.yaml").write_text(RECIPE + sizes)

@@ -18,6 +18,7 @@ import pytest
 from bitnet_jax.models import families
 from tests.e2e.terminal import here, spawn
 from tests.suites.families import MIXING, PAGE, page_plugin
+from tests.thin import mostly_heavy
 
 RECIPE = """
 steps: 6
@@ -72,6 +73,7 @@ def test_it_trains(trained, folder):
     assert all(row["loss"] > 0 for row in losses if "loss" in row)
 
 
+@pytest.mark.heavy
 def test_it_goes_on_from_its_checkpoint(trained, bitnet, folder):
     recipe = (folder / "recipe.yaml").read_text().replace("steps: 6", "steps: 8")
     (folder / "longer.yaml").write_text(recipe)
@@ -94,7 +96,7 @@ def test_it_is_looked_into_and_found_whole(trained, bitnet):
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
 
 
-@pytest.mark.parametrize("encoding", ["packed", "master"])
+@pytest.mark.parametrize("encoding", mostly_heavy(["packed", "master"], ["master"]))
 def test_it_goes_to_hugging_face_and_back(trained, bitnet, folder, encoding):
     name = f"{encoding}.hf"
     there = bitnet("model", "convert", "run/model.bitnet", "-o", name, "--encoding", encoding)
@@ -118,6 +120,7 @@ def test_it_generates_the_same_from_either_format(trained, bitnet):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.heavy
 def test_its_named_shape_is_made_and_trained_on(bitnet, folder):
     record = bitnet("model", "create", "mixing-tiny", "-o", "made.hf", "--encoding", "master")
     assert record["shape"] == "mixing-tiny"

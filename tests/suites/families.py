@@ -25,6 +25,7 @@ from bitnet_jax.models import families
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.runtime.engine import Engine
+from tests.thin import mostly_heavy
 from tests.tiny import tiny_spec
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +133,9 @@ ROWS = (
     ),
 )
 EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+# For laws that take seconds: one row of each kind of function, the others where time is no matter.
+EACH_KIND = pytest.mark.parametrize(
+    "row",
+    mostly_heavy(ROWS, {"bitnet", "mixing: a Flax Linen package", "the page's: plain JAX"}, "name"),
+    ids=lambda row: row.name,
+)

@@ -18,7 +18,7 @@ from bitnet_jax.quant.digest import digest
 from bitnet_jax.runtime.sampling import SamplingParams
 from bitnet_jax.workflows.parity import compare_logits
 from bitnet_jax.workflows.receipt import live_digest
-from tests.suites.families import EVERY_ROW, ROWS
+from tests.suites.families import EACH_KIND, EVERY_ROW, ROWS
 
 # Every form that a ternary model is written in. (`float` is for models that are not.)
 ENCODINGS = [
@@ -46,7 +46,7 @@ def test_init_gives_the_names_and_shapes_of_the_table(row, family):
     assert digest(row.packed().ternary()) == live_digest(row.params(), row.spec)
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_another_seed_gives_other_parameters(row, family):
     again, other = family.init(row.spec, 1), family.init(row.spec, 2)
     matrices = [name for name, item in expected(row.spec).items() if item.ternary]
@@ -71,7 +71,7 @@ def test_a_spec_goes_through_json_and_back(row, family):
     assert ("extra" in row.spec.to_json()) == bool(family.extra)
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_step_by_step_through_the_cache_equals_the_whole_sequence(row, family):
     tokens = jnp.asarray(row.tokens(2, 9))
     whole = jax.jit(family.forward(row.spec))(row.params(), tokens)
@@ -103,7 +103,7 @@ def test_the_packed_model_computes_what_training_computed(row, family):
     assert compare_logits(want, row.engine().logits(tokens)).holds
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_training_moves_every_parameter(row, family):
     tokens = jnp.asarray(row.tokens())
     qat = ternarize(family.forward(row.spec), family.rules, "qat")
@@ -124,7 +124,7 @@ def test_training_moves_every_parameter(row, family):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, name
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_generation_takes_the_likeliest_token_of_the_whole_sequence(row, family):
     engine = row.engine()
     prompt = row.tokens(1, 5)[0]
@@ -133,7 +133,7 @@ def test_generation_takes_the_likeliest_token_of_the_whole_sequence(row, family)
     assert made == whole[len(prompt) - 1 :].argmax(-1).tolist()
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_the_context_can_be_filled_to_its_last_position(row, family):
     engine = row.engine()
     length = row.spec.max_positions
@@ -190,7 +190,7 @@ def test_the_doctor_finds_nothing_in_a_file_of_it(row, family, tmp_path):
     assert engines["bitnet-jax"] == "exactly"
 
 
-@EVERY_ROW
+@EACH_KIND
 def test_text_goes_in_and_comes_out(row, family, tmp_path):
     save_checkpoint(row.checkpoint(), tmp_path / "m.bitnet")
     model = bj.load(tmp_path / "m.bitnet")

@@ -61,7 +61,14 @@ def test_the_given_parameters_are_left_alone(model_fn, params, data, config):
 
 
 # λ is 1 from step 20 on, and another compiled step runs: before, at and after the switch.
-@pytest.mark.parametrize("at,saved", [(17, [10, 17]), (20, [10, 20]), (23, [20, 23])])
+@pytest.mark.parametrize(
+    "at,saved",
+    [
+        (17, [10, 17]),
+        pytest.param(20, [10, 20], marks=pytest.mark.heavy),
+        pytest.param(23, [20, 23], marks=pytest.mark.heavy),
+    ],
+)
 def test_resume_is_bit_equal(model_fn, params, data, config, tmp_path, at, saved):
     config = replace(config, lambda_steps=20, checkpoint_every=10)
     whole = train(model_fn, params, data, config)

@@ -9,6 +9,7 @@ import pytest
 import bitnet_jax as bj
 from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate
 from bitnet_jax.workflows.train import _check_start
+from tests.thin import mostly_heavy
 
 RECIPE = """
 steps: 1
@@ -88,7 +89,9 @@ def test_a_refused_start_leaves_its_folder_free(place):
     assert "length: 8" in (place / "run" / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("when", ["before it compiles", "once it has compiled"])
+@pytest.mark.parametrize(
+    "when", mostly_heavy(["before it compiles", "once it has compiled"], ["before it compiles"])
+)
 def test_a_run_that_ends_while_it_compiles_leaves_its_folder_free(place, monkeypatch, when):
     from bitnet_jax.train import loop
 

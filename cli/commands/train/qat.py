@@ -54,6 +54,7 @@ def run(args: TrainQatArgs, ctx: Context) -> CommandResult:
         precision=args.precision,
         resume_from=args.resume_from,
         offline=args.offline or None,
+        keep_compiled=True,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, page=training.page, rows="curve")

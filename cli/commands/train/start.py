@@ -49,6 +49,7 @@ def run(args: TrainStartArgs, ctx: Context) -> CommandResult:
         output=args.output,
         resume_from=args.resume_from,
         offline=args.offline or None,
+        keep_compiled=True,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, page=training.page, rows="curve")

@@ -161,13 +161,19 @@ def said(calls, name):
             "quickstart --minutes 0.5 --seed 3 -o q",
             "quickstart",
             (),
-            {"output": "q", "minutes": 0.5, "seed": 3, "force": False},
+            {"output": "q", "minutes": 0.5, "seed": 3, "force": False, "keep_compiled": True},
         ),
         (
             "quickstart",
             "quickstart",
             (),
-            {"output": "quickstart", "minutes": None, "seed": 0, "force": False},
+            {
+                "output": "quickstart",
+                "minutes": None,
+                "seed": 0,
+                "force": False,
+                "keep_compiled": True,
+            },
         ),
         (
             "model convert --input model.safetensors --output model.bitnet --format bitnet",
@@ -229,7 +235,12 @@ def said(calls, name):
             "train start --config training.yaml --resume-from runs/first",
             "train_start",
             (),
-            {"config": "training.yaml", "output": None, "resume_from": "runs/first"},
+            {
+                "config": "training.yaml",
+                "output": None,
+                "resume_from": "runs/first",
+                "keep_compiled": True,
+            },
         ),
         (
             "quant train --config t.yaml --model-path model.hf --output-dir ./outputs",
@@ -241,6 +252,7 @@ def said(calls, name):
                 "output": "./outputs",
                 "precision": "1.58",
                 "resume_from": None,
+                "keep_compiled": True,
             },
         ),
         (
