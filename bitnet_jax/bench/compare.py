@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.peers.process import Peer
 from bitnet_jax.bench.peers.runner import CONTEXT, Job
@@ -47,6 +48,10 @@ def bench_compare(
     decode_tokens: int = DECODE,
     count: int | None = None,
     device: str = "auto",
+    head: str | None = None,
+    kv: str = "float32",
+    layout: str | None = None,
+    threads: int | None = None,
     plugins: Sequence[str] = (),
     offline: bool | None = None,
     progress: Any = None,
@@ -56,6 +61,8 @@ def bench_compare(
     Args:
       count: how many rounds; None: until every ratio's interval leaves one, or `MOST`.
       device: ``cpu``, or ``auto``, which is the same here: the peers run there.
+      head, kv, layout: how this package holds its models, as `bj.load` takes them.
+      threads: of every runtime; None: one for each processor.
       plugins: Python files that each of our processes runs first, for families of their own.
       offline: fetch nothing.
 
@@ -70,6 +77,7 @@ def bench_compare(
                 "bench.metric", f"there is no metric `{metric}`", did_you_mean(metric, METRICS)
             )
     _check_device(device)
+    Holding(head, layout, threads, kv)  # checked before any process starts
     found = pairs([os.fspath(model) for model in models], list(runtimes))
     if len(found) < 2:
         raise UsageError(
@@ -79,13 +87,13 @@ def bench_compare(
         )
     if set(metrics) == {"memory"}:
         count = 1  # it is told by one measurement
-    threads = usable_cores() or 1
+    threads = threads or usable_cores() or 1
     with ExitStack() as stack:
         peers = {}
         with task(progress, "starting", len(found), "processes") as told:
             for model, name in found:
                 sequences = (tuple(sizes), prompt_tokens, decode_tokens)
-                job = Job(model, threads, *sequences, tuple(plugins), offline)
+                job = Job(model, threads, *sequences, tuple(plugins), offline, head, kv, layout)
                 peers[f"{model} ({name})"] = stack.enter_context(Peer(name, job))
                 told()
         _check_context(peers, max(prompt_tokens, CONTEXT + decode_tokens))
@@ -96,6 +104,9 @@ def bench_compare(
         "schema": "bench-compare/1",
         "machine": describe(),
         "settings": {
+            "head": head,
+            "kv": kv,
+            "layout": layout,
             "threads": threads,
             "prompt_tokens": prompt_tokens,
             "decode_tokens": decode_tokens,

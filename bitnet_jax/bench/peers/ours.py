@@ -11,12 +11,20 @@ from bitnet_jax.runtime.model import load
 
 
 class Ours:
-    """A model of this package. XLA's pool has a thread for each core the process may use."""
+    """A model of this package."""
 
     def __init__(self, job: Job):
         for file in job.plugins:
             load_plugin(file)
-        self._job, self._engine = job, load(job.model, offline=job.offline).engine
+        model = load(
+            job.model,
+            head=job.head,
+            kv=job.kv,
+            layout=job.layout,
+            threads=job.threads,
+            offline=job.offline,
+        )
+        self._job, self._engine = job, model.engine
         self._rows: dict[tuple[str, int], Row] = {}
 
     def facts(self) -> dict[str, Any]:

@@ -21,7 +21,8 @@ class Job:
       threads: how many it may use.
       batches: every batch that will be asked for.
       prompt, decode: tokens of a prefill and of a decode.
-      plugins, offline: for this package's own runner, as `load_plugin` and `load` take them.
+      plugins, offline, head, kv, layout: for this package's own runner, as `load_plugin` and
+        `load` take them.
     """
 
     model: str
@@ -31,6 +32,9 @@ class Job:
     decode: int
     plugins: tuple[str, ...] = ()
     offline: bool | None = None
+    head: str | None = None
+    kv: str = "float32"
+    layout: str | None = None
 
 
 class Runner(Protocol):

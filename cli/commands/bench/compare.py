@@ -8,7 +8,7 @@ from typing import Any, Optional
 from ...context import Context
 from ...fields import option, whole
 from ...options import (
-    ModelArgs,
+    EngineArgs,
     batch_sizes_option,
     count_option,
     device_option,
@@ -33,7 +33,7 @@ CONTESTANTS = ("name", "version", "kernel", "weight_bytes", "file_bytes", "peak_
 
 
 @dataclass
-class BenchCompareArgs(ModelArgs):
+class BenchCompareArgs(EngineArgs):
     """Options of `bitnet bench compare`."""
 
     models: list[str] = option(
@@ -77,6 +77,7 @@ def run(args: BenchCompareArgs, ctx: Context) -> CommandResult:
         decode_tokens=args.decode_tokens,
         count=args.count,
         device=args.device,
+        **args.held(),
         plugins=tuple(args.plugin),
         offline=args.offline or None,
         progress=ctx.progress,
