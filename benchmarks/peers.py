@@ -2,8 +2,8 @@
 
 Makes the peers' models first, each as its own tools write it, with random weights: a GGUF file of
 a Llama of this shape, every matrix TQ2_0 and the embedding Q6_K, by `gguf`; and a Llama of this
-shape in dense bfloat16, by `transformers`. (llama.cpp has no BitNet 2B4T; the shapes of all products
-are the same, sub-norms and the squared ReLU are left out, which costs the peers nothing.)
+shape in dense bfloat16, by `transformers`. (llama.cpp has no BitNet 2B4T; the shapes of all
+products are the same, sub-norms and the squared ReLU are left out, which costs the peers nothing.)
 
     python benchmarks/peers.py FOLDER model.bitnet [--rounds 8] [--skip-dense]
         [--output results/peers.json]
