@@ -1,7 +1,7 @@
 """How long a model takes from nothing to its first token, and how much memory it holds.
 
-Reading: the file's bytes into memory that is there already, the page cache warm. Loading: `bj.load`
-after the import, in a process of its own. Start: the process `bitnet serve generate` until its first
+Reading: the file's bytes into memory that is there already, the page cache warm. Loading: a call of
+`bj.load`, after the import. Start: the process `bitnet serve generate` until its first
 byte of text, with an empty cache of compiled programs and then with a full one. Memory: what a
 process holds after a generation, less what one holds that compiled the same programs for abstract
 weights. Everything is taken several times; medians are said.
