@@ -17,6 +17,12 @@ typedef float VAny __attribute__((vector_size(64), aligned(4), may_alias));
 #else
 #define BITNET_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VI{__VA_ARGS__})
 #endif
+// Keys whose sums with four queries are held at once: as many as registers hold.
+#ifdef BITNET_WIDE  // a V is one register, and there are 32
+#define BITNET_KEYS 4
+#else
+#define BITNET_KEYS 1
+#endif
 #define BITNET_INLINE BITNET_TARGET static inline __attribute__((always_inline))
 
 // Sum of the lanes: i and i+8, then i and i+4, i+2, i+1.
@@ -37,6 +43,7 @@ BITNET_INLINE float FoldMax(const V& v) {
 }
 
 // Sixteen `Fold`s at once, to lane i that of rows[i]: the same additions.
+#ifdef BITNET_WIDE
 BITNET_INLINE void FoldRows(const V* rows, V& sums) {
   V eight[8], four[4], two[2];
   for (int i = 0; i < 8; ++i)  // lanes 0-7 of row i, then of row i + 8
@@ -59,6 +66,12 @@ BITNET_INLINE void FoldRows(const V* rows, V& sums) {
          BITNET_SHUFFLE(two[0], two[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15,
                         31);
 }
+#else
+// Where a V is several registers, compilers shuffle it element by element.
+BITNET_INLINE void FoldRows(const V* rows, V& sums) {
+  for (int i = 0; i < 16; ++i) sums[i] = Fold(rows[i]);
+}
+#endif
 
 // Sum of squares: 64 sums by index modulo 64, in ascending order; then j and j+32, j+16, and
 // as `Fold`.
@@ -128,22 +141,44 @@ BITNET_TARGET static void Rotate(const float* x, const float* cos, const float* 
   }
 }
 
-// scores[j] = (q . k_j) * scale for `count` keys, `stride` floats apart; 0 to the multiple of 16.
+// rows[h * 16 + i] = products of q_h and key i, in sixteen lanes, for `H` heads and `K` keys at
+// once: a key that is loaded serves all heads, a query all keys.
+template <int H, int K>
+BITNET_INLINE void Lanes(const float* q, const float* k, int64_t stride, int64_t width,
+                         V* rows) {
+  V sums[H][K] = {};
+  for (int64_t d = 0; d < width; d += 16) {
+    V keys[K];
+    for (int i = 0; i < K; ++i) keys[i] = BITNET_LOAD(k + i * stride + d);
+    for (int h = 0; h < H; ++h) {
+      const V x = BITNET_LOAD(q + h * width + d);
+      for (int i = 0; i < K; ++i) sums[h][i] += x * keys[i];
+    }
+  }
+  for (int h = 0; h < H; ++h)
+    for (int i = 0; i < K; ++i) rows[h * 16 + i] = sums[h][i];
+}
+
+// scores[h * kChunk + j] = (q_h . k_j) * scale for `count` keys, `stride` floats apart; 0 to the
+// multiple of 16.
+template <int H>
 BITNET_TARGET static void Scores(const float* q, const float* k, int64_t stride, int64_t count,
                                  int64_t width, float scale, float* scores) {
+  V rows[H * 16];
   for (int64_t j = 0; j < count; j += 16) {
     const int64_t some = count - j < 16 ? count - j : 16;
-    V rows[16];
-    for (int64_t i = 0; i < some; ++i) {
-      const float* key = k + (j + i) * stride;
-      V sum = {};
-      for (int64_t d = 0; d < width; d += 16) sum += BITNET_LOAD(q + d) * BITNET_LOAD(key + d);
-      rows[i] = sum;
+    int64_t i = 0;
+    for (; i + BITNET_KEYS <= some; i += BITNET_KEYS)
+      Lanes<H, BITNET_KEYS>(q, k + (j + i) * stride, stride, width, rows + i);
+    for (; i < some; ++i)
+      Lanes<H, 1>(q, k + (j + i) * stride, stride, width, rows + i);
+    for (; i < 16; ++i)
+      for (int h = 0; h < H; ++h) rows[h * 16 + i] = V{};
+    for (int h = 0; h < H; ++h) {
+      V sums;
+      FoldRows(rows + h * 16, sums);
+      BITNET_STORE(scores + h * kChunk + j, sums * scale);
     }
-    for (int64_t i = some; i < 16; ++i) rows[i] = V{};
-    V sums;
-    FoldRows(rows, sums);
-    BITNET_STORE(scores + j, sums * scale);
   }
 }
 
@@ -179,9 +214,15 @@ BITNET_TARGET static void AttendChunk(const float* q, int64_t heads, const float
   float scores[kHeads * kChunk];
   for (int64_t h0 = 0; h0 < heads; h0 += kHeads) {
     const int64_t some = heads - h0 < kHeads ? heads - h0 : kHeads;
+    int64_t scored = 0;
+    for (; scored + 4 <= some; scored += 4)
+      Scores<4>(q + (h0 + scored) * width, k, stride, count, width, scale,
+                scores + scored * kChunk);
+    for (; scored < some; ++scored)
+      Scores<1>(q + (h0 + scored) * width, k, stride, count, width, scale,
+                scores + scored * kChunk);
     for (int64_t h = 0; h < some; ++h) {
       float* row = scores + h * kChunk;
-      Scores(q + (h0 + h) * width, k, stride, count, width, scale, row);
       float top = row[0];
       for (int64_t j = 1; j < count; ++j) top = row[j] > top || row[j] != row[j] ? row[j] : top;
       V sum = {};
@@ -230,6 +271,8 @@ BITNET_TARGET static void WidenRows(const uint8_t* rows, int64_t stride, int64_t
 
 static const Floats kFloats = {Norm, Relu2Gate, Rotate, AttendChunk, WidenRows, MergeChunk};
 
+#undef BITNET_KEYS
+#undef BITNET_WIDE
 #undef BITNET_LOAD
 #undef BITNET_STORE
 #undef BITNET_SHUFFLE
