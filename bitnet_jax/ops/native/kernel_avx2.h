@@ -143,6 +143,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
 
 static bool Usable() { return HasAvx2(); }
 
+#define BITNET_PARTS 2
 #include "floats.h"
 
 static const Kernel kKernel = {"avx2", Usable, Quantize<float>, Quantize<uint16_t>,

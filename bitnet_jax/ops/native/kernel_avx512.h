@@ -212,7 +212,7 @@ static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
   AccumulateWith(kShapes, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
-#define BITNET_WIDE
+#define BITNET_PARTS 1
 #include "floats.h"
 
 static bool Usable() { return HasAvx512Vnni(); }
