@@ -12,6 +12,7 @@
 #include "rows_avx512.h"
 #elif defined(__aarch64__)
 #include "rows_neon.h"
+#include "rows_neon_i8mm.h"
 #endif
 
 namespace bitnet {
@@ -22,7 +23,7 @@ static const RowsKernel* const kRowsKernels[] = {
     &rows_avx512_vbmi::kKernel, &rows_avx512_vnni::kKernel, &rows_avx_vnni::kKernel,
     &rows_avx2::kKernel,
 #elif defined(__aarch64__)
-    &rows_neon::kKernel,
+    &rows_neon_i8mm::kKernel, &rows_neon::kKernel,
 #endif
     &rows_portable::kKernel,
 };
