@@ -28,8 +28,8 @@ LIBRARY_ENV: dict[str, str] = {
     "uploaded to gs:// and s3://; default: this user's cache",
     "BITNET_CONFIG_DIR": "the folder for profiles; default: this user's config folder",
     "BITNET_ISA": "the CPU kernels' instruction set: avx512_vbmi, avx512_vnni, avx_vnni, avx2, "
-    "neon_dotprod or portable; one that cannot run is an error; default: the best that this "
-    "processor has",
+    "neon_i8mm, neon_dotprod or portable; one that cannot run is an error; default: the best that "
+    "this processor has",
     "BITNET_KERNELS": "a folder that `bitnet dev build` wrote: its CPU kernels are used, and none "
     "are built",
     "BITNET_NO_COMPILE": "1: never call a C++ compiler; 0 (default): build the CPU kernels at "

@@ -16,7 +16,7 @@ static const DenseKernel* const kDenseKernels[] = {
 #if defined(__x86_64__)
     &dense_avx512::kKernel, &dense_avx512::kKernel, &dense_avx2::kKernel, &dense_avx2::kKernel,
 #elif defined(__aarch64__)
-    &dense_portable::kKernel,  // NEON is in the base set
+    &dense_portable::kKernel, &dense_portable::kKernel,  // NEON is in the base set
 #endif
     &dense_portable::kKernel,
 };

@@ -56,19 +56,26 @@ using TileFn = void (*)(const uint8_t*, int64_t, int64_t, const int8_t*, int64_t
                         int64_t);
 static const TileFn kTiles[kTileTokens] = {Tile<1>, Tile<2>, Tile<3>, Tile<4>};
 
-static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
-                       int64_t segment_lines, const int8_t* q, int64_t tokens,
-                       int32_t* raw) {
+// `accumulate` over tiles[n - 1] for n tokens, `most` at once.
+static inline void AccumulateBy(const TileFn* tiles, int64_t most, const uint8_t* codes,
+                                int64_t blocks, int64_t lines, int64_t segment_lines,
+                                const int8_t* q, int64_t tokens, int32_t* raw) {
   const int64_t ldo = blocks * kRows;
   for (int64_t l0 = 0; l0 < lines; l0 += segment_lines, raw += tokens * ldo) {
     const int64_t l1 = l0 + segment_lines < lines ? l0 + segment_lines : lines;
     for (int64_t b = 0; b < blocks; ++b)
-      for (int64_t t = 0; t < tokens; t += kTileTokens) {
-        const int64_t count = tokens - t < kTileTokens ? tokens - t : kTileTokens;
-        kTiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * 4, tokens * 4,
-                          raw + t * ldo + b * kRows, ldo);
+      for (int64_t t = 0; t < tokens; t += most) {
+        const int64_t count = tokens - t < most ? tokens - t : most;
+        tiles[count - 1](codes + b * lines * kLineBytes, l0, l1, q + t * 4, tokens * 4,
+                         raw + t * ldo + b * kRows, ldo);
       }
   }
+}
+
+static void Accumulate(const uint8_t* codes, int64_t blocks, int64_t lines,
+                       int64_t segment_lines, const int8_t* q, int64_t tokens,
+                       int32_t* raw) {
+  AccumulateBy(kTiles, kTileTokens, codes, blocks, lines, segment_lines, q, tokens, raw);
 }
 
 static bool Usable() {

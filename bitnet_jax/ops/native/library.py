@@ -334,7 +334,10 @@ def raise_if_forced() -> None:
         chosen_isa(library())
 
 
-KNOWN_ISAS = ("avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2", "neon_dotprod", "portable")
+KNOWN_ISAS = (
+    *("avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2"),
+    *("neon_i8mm", "neon_dotprod", "portable"),
+)
 
 
 def status() -> Status:

@@ -13,7 +13,7 @@
 
 #include "cpu_x86.h"
 #elif defined(__aarch64__)
-#include "kernel_neon.h"
+#include "kernel_neon_i8mm.h"
 #endif
 
 namespace bitnet {
@@ -212,6 +212,24 @@ static const Form kForm = {"neon_dotprod", bitnet::neon_dotprod::Usable,
                            {portable::Read<true>, portable::Read<false>}, Multiply};
 #undef BITNET_TARGET
 }  // namespace neon_dotprod
+
+namespace neon_i8mm {
+BITNET_I8MM_TARGET static int64_t Multiply(int64_t rounds, uint64_t* sum) {
+  const int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(static_cast<int8_t>(*sum | 1));
+  int32x4_t acc[kUnroll];
+  for (int64_t u = 0; u < kUnroll; ++u) acc[u] = vdupq_n_s32(static_cast<int>(u));
+  for (int64_t i = 0; i < rounds; ++i)
+    for (int64_t r = 0; r < kRepeat; ++r)
+      for (int64_t u = 0; u < kUnroll; ++u)
+        acc[u] = bitnet::neon_i8mm::MatrixProduct(acc[u], a, b);
+  int32x4_t all = acc[0];
+  for (int64_t u = 1; u < kUnroll; ++u) all = veorq_s32(all, acc[u]);
+  *sum = static_cast<uint32_t>(vaddvq_s32(all));
+  return rounds * kRepeat * kUnroll * 32 * 2;
+}
+static const Form kForm = {"neon_i8mm", bitnet::neon_i8mm::Usable,
+                           {portable::Read<true>, portable::Read<false>}, Multiply};
+}  // namespace neon_i8mm
 #endif
 
 // Best first.
@@ -219,7 +237,7 @@ static const Form* const kForms[] = {
 #if defined(__x86_64__)
     &avx512_vnni::kForm, &avx_vnni::kForm, &avx2::kForm,
 #elif defined(__aarch64__)
-    &neon_dotprod::kForm,
+    &neon_i8mm::kForm, &neon_dotprod::kForm,
 #endif
     &portable::kForm,
 };

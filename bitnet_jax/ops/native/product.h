@@ -22,6 +22,7 @@
 #include "kernel_avx512_vbmi.h"
 #elif defined(__aarch64__)
 #include "kernel_neon.h"
+#include "kernel_neon_i8mm.h"
 #endif
 
 namespace bitnet {
@@ -31,7 +32,7 @@ static const Kernel* const kKernels[] = {
 #if defined(__x86_64__)
     &avx512_vbmi::kKernel, &avx512_vnni::kKernel, &avx_vnni::kKernel, &avx2::kKernel,
 #elif defined(__aarch64__)
-    &neon_dotprod::kKernel,
+    &neon_i8mm::kKernel, &neon_dotprod::kKernel,
 #endif
     &portable::kKernel,
 };

@@ -21,6 +21,7 @@ constexpr int64_t kChunkBytes[kRowsLayouts] = {64, 48, 64};
 constexpr int64_t kChunkMost = 128;  // bytes of a chunk that was expanded, at most
 constexpr int64_t kBits[kRowsLayouts] = {8, 6, 4};
 constexpr int64_t kStrip = 4;  // rows of a strip
+constexpr int64_t kTurn = 8;   // columns of one token or row, before those of the one beside it
 
 // Codes are fetched this far ahead, to the second cache (benchmarks/LOG.md).
 constexpr int64_t kRowsAhead = 8192;
@@ -40,13 +41,16 @@ struct RowsKernel {
   const char* name;  // as the ternary kernel's
   int32_t offset[kRowsLayouts];  // what `stream` and `expand` add to each code
   int64_t few;                   // tokens that `stream` takes at most
+  int64_t together;              // rows, and tokens, that a vector of `tile` holds: 1 or 2
 
   // raw[(segment * tokens + token) * kStrip + row]: sums of (code + offset) * q, modulo
   // 2^32. Token t's activations stand at q + t * segments * chunks * kChunkColumns.
   void (*stream[kRowsLayouts])(const Strip& s, const int8_t* q, int64_t tokens, int32_t* raw);
 
   // The same in two steps, for many tokens: codes to a byte each, then products. Expanded
-  // rows lie as the activations do. While it multiplies, `tile` fetches the `next` strip.
+  // rows lie as the activations do, which for `tile` stand `together`: kTurn columns of the one
+  // token, then of the other; `tokens` is a multiple of it. While it multiplies, `tile` fetches
+  // the `next` strip.
   void (*expand[kRowsLayouts])(const Strip& s, uint8_t* expanded);
   void (*tile[kRowsLayouts])(const uint8_t* expanded, const Strip& s, const int8_t* q,
                              int64_t tokens, int32_t* raw);

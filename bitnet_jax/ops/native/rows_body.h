@@ -1,5 +1,5 @@
-// The loops of rows.h over what an instruction set calls its vectors. Included once in the
-// namespace of each, which has defined before:
+// The loops of rows.h over what an instruction set calls its vectors; those for many tokens
+// stand in rows_tile_body.h. Included once in the namespace of each, which has defined before:
 //
 //   BITNET_TARGET        the attribute of its functions
 //   Codes, Sums          vectors of codes (a byte each) and of partial sums
@@ -86,83 +86,14 @@ static void Stream(const Strip& s, const int8_t* q, int64_t tokens, int32_t* raw
   }
 }
 
-template <int L>
-BITNET_TARGET static void Expand(const Strip& s, uint8_t* expanded) {
-  const int64_t width = s.segments * s.chunks * kChunkColumns[L];
-  for (int64_t r = 0; r < kStrip; ++r) {
-    const uint8_t* row = s.codes + (r < s.rows ? r : 0) * s.stride;
-    uint8_t* to = expanded + r * width;
-    for (int64_t segment = 0; segment < s.segments; ++segment) {
-      int64_t o = segment * s.segment_bytes;
-      const int64_t end = o + s.segment_bytes;
-      for (; o < end; o += kChunkBytes[L], to += kChunkColumns[L]) {
-        alignas(64) uint8_t last[64] = {};
-        const uint8_t* at = row + o;
-        if (end - o < kChunkBytes[L]) {
-          std::memcpy(last, at, end - o);
-          at = last;
-        }
-        Codes v[kParts<L>];
-        Load<L>(at, v);
-        for (int p = 0; p < kParts<L>; ++p) Put(to + p * kCodes, v[p]);
-      }
-    }
-  }
-}
-
-template <int L, int NT>
-BITNET_TARGET static void TileTokens(const uint8_t* expanded, const Strip& s, bool fetch,
-                                     const int8_t* q, int64_t tokens, int32_t* raw) {
-  const int64_t segment_width = s.chunks * kChunkColumns[L], width = s.segments * segment_width;
-  // Of the next strip, what belongs to as many columns as are multiplied meanwhile.
-  const uint8_t* next = s.codes + kStrip * s.stride;
-  constexpr int64_t kNext = kStrip * kCodes * kBits[L] / 8;
-  for (int64_t segment = 0; segment < s.segments; ++segment) {
-    Sums sums[NT][kStrip];
-    for (int t = 0; t < NT; ++t)
-      for (int r = 0; r < kStrip; ++r) sums[t][r] = Zero();
-    const int64_t end = (segment + 1) * segment_width;
-    for (int64_t o = segment * segment_width; o < end; o += kCodes) {
-      if (fetch) {
-        for (int64_t line = 0; line < kNext; line += 64) Fetch(next + line);
-        next += kNext;
-      }
-      Codes v[kStrip];
-      for (int r = 0; r < kStrip; ++r) v[r] = Get(expanded + r * width + o);
-#pragma GCC unroll 8
-      for (int t = 0; t < NT; ++t)
-        for (int r = 0; r < kStrip; ++r) sums[t][r] = Dot<L>(sums[t][r], v[r], q + t * width + o);
-    }
-    for (int t = 0; t < NT; ++t) Reduce(sums[t], raw + (segment * tokens + t) * kStrip);
-  }
-}
-
-template <int L, int NT = kTokens>
-static void TileSome(const uint8_t* expanded, const Strip& s, int64_t at, int64_t count,
-                     const int8_t* q, int64_t tokens, int32_t* raw) {
-  if (count == NT) {
-    const int64_t width = s.segments * s.chunks * kChunkColumns[L];
-    TileTokens<L, NT>(expanded, s, at == 0, q + at * width, tokens, raw + at * kStrip);
-  } else if constexpr (NT > 1) {
-    TileSome<L, NT - 1>(expanded, s, at, count, q, tokens, raw);
-  }
-}
-
-template <int L>
-static void Tile(const uint8_t* expanded, const Strip& s, const int8_t* q, int64_t tokens,
-                 int32_t* raw) {
-  // Tiles of like sizes: 4 and 4 tokens take less time than 6 and 2.
-  for (int64_t t = 0, left = (tokens + kTokens - 1) / kTokens; left > 0; --left) {
-    const int64_t count = (tokens - t + left - 1) / left;
-    TileSome<L>(expanded, s, t, count, q, tokens, raw);
-    t += count;
-  }
-}
+constexpr int64_t kTogether = 1;
+#include "rows_tile_body.h"
 
 static const RowsKernel kKernel = {
     kName,
     {kOffsets[kI8], kOffsets[kI6], kOffsets[kI4]},
     kFew,
+    kTogether,
     {Stream<kI8>, Stream<kI6>, Stream<kI4>},
     {Expand<kI8>, Expand<kI6>, Expand<kI4>},
     {Tile<kI8>, Tile<kI6>, Tile<kI4>}};

@@ -12,6 +12,7 @@
 #include "rows_avx512.h"
 #elif defined(__aarch64__)
 #include "rows_neon.h"
+#include "rows_neon_i8mm.h"
 #endif
 
 namespace bitnet {
@@ -22,7 +23,7 @@ static const RowsKernel* const kRowsKernels[] = {
     &rows_avx512_vbmi::kKernel, &rows_avx512_vnni::kKernel, &rows_avx_vnni::kKernel,
     &rows_avx2::kKernel,
 #elif defined(__aarch64__)
-    &rows_neon::kKernel,
+    &rows_neon_i8mm::kKernel, &rows_neon::kKernel,
 #endif
     &rows_portable::kKernel,
 };
@@ -48,13 +49,15 @@ struct RowsPlan {
   int64_t segments, chunks, width;    // width: columns of a token, all segments padded
   int64_t stride, segment_bytes;      // packed bytes of a row and of a segment
   int64_t unit_rows, row_units, token_units;
+  int64_t together;  // as in RowsKernel, of q; 1 where `stream` reads it
+  int64_t tokens;    // of a batch element in q: a multiple of it, the last perhaps anything
   Buffer<int8_t> q;      // [batch * tokens, width], as `Arrange` has them
-  Buffer<int32_t> sums;  // [batch * tokens, segments], of q
-  Buffer<float> a;       // [batch * tokens]
+  Buffer<int32_t> sums;  // [batch * p->tokens, segments], of q
+  Buffer<float> a;       // [batch * p->tokens]
 };
 
 constexpr int64_t kRowsUnitBytes = 128 << 10;  // codes of a unit
-constexpr int64_t kRowsUnitTokens = 64;        // 160 KB of activations of 2560: in L2
+constexpr int64_t kRowsUnitTokens = 64;        // 160 KB of activations of 2560: in L2; even
 
 static inline int64_t RowBytes(int64_t layout, int64_t in) {
   constexpr int64_t kStep[kRowsLayouts] = {1, 4, 2}, kStepBytes[kRowsLayouts] = {1, 3, 1};
@@ -75,27 +78,40 @@ static bool MakeRowsPlan(const RowsProduct& p, int64_t threads, RowsPlan* plan) 
   plan->unit_rows = CeilDiv(Max(Min(by_bytes, by_threads), 1), kStrip) * kStrip;
   plan->row_units = CeilDiv(p.out, plan->unit_rows);
   plan->token_units = CeilDiv(p.tokens, kRowsUnitTokens);
+  plan->together = p.tokens > p.rows->few ? p.rows->together : 1;
+  plan->tokens = CeilDiv(p.tokens, plan->together) * plan->together;
   const int64_t rows = p.batch * p.tokens;
-  plan->q = Allocate<int8_t>(rows * plan->width);
+  plan->q = Allocate<int8_t>(p.batch * plan->tokens * plan->width);
   plan->sums = Allocate<int32_t>(rows * plan->segments);
   plan->a = Allocate<float>(rows);
   return plan->q && plan->sums && plan->a;
 }
 
+// Bytes of `natural` below: a token's codes in order, and a segment of them before it is spread.
+static inline int64_t NaturalBytes(const RowsPlan& plan) {
+  const int64_t segment = plan.chunks * kChunkColumns[plan.p->layout];
+  return CeilDiv(plan.p->in, 16) * 16 + (plan.together > 1 ? segment : 0);
+}
+
 // Quantizes token `row` (of batch * tokens), arranges its codes and sums them by segment.
 static void PrepareRowsToken(const RowsPlan& plan, int64_t row, int8_t* natural) {
   const RowsProduct& p = *plan.p;
-  const int64_t padded = CeilDiv(p.in, 16) * 16;
+  const int64_t padded = CeilDiv(p.in, 16) * 16, together = plan.together;
   plan.a[row] = p.x_bf16
                     ? p.kernel->quantize_bf16(static_cast<const uint16_t*>(p.x) + row * p.in,
                                               p.in, padded, natural)
                     : p.kernel->quantize_f32(static_cast<const float*>(p.x) + row * p.in, p.in,
                                              padded, natural);
   const int64_t width = plan.chunks * kChunkColumns[p.layout];
-  for (int64_t s = 0; s < plan.segments; ++s) {
-    int8_t* q = plan.q.get() + row * plan.width + s * width;
-    Arrange(p.layout, natural + s * plan.columns, plan.columns, plan.chunks, q);
-    plan.sums[row * plan.segments + s] = p.kernel->sum(q, width);
+  const int64_t token = row % p.tokens, beside = token % together;
+  int8_t* q = plan.q.get() + (row / p.tokens * plan.tokens + token - beside) * plan.width;
+  for (int64_t s = 0; s < plan.segments; ++s, q += together * width) {
+    int8_t* arranged = together == 1 ? q : natural + padded;
+    Arrange(p.layout, natural + s * plan.columns, plan.columns, plan.chunks, arranged);
+    plan.sums[row * plan.segments + s] = p.kernel->sum(arranged, width);
+    if (together == 1) continue;
+    for (int64_t i = 0; i < width; i += kTurn)
+      std::memcpy(q + i * together + beside * kTurn, arranged + i, kTurn);
   }
 }
 
@@ -143,9 +159,10 @@ static void RunRowsUnit(const RowsPlan& plan, int64_t unit) {
   const int64_t ru = unit / plan.token_units % plan.row_units;
   const int64_t e = unit / plan.token_units / plan.row_units;
   const int64_t r_end = Min((ru + 1) * plan.unit_rows, p.out);
-  const int64_t t0 = tu * kRowsUnitTokens, tokens = Min(kRowsUnitTokens, p.tokens - t0);
-  const int8_t* q = plan.q.get() + (e * p.tokens + t0) * plan.width;
-  const bool few = tokens <= p.rows->few;
+  // With what stands beside the last one of an odd number: its sums are not looked at.
+  const int64_t t0 = tu * kRowsUnitTokens, tokens = Min(kRowsUnitTokens, plan.tokens - t0);
+  const int8_t* q = plan.q.get() + (e * plan.tokens + t0) * plan.width;
+  const bool few = tokens <= p.rows->few && plan.together == 1;
   Buffer<int32_t> raw = Allocate<int32_t>(plan.segments * tokens * kStrip);
   Buffer<uint8_t> expanded = Allocate<uint8_t>(few ? 0 : kStrip * plan.width);
   if (!raw || !expanded) std::abort();  // nobody can be told from here; a strip is small
@@ -162,7 +179,7 @@ static void RunRowsUnit(const RowsPlan& plan, int64_t unit) {
       p.rows->expand[p.layout](strip, expanded.get());
       p.rows->tile[p.layout](expanded.get(), strip, q, tokens, raw.get());
     }
-    for (int64_t i = 0; i < tokens; ++i)
+    for (int64_t i = 0; i < Min(tokens, p.tokens - t0); ++i)
       FinishStrip(plan, e, t0 + i, r, strip.rows, raw.get() + i * kStrip, tokens * kStrip);
   }
 }
@@ -176,14 +193,14 @@ static bool RunRowsProduct(const RowsProduct& p, int64_t threads, Run run) {
   RowsPlan plan;
   if (!MakeRowsPlan(p, Max(threads, 1), &plan)) return false;
   constexpr int64_t kElementsPerTask = 32 << 10;
-  const int64_t padded = CeilDiv(p.in, 16) * 16;
-  const int64_t per_task = Max(kElementsPerTask / Max(padded, 1), 1);
+  const int64_t scratch = NaturalBytes(plan);
+  const int64_t per_task = Max(kElementsPerTask / Max(p.in, 1), 1);
   const int64_t tasks = CeilDiv(rows, per_task);
-  Buffer<int8_t> natural = Allocate<int8_t>(tasks * padded);  // a token's codes in order
+  Buffer<int8_t> natural = Allocate<int8_t>(tasks * scratch);
   if (!natural) return false;
   run(tasks, [&](int64_t i) {
     for (int64_t row = i * per_task; row < Min((i + 1) * per_task, rows); ++row)
-      PrepareRowsToken(plan, row, natural.get() + i * padded);
+      PrepareRowsToken(plan, row, natural.get() + i * scratch);
   });
   run(p.batch * plan.row_units * plan.token_units, [&](int64_t i) { RunRowsUnit(plan, i); });
   return true;

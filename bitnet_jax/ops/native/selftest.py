@@ -33,7 +33,7 @@ CASES = (
     (3, 17, 50, "row", 0, 2),
     (9, 37, 160, "group", 16, 1),
     (2, 20, 160, "group", 80, 1),
-    (19, 16, 304, "tensor", 0, 2),
+    (21, 16, 304, "tensor", 0, 2),
 )
 
 # (layout, tokens, out, in, scale kind, group, threads): edges of strips, chunks and tiles.

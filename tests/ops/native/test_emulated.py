@@ -60,7 +60,7 @@ PROCESSORS = [
     ("aarch64", "cortex-a72", ()),
     ("aarch64", "cortex-a76", ("neon_dotprod",)),
     ("aarch64", "neoverse-n1", ("neon_dotprod",)),
-    ("aarch64", "max", ("neon_dotprod",)),
+    ("aarch64", "max", ("neon_i8mm", "neon_dotprod")),
 ]
 
 # (tokens, out, in, scale kind, group, threads, dtype): edges of blocks, lines, tiles, segments.
@@ -70,9 +70,12 @@ CASES = [
     (2, 17, 33, "row", 0, 1, "bfloat16"),
     (3, 17, 50, "row", 0, 2, "float32"),
     (4, 100, 2560, "tensor", 0, 3, "float32"),
+    (5, 18, 64, "group", 32, 2, "float32"),
+    (6, 35, 130, "row", 0, 1, "bfloat16"),
     (9, 37, 160, "group", 16, 1, "float32"),
     (17, 50, 1600, "group", 16, 2, "float32"),
     (7, 20, 320, "group", 80, 2, "float32"),
+    (8, 33, 96, "tensor", 0, 1, "float32"),
     (19, 16, 304, "tensor", 0, 2, "bfloat16"),
     (70, 19, 48, "row", 0, 2, "float32"),
 ]
@@ -80,8 +83,13 @@ CASES = [
 ROWS_CASES = [
     (1, 70, 250, "row", 0, 1, "float32"),
     (1, 33, 160, "group", 80, 2, "bfloat16"),
+    (2, 5, 64, "group", 32, 1, "float32"),
     (3, 9, 2561, "tensor", 0, 2, "float32"),
+    (4, 3, 330, "row", 0, 1, "float32"),
+    (5, 8, 192, "group", 48, 2, "float32"),
+    (7, 11, 66, "tensor", 0, 1, "bfloat16"),
     (9, 21, 96, "group", 16, 1, "float32"),
+    (67, 5, 70, "row", 0, 1, "float32"),  # a unit of tokens, and one with few
     (70, 6, 130, "row", 0, 2, "bfloat16"),
 ]
 DENSE_CASES = [
@@ -214,7 +222,8 @@ def test_equal_bits_and_no_illegal_instruction_on(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "processor"), [("x86_64", "SandyBridge"), ("aarch64", "cortex-a72")]
+    ("architecture", "processor"),
+    [("x86_64", "SandyBridge"), ("aarch64", "cortex-a72"), ("aarch64", "neoverse-n1")],
 )
 def test_the_emulator_would_have_caught(
     golden, programs, tmp_path, monkeypatch, architecture, processor
