@@ -83,11 +83,12 @@ class Blob:
 
     def read(self, offset: int, nbytes: int) -> np.ndarray:
         """Returns `nbytes` from `offset` as a fresh 64-byte aligned uint8 array."""
-        buffer = self._empty(nbytes)
+        buffer = self.empty(nbytes)
         self.read_into(offset, buffer)
         return buffer
 
-    def _empty(self, nbytes: int) -> np.ndarray:
+    def empty(self, nbytes: int) -> np.ndarray:
+        """Memory for a read: uint8, 64-byte aligned, of unspecified values."""
         if nbytes >= _LARGE:
             with self._lock:
                 return self._pages.empty((nbytes,), np.dtype(np.uint8))

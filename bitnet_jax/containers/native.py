@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,18 @@ class NativeFile:
         """Reads a float tensor in its own dtype."""
         return self._verified(name)
 
+    def float_parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Reads a float matrix `rows` rows at a time, each piece into the same memory.
+
+        Raises:
+          BadData: after the last piece, as `read_float`: none of them may be relied on before.
+        """
+        found = xxhash.xxh3_64()
+        for part in self.safetensors.parts(name, rows):
+            found.update(memoryview(part.reshape(-1).view(np.uint8)))
+            yield part
+        self._compare(name, found.hexdigest())
+
     def read_file(self, name: str) -> bytes:
         """Reads one of `files`."""
         return self._verified(FILE_PREFIX + name).tobytes()
@@ -127,12 +139,14 @@ class NativeFile:
     def _verified(self, name: str, force: bool = False) -> np.ndarray:
         data = self.safetensors.read(name)
         if self.verify or force:
-            found = checksum(data)
-            if found != self.checksums[name]:
-                raise self._mismatch(
-                    name, f"its checksum is {found}, the header says {shown(self.checksums[name])}"
-                )
+            self._compare(name, checksum(data), force)
         return data
+
+    def _compare(self, name: str, found: str, force: bool = False) -> None:
+        if found != self.checksums[name] and (self.verify or force):
+            raise self._mismatch(
+                name, f"its checksum is {found}, the header says {shown(self.checksums[name])}"
+            )
 
     def _mismatch(self, name: str, reason: str) -> TensorError:
         info = self.safetensors.info(name)

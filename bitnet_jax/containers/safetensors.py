@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,16 @@ class SafetensorsFile:
         """Returns `name` in its dtype and shape, 64-byte aligned, writable."""
         info = self.info(name)
         return self.read_bytes(name).view(info.numpy).reshape(info.shape)
+
+    def parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Reads a matrix `rows` rows at a time, each piece into the same memory."""
+        info = self.info(name)
+        of_row = info.nbytes // max(info.shape[0], 1)
+        held = self._blob.empty(min(rows, info.shape[0]) * of_row)
+        for at in range(0, info.shape[0], rows):
+            part = held[: min(rows, info.shape[0] - at) * of_row]
+            self._blob.read_into(info.begin + at * of_row, part)
+            yield part.view(info.numpy).reshape(-1, *info.shape[1:])
 
     def read_prefix(self, name: str, count: int) -> np.ndarray:
         """Returns at most the first `count` elements of `name` as a vector."""

@@ -30,6 +30,8 @@ class TensorEntry:
       ternary: `read` gives a `QuantTensor` (its arrays numpy), else a numpy array.
       read: reads and checks it.
       latent: reads the trainable float weights, where the source has them.
+      parts: reads a float matrix some rows at a time, where the format can: pieces of so many
+        rows, each of them good until the next; what `read` checks is checked by the end.
     """
 
     name: str
@@ -38,6 +40,7 @@ class TensorEntry:
     ternary: bool
     read: Callable[[], np.ndarray | QuantTensor]
     latent: Callable[[], np.ndarray] | None = None
+    parts: Callable[[int], Iterator[np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,14 @@ class Checkpoint:
     def read(self, name: str) -> np.ndarray | QuantTensor:
         """Reads one tensor."""
         return self.entries[name].read()
+
+    def parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Reads a float matrix in pieces of `rows` rows; see `TensorEntry.parts`."""
+        entry = self.entries[name]
+        if entry.parts is not None:
+            return entry.parts(rows)
+        whole = np.asarray(entry.read())
+        return (whole[at : at + rows] for at in range(0, len(whole), rows))
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray | QuantTensor]]:
         """Reads every tensor, one after another, in ascending name order."""

@@ -101,7 +101,14 @@ def _entry(file: NativeFile, item: Expected) -> TensorEntry:
         dtype = file.rows[name].dtype
         return TensorEntry(name, item.shape, dtype, True, lambda: _read_ternary(file, name))
     dtype = str(file.safetensors.info(name).numpy)
-    return TensorEntry(name, item.shape, dtype, False, lambda: file.read_float(name))
+    return TensorEntry(
+        name,
+        item.shape,
+        dtype,
+        False,
+        lambda: file.read_float(name),
+        parts=lambda rows: file.float_parts(name, rows),
+    )
 
 
 def _read_ternary(file: NativeFile, name: str) -> QuantTensor:

@@ -72,6 +72,10 @@ def is_head(name: str) -> bool:
     return any(part == "lm_head" or part.startswith("embed_") for part in name.split("."))
 
 
+# Weights that are quantized at once: of two bytes each, they stay in the third cache.
+_PIECE = 2 << 20
+
+
 class _Place:
     """Where tensors are put, and in what form; `hold` may run on many threads."""
 
@@ -84,16 +88,19 @@ class _Place:
 
     def hold(self, checkpoint: Checkpoint, name: str) -> tuple[Any, bool]:
         """Reads a tensor and puts it on the device; says whether it stays bfloat16."""
-        value = checkpoint.read(name)
+        entry = checkpoint.entries[name]
+        if self._head is not None and is_head(name) and len(entry.shape) == 2 and not entry.ternary:
+            rows = max(_PIECE // entry.shape[1], 1)
+            parts = checkpoint.parts(name, rows)
+            return self._put_tensor(quantize_rows(parts, entry.shape, self._head, name)), False
+        value = entry.read()
         if isinstance(value, QuantTensor):
             if self._layout is not None and value.kind == TERNARY:
                 value = repack(value, self._layout, name)
             return self._put_tensor(value), False
-        if checkpoint.entries[name].ternary:
+        if entry.ternary:
             raise BadData("model.not_ternary", f"`{name}` was to be ternary and is not")
         array = np.asarray(value)
-        if self._head is not None and is_head(name) and array.ndim == 2:
-            return self._put_tensor(quantize_rows(array, self._head, name)), False
         require_finite(name, array)
         if self._keeps_narrow and array.dtype == ml_dtypes.bfloat16 and array.ndim == 2:
             return self._put(array), True

@@ -191,3 +191,14 @@ def test_steps_that_make_a_text_grow_without_end(part):
         with pytest.raises(BadData, match="letters of one") as caught:
             Tokenizer.from_files(files)
         assert caught.value.code == "tokenizer.json"
+
+
+@pytest.mark.parametrize("listed", [{"a": 0, "b": 7, "c": 3}, {"a": 0, "[UNK]": 9}])
+def test_the_size_of_a_vocabulary_with_gaps_is_one_more_than_its_highest_id(listed):
+    import tokenizers
+
+    model = tokenizers.models.WordLevel({**listed, "[UNK]": listed.get("[UNK]", 1)}, "[UNK]")
+    made = tokenizers.Tokenizer(model)
+    made.add_special_tokens(["<end>"])
+    found = Tokenizer(made.to_str(), {}, {})
+    assert found.vocab_size == 1 + max(made.get_vocab(with_added_tokens=True).values())

@@ -6,6 +6,8 @@ a head of 330 million weights. Knows nothing of models.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import ml_dtypes
 import numpy as np
 
@@ -22,10 +24,13 @@ _KERNEL_DTYPES = (np.float32, ml_dtypes.bfloat16)
 _ROWS = 4096
 
 
-def quantize_rows(w: np.ndarray, kind: str, name: str = "the matrix") -> QuantTensor:
+def quantize_rows(
+    parts: Iterable[np.ndarray], shape: tuple[int, int], kind: str, name: str = "the matrix"
+) -> QuantTensor:
     """Quantizes a float matrix [out, in] on the host; the codes lie on large pages.
 
     Args:
+      parts: its rows, some at a time.
       kind: ``int8``, ``int6`` or ``int4``.
       name: for errors.
 
@@ -35,13 +40,17 @@ def quantize_rows(w: np.ndarray, kind: str, name: str = "the matrix") -> QuantTe
     """
     layout = layout_of(LAYOUT_OF[kind_of(kind).name])
     pages = Pages()
-    codes = pages.empty(layout.shape(*w.shape), np.dtype(layout.dtype))
-    scale = pages.empty(w.shape[:1], np.dtype(np.float32))
-    _fill(w, name, kind, codes, scale)
+    codes = pages.empty(layout.shape(*shape), np.dtype(layout.dtype))
+    scale = pages.empty(shape[:1], np.dtype(np.float32))
+    done = 0
+    for part in parts:
+        rows = slice(done, done + len(part))
+        _fill(part, name, kind, codes[rows], scale[rows])
+        done += len(part)
     return QuantTensor(
         codes,
         scale,
-        shape=w.shape,
+        shape=shape,
         dtype="float32",
         stack_axes=(),
         out_axes=(0,),

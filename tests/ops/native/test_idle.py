@@ -15,7 +15,7 @@ def test_nothing_spins_while_nothing_runs(rng):
     w = rng.standard_normal((512, 256)).astype(np.float32)
     with threads(4):
         for _ in range(50):
-            quantize_rows(w, "int8")
+            quantize_rows([w], w.shape, "int8")
         time.sleep(0.01)  # they stay awake for a moment, in case the next call comes at once
         begun = time.process_time()  # of all threads of this process
         time.sleep(0.5)

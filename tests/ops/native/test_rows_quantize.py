@@ -40,7 +40,7 @@ def weights(rng, shape, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bytes_are_those_of_the_definition(by, rng, kind, shape, dtype):
     w = weights(rng, shape, dtype)
-    found = quantize_rows(w, kind)
+    found = quantize_rows([w[:3], w[3:]], shape, kind)
     found.verify("w")
     codes, scale = quantize_weights(w.astype(np.float32), kind, "row", scale_dtype="float32")
     np.testing.assert_array_equal(found.scale, scale)
@@ -53,10 +53,10 @@ def test_what_is_no_number_is_refused(by, rng, dtype, value):
     w = weights(rng, (70, 40), dtype)
     w[66, 33] = value
     with pytest.raises(BadData, match="`lm_head` holds NaN") as caught:
-        quantize_rows(w, "int6", name="lm_head")
+        quantize_rows([w], w.shape, "int6", name="lm_head")
     assert caught.value.code == "weights.not_finite"
 
 
 def test_an_unknown_kind_is_told():
     with pytest.raises(UsageError, match="no kind of weight 'int5'"):
-        quantize_rows(np.zeros((2, 2), np.float32), "int5")
+        quantize_rows([], (2, 2), "int5")
