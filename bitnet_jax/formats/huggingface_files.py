@@ -80,7 +80,7 @@ def _sharded(index: Path) -> Tensors:
         if name not in files[file].tensors:
             raise TensorError(
                 "huggingface.index",
-                f"`{index}` says that tensor `{name}` lies in {file}, which does not hold it",
+                f"`{index}` says that tensor {shown(name)} lies in {file}, which does not hold it",
                 "index and shards are not of one checkpoint: download them again",
                 tensor=name,
             )
@@ -91,7 +91,7 @@ def _sharded(index: Path) -> Tensors:
             ):
                 raise TensorError(
                     "huggingface.index",
-                    f"`{index}` does not say that {shard} holds tensor `{name}`",
+                    f"`{index}` does not say that {shard} holds tensor {shown(name)}",
                     "index and shards are not of one checkpoint: download them again",
                     tensor=name,
                 )

@@ -20,7 +20,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
 from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.formats.receipts import receipt_path
+from bitnet_jax.formats.receipts import receipt_path, stale_receipt
 from bitnet_jax.formats.save import (
     Saved,
     check_kind,
@@ -85,8 +85,11 @@ def _convert(
     receipt = receipt_path(output, format)
     inside = receipt.is_relative_to(output)
     if not inside:
-        check_output(receipt, force=force)
+        # Of a run that was killed before its file had its place: see `prove`.
+        left = not output.exists() and stale_receipt(output, format) == receipt
+        check_output(receipt, force=force or left)
         check_kind(receipt, directory=False)
+    replaces = output.exists()
     findings = examine(checkpoint)
     _stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
@@ -118,15 +121,28 @@ def _convert(
         )
         if inside:  # it gets its place with the folder
             (temporary / receipt.name).write_bytes(_receipt(record))
-        else:  # killed from here on, the new file may lack a receipt, and never has the old one
+        elif replaces:  # killed from here on, the new file may lack a receipt: never the old one's
             receipt.unlink(missing_ok=True)
+        else:  # killed from here on, the receipt may lack its file: the next run makes both
+            _write(receipt, record)
 
-    save_checkpoint(checkpoint, output, format=format, encoding=encoding, force=force, prove=prove)
-    if not inside:
-        with atomic_file(receipt, force=force) as stream:
-            stream.write(_receipt(record))
+    try:
+        save_checkpoint(
+            checkpoint, output, format=format, encoding=encoding, force=force, prove=prove
+        )
+    except BaseException:
+        if record and not inside and not replaces:
+            receipt.unlink(missing_ok=True)
+        raise
+    if replaces and not inside:
+        _write(receipt, record)
     delivery.beside.append(receipt)
     return record | {"receipt": delivery.named(receipt)}
+
+
+def _write(receipt: Path, record: dict[str, Any]) -> None:
+    with atomic_file(receipt) as stream:
+        stream.write(_receipt(record))
 
 
 def _receipt(record: dict[str, Any]) -> bytes:

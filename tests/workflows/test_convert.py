@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import NoInput, UsageError
+from bitnet_jax.core.errors import BitnetError, CannotCreate, NoInput, UsageError
 from bitnet_jax.formats.receipts import receipt_path
 from bitnet_jax.workflows.convert import convert, converted
 from bitnet_jax.workflows.create import create
@@ -96,3 +96,33 @@ def test_no_model_has_the_name_of_a_receipt(made, name):
 
 def make(name):
     create(shape="tiny", layers=1, output=name, format="bitnet")
+
+
+def test_a_receipt_whose_file_never_came_is_written_again(made):
+    Path("m.bitnet").unlink()  # as after a kill between the two
+    again = convert("m.hf", "m.bitnet", probe=False)
+    assert again["digest_after"] == made["digest_after"]
+    assert converted("m.hf", "m.bitnet") is not None
+    Path("m.bitnet").unlink()
+    Path("m.receipt.json").write_text("{}")  # not one of ours: somebody may want it
+    with pytest.raises(CannotCreate, match=r"m.receipt.json` exists"):
+        convert("m.hf", "m.bitnet", probe=False)
+    assert Path("m.receipt.json").read_text() == "{}" and not Path("m.bitnet").exists()
+
+
+def test_the_receipt_is_there_before_its_file_and_goes_with_a_failure(made, monkeypatch):
+    import os
+
+    replace, seen = os.replace, []
+
+    def fails(source, target):
+        if Path(target).name != "n.bitnet":
+            return replace(source, target)
+        seen.append(Path("n.receipt.json").exists())
+        raise OSError(5, "no more")
+
+    monkeypatch.setattr("bitnet_jax.core.paths.os.replace", fails)
+    with pytest.raises(BitnetError):
+        convert("m.hf", "n.bitnet", probe=False)
+    assert seen == [True]
+    assert not Path("n.bitnet").exists() and not Path("n.receipt.json").exists()
