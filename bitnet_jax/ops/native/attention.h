@@ -204,8 +204,9 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
 
   if (plan.split) {
     run(pieces, [&](int64_t i) {
-      const int64_t chunk = i % plan.chunks, kv = i / plan.chunks % p.kv_heads;
-      const int64_t row = i / plan.chunks / p.kv_heads;
+      // The heads of a chunk follow each other: their rows lie side by side.
+      const int64_t kv = i % p.kv_heads, chunk = i / p.kv_heads % plan.chunks;
+      const int64_t row = i / p.kv_heads / plan.chunks;
       const int64_t count = Min(KeysOf(p, row) - chunk * kChunk, kChunk);
       if (count <= 0) return;
       const Seen seen = See(plan, row / p.tokens, kv, chunk, count);
@@ -214,14 +215,16 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
               plan.total.get() + i * group, plan.out.get() + i * group * p.width);
     });
     if (!plan.memory) return false;
-    for (int64_t i = 0; i < pieces; i += plan.chunks) {
-      const int64_t kv = i / plan.chunks % p.kv_heads, row = i / plan.chunks / p.kv_heads;
-      float* most = plan.most.get() + i * group;
-      float* total = plan.total.get() + i * group;
-      float* out = plan.out.get() + i * group * p.width;
+    const int64_t next = p.kv_heads * group;  // from a chunk's piece to the next one's
+    for (int64_t i = 0; i < rows * p.kv_heads; ++i) {
+      const int64_t row = i / p.kv_heads, kv = i % p.kv_heads;
+      const int64_t first = (row * plan.chunks * p.kv_heads + kv) * group;
+      float* most = plan.most.get() + first;
+      float* total = plan.total.get() + first;
+      float* out = plan.out.get() + first * p.width;
       for (int64_t chunk = 1; chunk * kChunk < KeysOf(p, row); ++chunk)
-        Merge(plan, chunk, most, total, out, most + chunk * group, total + chunk * group,
-              out + chunk * group * p.width);
+        Merge(plan, chunk, most, total, out, most + chunk * next, total + chunk * next,
+              out + chunk * next * p.width);
       WriteRow(plan, row, kv, total, out);
     }
     return true;

@@ -165,17 +165,24 @@ BITNET_TARGET static void Rotate(const float* x, const float* cos, const float* 
 constexpr int kKeysHeld = BITNET_PARTS == 1 ? 4 : 1;
 constexpr int kColumnsHeld = BITNET_PARTS == 1 ? 2 : 1;
 
+// Rows of a cache lie apart, one for each kv head: the processor does not see which come next.
+constexpr int64_t kKeysAhead = 16;
+
 // rows[h * 16 + i] = products of q_h and key i, in sixteen lanes, for `H` heads and `K` keys at
 // once: a key that is loaded serves all heads, a query all keys.
 template <int H, int K>
-BITNET_INLINE void Lanes(const float* q, const float* k, int64_t stride, int64_t width,
-                         V* rows) {
+BITNET_INLINE void Lanes(const float* q, const float* k, const float* v, int64_t stride,
+                         int64_t width, V* rows) {
   V sums[H][K];
   for (int h = 0; h < H; ++h)
     for (int i = 0; i < K; ++i) Zero(sums[h][i]);
   for (int64_t d = 0; d < width; d += 16) {
     V keys[K];
-    for (int i = 0; i < K; ++i) Load(k + i * stride + d, keys[i]);
+    for (int i = 0; i < K; ++i) {
+      Load(k + i * stride + d, keys[i]);
+      __builtin_prefetch(k + (i + kKeysAhead) * stride + d);
+      __builtin_prefetch(v + i * stride + d, 0, 2);
+    }
     for (int h = 0; h < H; ++h) {
       V x;
       Load(q + h * width + d, x);
@@ -189,15 +196,16 @@ BITNET_INLINE void Lanes(const float* q, const float* k, int64_t stride, int64_t
 // scores[h * kChunk + j] = (q_h . k_j) * scale for `count` keys, `stride` floats apart; 0 to the
 // multiple of 16.
 template <int H>
-BITNET_TARGET static void Scores(const float* q, const float* k, int64_t stride, int64_t count,
-                                 int64_t width, float scale, float* scores) {
+BITNET_TARGET static void Scores(const float* q, const float* k, const float* v, int64_t stride,
+                                 int64_t count, int64_t width, float scale, float* scores) {
   V rows[H * 16];
   for (int64_t j = 0; j < count; j += 16) {
     const int64_t some = count - j < 16 ? count - j : 16;
     int64_t i = 0;
     for (; i + kKeysHeld <= some; i += kKeysHeld)
-      Lanes<H, kKeysHeld>(q, k + (j + i) * stride, stride, width, rows + i);
-    for (; i < some; ++i) Lanes<H, 1>(q, k + (j + i) * stride, stride, width, rows + i);
+      Lanes<H, kKeysHeld>(q, k + (j + i) * stride, v + (j + i) * stride, stride, width, rows + i);
+    for (; i < some; ++i)
+      Lanes<H, 1>(q, k + (j + i) * stride, v + (j + i) * stride, stride, width, rows + i);
     for (; i < 16; ++i)
       for (int h = 0; h < H; ++h) Zero(rows[h * 16 + i]);
     for (int h = 0; h < H; ++h) FoldRows(rows + h * 16, scale, scores + h * kChunk + j);
@@ -242,10 +250,10 @@ BITNET_TARGET static void AttendChunk(const float* q, int64_t heads, const float
     const int64_t some = heads - h0 < kHeads ? heads - h0 : kHeads;
     int64_t scored = 0;
     for (; scored + 4 <= some; scored += 4)
-      Scores<4>(q + (h0 + scored) * width, k, stride, count, width, scale,
+      Scores<4>(q + (h0 + scored) * width, k, v, stride, count, width, scale,
                 scores + scored * kChunk);
     for (; scored < some; ++scored)
-      Scores<1>(q + (h0 + scored) * width, k, stride, count, width, scale,
+      Scores<1>(q + (h0 + scored) * width, k, v, stride, count, width, scale,
                 scores + scored * kChunk);
     for (int64_t h = 0; h < some; ++h) {
       float* row = scores + h * kChunk;
@@ -296,6 +304,8 @@ BITNET_TARGET static void MergeChunk(float* most, float* total, float* out, floa
 BITNET_TARGET static void WidenRows(const uint8_t* rows, int64_t stride, int64_t count,
                                     int64_t width, float* out) {
   for (int64_t j = 0; j < count; ++j, rows += stride, out += width) {
+    for (int64_t i = 0; i < width + 64; i += 64)
+      __builtin_prefetch(rows + kKeysAhead * stride + i);
     float scale;
     std::memcpy(&scale, rows + width, sizeof scale);
     const int8_t* codes = reinterpret_cast<const int8_t*>(rows);
