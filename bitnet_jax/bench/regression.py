@@ -130,6 +130,10 @@ def _positive(value: Any) -> bool:
 
 
 # ------------------------------------------------------------------ comparing
+# What records of before do not say, as it was then.
+_LATER = {"settings": {"kv": "float32"}}
+
+
 def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     different = unlike(one["machine"], other["machine"])
     if different:
@@ -138,7 +142,7 @@ def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         ("architecture", "bench.models_differ", "are not of models of one shape"),
         ("settings", "bench.settings_differ", "were not made with one setting"),
     ):
-        a, b = one.get(name) or {}, other.get(name) or {}
+        a, b = (_LATER.get(name, {}) | (record.get(name) or {}) for record in (one, other))
         different = [f"{key}: {a.get(key)} and {b.get(key)}" for key in a if a[key] != b.get(key)]
         if different or set(a) != set(b):
             raise _apart(code, words, different or ["their fields"])

@@ -7,6 +7,7 @@ figures. Knows nothing of how things are timed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ from bitnet_jax.compiler.compile import Executable
 from bitnet_jax.core.errors import Unavailable
 from bitnet_jax.core.pages import memory_available
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.models.cache import KVCache
 from bitnet_jax.models.families import family_for
-from bitnet_jax.quant.cache_rows import row_width
 
 _GIB = 1 << 30
 
@@ -29,13 +30,11 @@ def needed(checkpoint: Checkpoint, batch: int, tokens: int, kv: str = "float32")
     for entry in checkpoint.entries.values():
         size = int(np.prod(entry.shape, dtype=object))
         weights += size // 4 if entry.ternary else size * 4
-    cache = jax.eval_shape(lambda: family_for(spec).cache(spec, batch, tokens))
+    family = family_for(spec)
+    make = family.cache if kv == "float32" else partial(KVCache.empty, kind=kv)
+    cache = jax.eval_shape(lambda: make(spec, batch, tokens))
     leaves: Iterable[Any] = jax.tree_util.tree_leaves(cache)
-    rows = sum(
-        int(np.prod(x.shape[:-1], dtype=object))
-        * (row_width(x.shape[-1], kv) if kv == "int8" else x.shape[-1] * x.dtype.itemsize)
-        for x in leaves
-    )
+    rows = sum(int(np.prod(x.shape, dtype=object)) * x.dtype.itemsize for x in leaves)
     row = 4 * (2 * spec.hidden_size + spec.intermediate_size)
     return {
         "weights": weights,

@@ -4,10 +4,11 @@
 compiles of any function, which is traced each time.
 
 An entry is found by everything that its program depends on: what was asked for, the sources of
-this package and of its kernels, the versions, the processor, JAX's settings. It lies in a folder
-that nobody else may write, beside its receipt and its digest; one that is damaged is removed and
-compiled again. Only what this package's own sources define may be kept: nobody can tell whether
-another's function is still the same.
+this package and of its kernels, the versions, the processor or device, JAX's settings. It lies in
+a folder that nobody else may write, beside its receipt and its digest; one that is damaged, or that
+others may write, is removed and compiled again. Only what this package's own sources define may
+be kept: nobody can tell whether another's function is still the same. Whatever hinders keeping is
+said, and hinders nothing else. Where JAX has a cache of its own, that one is used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import json
 import logging
 import os
 import platform
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +32,7 @@ from jax.experimental import serialize_executable
 
 from bitnet_jax.compiler.compile import Executable, Receipt
 from bitnet_jax.core.caches import cache_dir
-from bitnet_jax.core.errors import BitnetError
+from bitnet_jax.core.errors import BitnetError, Resumable
 from bitnet_jax.core.paths import atomic_file
 from bitnet_jax.ops.native import build
 from bitnet_jax.ops.native import library as native
@@ -40,10 +43,16 @@ logger = logging.getLogger(__name__)
 # The newest entries that are kept; one is of 100 KB to a few MB.
 _MOST = 256
 _DIGEST = 32
-# What JAX keeps: compilations of at least so many seconds, and so many bytes in all.
-_LONG, _XLA_BYTES = 0.3, 1 << 30
+# What JAX keeps: compilations of at least so many seconds, and so many bytes in all. (Only with a
+# limit it holds a lock while it writes.) Setting -> JAX's own value, and ours.
+_XLA_SETTINGS = {
+    "jax_persistent_cache_min_compile_time_secs": (1.0, 0.3),
+    "jax_compilation_cache_max_size": (-1, 1 << 30),
+}
+_NAME = re.compile("[0-9a-f]{64}")
 _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "BITNET_ISA", *native.SETTINGS[:2])
 _ROOT = Path(__file__).parents[1]
+_IMPORTED = time.time()
 
 
 def compiled_once(
@@ -58,6 +67,11 @@ def compiled_once(
     """
     flat, in_tree = jax.tree_util.tree_flatten((args, {}))
     shapes = [f"{jax.dtypes.result_type(leaf)}{list(leaf.shape)}" for leaf in flat]
+    # What JAX takes from its own cache has lost what it takes to be written once more: of the two
+    # caches, the one that was asked for. (Seen: such a program ends with NOT_FOUND.)
+    others = ("jax_default_device", "jax_compilation_cache_dir")
+    if any(jax.config.values[name] for name in others) or _edited():
+        return make()
     facts = json.dumps([asked, str(in_tree), shapes, _here()])
     try:
         path = _folder("executables") / hashlib.sha256(facts.encode()).hexdigest()
@@ -68,15 +82,21 @@ def compiled_once(
     if found is not None:
         return found
     executable = make()
-    _write(path, executable)
+    try:
+        _write(path, executable)
+    except Resumable:
+        logger.debug("another process keeps this program now")
+    except Exception as error:  # noqa: BLE001 - a full disk, a backend that gives no bytes
+        logger.warning("a compiled program is not kept: %s", error)
     return executable
 
 
 def keep_xla(wanted: bool = True) -> None:
     """Lets JAX keep what takes long to compile in this user's cache, from now on.
 
-    A folder that JAX was told of already stays (``JAX_COMPILATION_CACHE_DIR``). To be called
-    before anything is compiled.
+    For the rest of this process. A folder that JAX was told of already stays
+    (``JAX_COMPILATION_CACHE_DIR``), and so does a threshold or a limit of the user's own. To be
+    called before anything is compiled.
     """
     if not wanted or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -86,9 +106,9 @@ def keep_xla(wanted: bool = True) -> None:
         logger.warning("no compiled program is kept: %s", error.message)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LONG)
-    # Only with a limit does JAX hold a lock while it writes.
-    jax.config.update("jax_compilation_cache_max_size", _XLA_BYTES)
+    for name, (default, value) in _XLA_SETTINGS.items():
+        if jax.config.values[name] == default:
+            jax.config.update(name, value)
 
 
 def _folder(name: str) -> Path:
@@ -113,9 +133,19 @@ def _here() -> list[str]:
         f"{status.isa} {status.path}",
         json.dumps(versions()),
         f"{platform.python_version()} {detect()} {processor_features()}",
+        jax.local_devices()[0].client.platform_version,
         json.dumps(settings, sort_keys=True),
         json.dumps({name: os.environ.get(name) for name in _ENVIRONMENT}),
     ]
+
+
+@functools.cache
+def _edited() -> bool:
+    """Whether a source is younger than this process: then what is imported may be another."""
+    newest = max(path.stat().st_mtime for path in _ROOT.rglob("*.py"))
+    if newest > _IMPORTED:
+        logger.warning("no compiled program is kept: sources of bitnet-jax have changed")
+    return newest > _IMPORTED
 
 
 @functools.cache
@@ -131,7 +161,7 @@ def _sources() -> str:
 def _read(path: Path, in_tree: Any, out_tree: Any) -> Executable | None:
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
     body = content[_DIGEST:]
     try:
@@ -140,12 +170,15 @@ def _read(path: Path, in_tree: Any, out_tree: Any) -> Executable | None:
             raise ValueError("it is not what was written")
         told, _, program = body.partition(b"\n")
         compiled = serialize_executable.deserialize_and_load(
-            program, in_tree, out_tree, execution_devices=jax.devices()[:1]
+            program, in_tree, out_tree, execution_devices=jax.local_devices()[:1]
         )
         receipt = Receipt(**json.loads(told))
+    except FileNotFoundError:  # another process removed it meanwhile
+        return None
     except Exception as error:  # noqa: BLE001 - whatever a damaged program makes XLA say
         logger.warning("removing the compiled program `%s`, which cannot be read: %s", path, error)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         return None
     with contextlib.suppress(OSError):
         os.utime(path)  # the oldest are those that nobody reads
@@ -157,8 +190,11 @@ def _write(path: Path, executable: Executable) -> None:
     body = json.dumps(executable.receipt.to_json()).encode() + b"\n" + program
     with atomic_file(path) as stream:
         stream.write(hashlib.sha256(body).digest() + body)
-    for old in sorted(path.parent.iterdir(), key=_age)[:-_MOST]:
-        old.unlink(missing_ok=True)
+    os.chmod(path, 0o600)  # whatever the umask: what others may write is not read again
+    entries = [entry for entry in path.parent.iterdir() if _NAME.fullmatch(entry.name)]
+    for old in sorted(entries, key=_age)[:-_MOST]:
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
 def _age(path: Path) -> float:

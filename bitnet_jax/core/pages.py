@@ -20,7 +20,7 @@ HUGE = 2 << 20
 _SMALL = 4096
 ALIGNMENT = 64
 # Small arrays share an area of this size.
-AREA = 32 * HUGE
+AREA = 8 * HUGE
 _POSIX = hasattr(mmap, "MAP_PRIVATE")
 _ADVICE = {True: "MADV_HUGEPAGE", False: "MADV_NOHUGEPAGE"}
 # A limit of the control group, and what of it is taken: the second version, then the first.
@@ -79,16 +79,6 @@ class Pages:
     def __init__(self) -> None:
         self._area = np.empty(0, np.uint8)
         self._used = 0
-
-    def copy(self, array: np.ndarray) -> np.ndarray:
-        """`array` in such memory: C order, 64-byte aligned.
-
-        Raises:
-          MemoryError: there is none left.
-        """
-        place = self.empty(array.shape, array.dtype)
-        place[...] = array
-        return place
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array of unspecified values.

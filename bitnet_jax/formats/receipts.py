@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.outputs import check_output
 from bitnet_jax.formats.save import FORMATS, format_of
 
 IN_FOLDER = "receipt.json"
@@ -51,3 +52,18 @@ def stale_receipt(output: Path, format: str | None = None) -> Path | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return receipt if output.name in names else None
+
+
+def check_receipt(output: Path, format: str | None = None, *, force: bool) -> bool:
+    """Checks that the receipt beside `output` may be written; returns whether it may replace one.
+
+    One of ours whose file is not there was left by a run that was killed before the file had its
+    place: it may always be replaced.
+
+    Raises:
+      CannotCreate: there is one, and `force` is false.
+    """
+    receipt = receipt_path(output, format)
+    replaces = force or (not output.exists() and stale_receipt(output, format) == receipt)
+    check_output(receipt, force=replaces)
+    return replaces

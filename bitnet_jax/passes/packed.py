@@ -44,21 +44,21 @@ class Packed:
       leaves: name to array or `QuantTensor`.
       names: the parameters' dotted names, in `tree`'s order.
       tree: the float parameters' tree.
-      narrow: float leaves that are held as bfloat16 and stand for float32: where they are
-        used, their values are widened, exactly.
+      narrow: float leaves, ascending, that are held as bfloat16 and stand for float32: where they
+        are used, their values are widened, exactly.
     """
 
     leaves: dict[str, Any]
     names: tuple[str, ...] = field(metadata={"static": True})
     tree: PyTreeDef = field(metadata={"static": True})
-    narrow: frozenset[str] = field(metadata={"static": True}, default=frozenset())
+    narrow: tuple[str, ...] = field(metadata={"static": True}, default=())
 
     @classmethod
     def of(cls, leaves: Mapping[str, Any], narrow: Iterable[str] = ()) -> Packed:
         """Packed parameters for a function that takes one flat dict of names."""
         names = [name for name in leaves if DOT not in name]
         tree = jax.tree_util.tree_structure(dict.fromkeys(names, 0))
-        return cls(dict(leaves), tuple(sorted(names)), tree, frozenset(narrow))
+        return cls(dict(leaves), tuple(sorted(names)), tree, tuple(sorted(narrow)))
 
     def float_avals(self) -> Any:
         """The float parameters this stands for, as abstract values in their tree."""

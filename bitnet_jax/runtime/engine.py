@@ -90,7 +90,7 @@ class Engine:
             )
         if self._is_ours:
             return  # our own are tested
-        cache = jax.eval_shape(lambda: KVCache.empty(self.spec, 1, 4))
+        cache = jax.eval_shape(lambda: self._empty_cache(1, 4))
         one = jax.ShapeDtypeStruct((1,), jnp.int32)
         inputs = (jax.ShapeDtypeStruct((1, 1), jnp.int32), cache, one, one)
         step = self._family.step(self.spec)
@@ -243,6 +243,9 @@ class Engine:
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty cache of `batch` rows, as the executables take it."""
+        return self._empty_cache(batch, capacity)
+
+    def _empty_cache(self, batch: int, capacity: int) -> Any:
         if self.kv == "float32":
             return self._family.cache(self.spec, batch, capacity)
         return KVCache.empty(self.spec, batch, capacity, self.kv)
@@ -296,7 +299,7 @@ class Engine:
 
     def _step_executable(self, kind: str, batch: int, length: int, capacity: int) -> Executable:
         int32 = jnp.int32
-        cache = jax.eval_shape(lambda: self.new_cache(batch, capacity))
+        cache = jax.eval_shape(lambda: self._empty_cache(batch, capacity))
         args = (
             self.packed,
             jax.ShapeDtypeStruct((batch, length), int32),

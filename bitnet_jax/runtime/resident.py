@@ -90,7 +90,7 @@ class _Place:
         """Reads a tensor and puts it on the device; says whether it stays bfloat16."""
         entry = checkpoint.entries[name]
         if self._head is not None and is_head(name) and len(entry.shape) == 2 and not entry.ternary:
-            rows = max(_PIECE // entry.shape[1], 1)
+            rows = max(_PIECE // max(entry.shape[1], 1), 1)
             parts = checkpoint.parts(name, rows)
             return self._put_tensor(quantize_rows(parts, entry.shape, self._head, name)), False
         value = entry.read()

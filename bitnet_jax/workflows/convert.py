@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData, BitnetError, InternalError, UsageError, did_you_mean
-from bitnet_jax.core.paths import atomic_file, check_output
+from bitnet_jax.core.paths import atomic_file
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
 from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.formats.receipts import receipt_path, stale_receipt
+from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import (
     Saved,
     check_kind,
@@ -85,15 +85,20 @@ def _convert(
     receipt = receipt_path(output, format)
     inside = receipt.is_relative_to(output)
     if not inside:
-        # Of a run that was killed before its file had its place: see `prove`.
-        left = not output.exists() and stale_receipt(output, format) == receipt
-        check_output(receipt, force=force or left)
+        check_receipt(output, format, force=force)
         check_kind(receipt, directory=False)
-    replaces = output.exists()
     findings = examine(checkpoint)
     _stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
     record: dict[str, Any] = {}
+
+    receipted = inside
+
+    def write_receipt() -> None:
+        nonlocal receipted
+        with atomic_file(receipt, force=check_receipt(output, format, force=force)) as stream:
+            stream.write(_receipt(record))
+        receipted = True
 
     def prove(temporary: Path, saved: Saved) -> None:
         written = open_checkpoint(temporary)
@@ -121,28 +126,23 @@ def _convert(
         )
         if inside:  # it gets its place with the folder
             (temporary / receipt.name).write_bytes(_receipt(record))
-        elif replaces:  # killed from here on, the new file may lack a receipt: never the old one's
+        elif output.exists():  # killed from here on, the new file lacks a receipt
             receipt.unlink(missing_ok=True)
-        else:  # killed from here on, the receipt may lack its file: the next run makes both
-            _write(receipt, record)
+        else:  # killed from here on, the receipt lacks its file: the next run makes both
+            write_receipt()
 
     try:
         save_checkpoint(
             checkpoint, output, format=format, encoding=encoding, force=force, prove=prove
         )
     except BaseException:
-        if record and not inside and not replaces:
+        if receipted and not inside and not output.exists():
             receipt.unlink(missing_ok=True)
         raise
-    if replaces and not inside:
-        _write(receipt, record)
+    if not receipted:
+        write_receipt()
     delivery.beside.append(receipt)
     return record | {"receipt": delivery.named(receipt)}
-
-
-def _write(receipt: Path, record: dict[str, Any]) -> None:
-    with atomic_file(receipt) as stream:
-        stream.write(_receipt(record))
 
 
 def _receipt(record: dict[str, Any]) -> bytes:

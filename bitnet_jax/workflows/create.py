@@ -11,7 +11,7 @@ from bitnet_jax.core.paths import check_output
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.deliver import delivered
-from bitnet_jax.formats.receipts import stale_receipt
+from bitnet_jax.formats.receipts import check_receipt, stale_receipt
 from bitnet_jax.formats.save import FORMATS, format_of
 from bitnet_jax.models.families import every_family
 
@@ -55,7 +55,7 @@ def create(
         stale = stale_receipt(path, format)
         if stale is not None:
             check_output(path, force=force)  # of the two, the one that was asked for
-            check_output(stale, force=force)
+            check_receipt(path, format, force=force)
 
         def forget(*written: Any) -> None:
             # Killed from here on, the old model may lack a receipt; the new one never has it.

@@ -71,7 +71,8 @@ def train_start(
 
     Args:
       offline: fetch no text from a store; None: as HF_HUB_OFFLINE says.
-      keep_compiled: let JAX keep what it compiles in this user's cache, for later runs too.
+      keep_compiled: let JAX keep what it compiles in this user's cache, from now on in this
+        process (`compiler.kept.keep_xla`): a later run compiles the same programs in no time.
 
     Raises:
       ConfigError: the recipe is wrong, with file and line.

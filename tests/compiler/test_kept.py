@@ -1,14 +1,19 @@
 """Executables kept on disk: found again, never stale, never trusted where others may write."""
 
+import contextlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from bitnet_jax.compiler import kept
 from bitnet_jax.compiler.compile import compile_function
-from bitnet_jax.core.errors import PermissionDenied
+from bitnet_jax.core.errors import PermissionDenied, Resumable
 from bitnet_jax.runtime import engine as engine_module
 from bitnet_jax.runtime.engine import Engine
 from bitnet_jax.runtime.sampling import SamplingParams
@@ -16,6 +21,18 @@ from tests.suites.families import ROWS
 
 ROW = ROWS[0]
 PROMPT = [5, 17, 300]
+
+
+@pytest.fixture(autouse=True)
+def _without_jaxs_own_cache():
+    """What JAX took from it cannot be kept."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -109,15 +126,82 @@ def test_what_decides_a_program_decides_its_entry(folder, monkeypatch):
         assert entry()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     assert entry() and len(made) == 8
-    # Of the sources, each byte counts.
-    kept._sources.cache_clear()
-    monkeypatch.setattr(kept, "_ROOT", folder)
-    (folder / "a.py").write_text("x = 1")
-    before = kept._sources()
-    (folder / "a.py").write_text("x = 2")
-    kept._sources.cache_clear()
-    assert kept._sources() != before
-    kept._sources.cache_clear()
+
+
+def test_of_the_sources_each_byte_counts_and_none_may_be_younger_than_the_process(
+    tmp_path, monkeypatch, folder, compiles, caplog
+):
+    try:
+        monkeypatch.setattr(kept, "_ROOT", tmp_path)
+        (tmp_path / "a.py").write_text("x = 1")
+        kept._sources.cache_clear()
+        before = kept._sources()
+        (tmp_path / "a.py").write_text("x = 2")
+        kept._sources.cache_clear()
+        assert kept._sources() != before
+        kept._edited.cache_clear()
+        generated(engine())
+        assert "sources of bitnet-jax have changed" in caplog.text and not folder.exists()
+    finally:
+        kept._sources.cache_clear()
+        kept._edited.cache_clear()
+
+
+def test_whatever_the_umask_the_next_start_takes_it(folder, compiles):
+    before = os.umask(0o002)
+    try:
+        generated(engine())
+    finally:
+        os.umask(before)
+    count = len(compiles)
+    generated(engine())
+    assert len(compiles) == count
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(28, "No space left on device"), NotImplementedError("constants"), None]
+)
+def test_what_cannot_be_kept_runs_all_the_same(folder, monkeypatch, caplog, fault):
+    said = generated(engine())
+    for path in folder.iterdir():
+        path.unlink()
+    if fault is None:  # another process writes every one of them now
+
+        @contextlib.contextmanager
+        def writing(path):
+            raise Resumable("io.busy", "another process is writing it")
+            yield
+
+        monkeypatch.setattr(kept, "atomic_file", writing)
+    else:
+
+        def fails(compiled):
+            raise fault
+
+        monkeypatch.setattr(kept.serialize_executable, "serialize", fails)
+    assert generated(engine()) == said
+    assert not list(folder.iterdir())
+    assert ("is not kept" in caplog.text) == (fault is not None)
+
+
+def test_the_key_is_the_same_in_every_process():
+    """Of a model with two bfloat16 matrices: a set of names would have an order of its own."""
+    code = (
+        "import jax; from bitnet_jax.passes.packed import Packed; import numpy as np;"
+        "p = Packed.of({n: np.ones(2) for n in 'abcdef'}, 'fedcba');"
+        "print(jax.tree_util.tree_structure(p))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1
 
 
 def test_where_no_cache_can_be_written_nothing_is_kept(monkeypatch, compiles, caplog):
@@ -149,6 +233,13 @@ def test_a_program_that_others_may_write_is_not_run(folder, compiles, caplog):
     generated(engine())
     assert len(compiles) == 3 * count
     assert "no compiled program is kept: others may write" in " ".join(caplog.text.split())
+
+
+def test_where_jax_has_a_cache_that_one_is_used(folder, tmp_path, compiles):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    generated(engine())
+    generated(engine())
+    assert len(compiles) == 6 and not folder.exists()
 
 
 def test_the_oldest_go(folder, monkeypatch):

@@ -6,7 +6,8 @@ from pathlib import Path
 from tests.e2e.terminal import here, spawn
 
 
-def test_what_one_process_compiled_the_next_one_runs(tmp_path):
+def test_what_one_process_compiled_the_next_one_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # else JAX keeps it, not we
     # Sizes of no other test: nobody has compiled this before.
     here("model", "create", "tiny", "--layers", "1", "--vocab-size", "523", "-o", tmp_path / "m")
     kept = Path(os.environ["BITNET_CACHE_DIR"]) / "executables"

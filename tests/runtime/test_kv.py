@@ -75,6 +75,22 @@ def _uses_the_ops(row):
     return "cache_write" in row.plugin.read_text() if row.plugin != "page" else False
 
 
+def test_floats_that_are_cast_to_the_caches_dtype_are_no_floats_any_more():
+    from bitnet_jax.ops.cache_write import cache_write
+    from bitnet_jax.passes.cache_uses import require_opaque_cache
+
+    cache = jax.eval_shape(lambda: KVCache.empty(tiny_spec(), 1, 4, "int8"))
+    new = jax.ShapeDtypeStruct((1, 1, *cache.keys[0].shape[2:]), np.float32)
+    where = jax.ShapeDtypeStruct((1, 1), np.int32)
+
+    def step(params, cache, new, where):
+        keys = cache.keys[0]
+        return cache_write(keys, new.astype(keys.dtype)[..., :-4], where)
+
+    with pytest.raises(UsageError, match="writes int8 into the cache, not floats"):
+        require_opaque_cache(step, {}, cache, new, where, cache=0, name="m")
+
+
 def test_a_step_that_reads_the_cache_itself_is_found(tmp_path):
     from bitnet_jax.passes.cache_uses import require_opaque_cache
 

@@ -104,6 +104,9 @@ def test_a_receipt_whose_file_never_came_is_written_again(made):
     assert again["digest_after"] == made["digest_after"]
     assert converted("m.hf", "m.bitnet") is not None
     Path("m.bitnet").unlink()
+    create(shape="tiny", layers=1, output="m.bitnet")  # nor does it stand in another's way
+    assert not Path("m.receipt.json").exists()
+    Path("m.bitnet").unlink()
     Path("m.receipt.json").write_text("{}")  # not one of ours: somebody may want it
     with pytest.raises(CannotCreate, match=r"m.receipt.json` exists"):
         convert("m.hf", "m.bitnet", probe=False)

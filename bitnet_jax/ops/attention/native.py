@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.ops.native.library import ffi_target
+from bitnet_jax.quant.cache_rows import row_width
 
 # Lanes of the kernels: a head must fill them.
 LANES = 16
@@ -25,7 +26,8 @@ def fits(q: Any, k: Any, v: Any, positions: Any) -> bool:
     placed = str(positions.dtype) == "int32" and positions.shape == q.shape[:2]
     whole = q.shape[-1] % LANES == 0 and q.size > 0 and k.size > 0
     floats = str(q.dtype) == "float32" and held in ({"float32"}, {"int8"})
-    return floats and placed and whole
+    rows = floats and k.shape[-1] == v.shape[-1] == row_width(q.shape[-1], str(k.dtype))
+    return rows and placed and whole
 
 
 def attention_native(q: Any, k: Any, v: Any, positions: Any) -> Any:

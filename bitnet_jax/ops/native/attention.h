@@ -45,7 +45,8 @@ struct AttentionPlan {
   mutable std::atomic<bool> memory{true};  // none was lacking
 };
 
-// A thread's own floats: the caller's, or one of the pool's. Null where memory is lacking.
+// A thread's own floats: the caller's, or one of the pool's, kept for its next call. Good until the
+// same thread asks again. Null where memory is lacking.
 static float* Scratch(int64_t count) {
   static thread_local Buffer<float> held;
   static thread_local int64_t size = 0;

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import ml_dtypes
 import numpy as np
 
-from bitnet_jax.core.errors import BitnetError
+from bitnet_jax.core.errors import BitnetError, InternalError
 from bitnet_jax.core.pages import Pages
 from bitnet_jax.ops.native.library import library
-from bitnet_jax.quant.finite import not_finite, require_finite
+from bitnet_jax.quant.finite import is_finite, not_finite
 from bitnet_jax.quant.kinds import kind_of, quantize_weights
 from bitnet_jax.quant.layouts import LAYOUT_OF, layout_of, pack_codes
 from bitnet_jax.quant.tensor import QuantTensor
@@ -42,11 +42,15 @@ def quantize_rows(
     pages = Pages()
     codes = pages.empty(layout.shape(*shape), np.dtype(layout.dtype))
     scale = pages.empty(shape[:1], np.dtype(np.float32))
-    done = 0
-    for part in parts:
+    done, finite = 0, True
+    for part in parts:  # all of them: whoever reads them says at the end whether they are damaged
         rows = slice(done, done + len(part))
-        _fill(part, name, kind, codes[rows], scale[rows])
+        finite &= _fill(part, kind, codes[rows], scale[rows])
         done += len(part)
+    if not finite:
+        raise not_finite(name)
+    if done != shape[0]:
+        raise InternalError("quantize.rows", f"`{name}` has {shape[0]} rows, and {done} came")
     return QuantTensor(
         codes,
         scale,
@@ -61,18 +65,19 @@ def quantize_rows(
     )
 
 
-def _fill(w: np.ndarray, name: str, kind: str, codes: np.ndarray, scale: np.ndarray) -> None:
+def _fill(w: np.ndarray, kind: str, codes: np.ndarray, scale: np.ndarray) -> bool:
+    """Says whether all of `w` are numbers."""
     layout = LAYOUT_OF[kind]
     try:
         kernels = library() if w.dtype in _KERNEL_DTYPES else None
     except BitnetError:
         kernels = None  # whoever asks for kernels by name gets this error where they are chosen
     if kernels is not None:
-        if not kernels.quantize_rows(np.ascontiguousarray(w), layout, codes, scale):
-            raise not_finite(name)
-        return
-    require_finite(name, w)
+        return kernels.quantize_rows(np.ascontiguousarray(w), layout, codes, scale)
+    if not is_finite(w):
+        return False
     for at in range(0, len(w), _ROWS):
         some = w[at : at + _ROWS].astype(np.float32)
         values, scale[at : at + _ROWS] = quantize_weights(some, kind, "row", scale_dtype="float32")
         codes[at : at + _ROWS] = pack_codes(values, layout)
+    return True
