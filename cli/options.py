@@ -35,6 +35,7 @@ LETTERS = {
     "j": "jobs",
     "J": "json",
     "k": "top-k",
+    "K": "kv",
     "l": "layers",
     "L": "log-file",
     "m": "model",
@@ -424,6 +425,8 @@ class EngineArgs(ModelArgs):
         help="hold the embedding and the head in fewer bits: faster, and not exact",
     )
     kv: str = option(
+        "-K",
+        "--kv",
         default="float32",
         choices=("float32", "int8"),
         help="hold the KV cache in float32, or in int8: a quarter of the memory, and not exact",

@@ -2,8 +2,9 @@
 
 Python runs a signal's handler between any two instructions. Inside JAX those may lie in a
 callback that C++ made and that must not raise: the process would be aborted where it stands,
-half-written files and all. So while JAX is on the stack, the exception waits until it is not. And
-while a module is imported: an extension in C may make a broken import of it, with words of its own.
+half-written files and all. So while JAX is on the stack, the exception waits until it is not. It
+waits while a module is imported, too: an extension in C may make a broken import of it, with words
+of its own; and in callbacks of the garbage collector, where it would be lost.
 Knows nothing of commands. `bitnet --help` loads this file: it imports little.
 """
 
@@ -29,6 +30,8 @@ RAISED: dict[int, type[BaseException]] = {
 FRAGILE = frozenset({"jax", "jaxlib"})
 # Whatever these call is an import. A file of the user's is imported too, and may never end.
 IMPORTING = frozenset({"importlib._bootstrap", "importlib._bootstrap_external"})
+# From callbacks of the garbage collector nothing is passed on: it would be lost.
+UNHEARD = frozenset({"__del__", "weakref_cb", "_xla_gc_callback"})
 _IMPORT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.02
 # A key that bounces, or a hasty second press, must not cut the tidying up short.
@@ -129,6 +132,8 @@ def _fragile(frame: FrameType | None, patient: bool) -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         if name.partition(".")[0] in FRAGILE or (patient and name in IMPORTING):
+            return True
+        if name == "weakref" or frame.f_code.co_name in UNHEARD:
             return True
         frame = frame.f_back
     return False

@@ -89,3 +89,19 @@ def test_while_the_end_is_told_nothing_stops_it():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", RAISED)
+def test_a_signal_in_a_callback_of_the_collector_waits_and_is_not_lost(number):
+    class Held:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            for _ in range(1000):  # the handler runs in here
+                pass
+
+    with pytest.raises(RAISED[number]), stoppable():
+        held = Held()
+        del held
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            time.sleep(0.001)

@@ -132,18 +132,23 @@ def test_its_named_shape_is_made_and_trained_on(bitnet, folder):
 
 
 # ------------------------------------------------------------------- without being told
+@pytest.fixture(scope="module")
+def exported(trained, bitnet):
+    bitnet("model", "convert", "run/model.bitnet", "-o", "exported.hf")
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
         ("model inspect run/model.bitnet", "model.unknown_family"),
         ("generate run/model.bitnet x", "model.unknown_family"),
         ("train start -c recipe.yaml -o not", "model.unknown_family"),
-        ("model inspect said.hf", "model.unknown_architecture"),
+        ("model inspect run/../exported.hf", "model.unknown_architecture"),
     ],
 )
-def test_nobody_else_knows_it(trained, folder, line, code):
-    ended = here(*line.replace("run/", f"{folder}/run/").replace("said", f"{folder}/packed")
-                 .replace("recipe", f"{folder}/recipe").split())  # fmt: skip
+def test_nobody_else_knows_it(trained, exported, folder, line, code):
+    line = line.replace("run/", f"{folder}/run/").replace("recipe", f"{folder}/recipe")
+    ended = here(*line.split())
     assert ended.refused(65, code)
     assert "pass --plugin FILE.py" in ended.hint
     assert not (folder / "not").exists()
