@@ -6,7 +6,7 @@ shape in dense bfloat16, by `transformers`. (llama.cpp has no BitNet 2B4T; the s
 products are the same, sub-norms and the squared ReLU are left out, which costs the peers nothing.)
 
     python benchmarks/peers.py FOLDER model.bitnet [--rounds 8] [--skip-dense]
-        [--output results/peers.json]
+        [--skip-prefill] [--output results/peers.json]
 
 Needs: pip install torch==2.13.0 transformers gguf, and llama.cpp built for this machine:
 CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--skip-dense", action="store_true")
+    parser.add_argument("--skip-prefill", action="store_true")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,8 @@ def main() -> None:
             "decode": {"batch_sizes": (1, 8), "prompt_tokens": 16, "decode_tokens": 32},
             "prefill": {"batch_sizes": (1,), "prompt_tokens": 512, "decode_tokens": 2},
         }.items():
+            if name == "prefill" and args.skip_prefill:
+                continue
             found = bj.bench_compare(
                 [peer, args.model], runtimes=["llama.cpp", "bitnet-jax"], **asked, **more
             )
