@@ -157,7 +157,10 @@ def main() -> None:
         "runs": runs,
     }
     if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1)
+        for place in (args.folder, Path(args.model).parent):  # where they lay is nobody's matter
+            text = text.replace(f"{place}/", "")
+        args.output.write_text(text + "\n")
 
 
 if __name__ == "__main__":
