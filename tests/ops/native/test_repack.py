@@ -11,19 +11,6 @@ from bitnet_jax.quant.tensor import from_codes
 LAYOUTS = ("t2.16x16", "t1.16x20")
 
 
-@pytest.fixture(params=["library", "numpy"])
-def by(request, monkeypatch):
-    """With the C++ library, and without."""
-    if request.param == "library" and not native.status().available:
-        pytest.skip(f"no C++ kernels: {native.status().reason}")
-    if request.param == "numpy":
-        monkeypatch.setenv("BITNET_NO_COMPILE", "1")
-        monkeypatch.setenv("BITNET_KERNELS", "")
-        monkeypatch.setenv("BITNET_CACHE_DIR", str(request.getfixturevalue("tmp_path")))
-        assert not native.status().available
-    return request.param
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (2, 40, 160), (300, 2561)], ids=str)
 @pytest.mark.parametrize("to", LAYOUTS)
 def test_there_and_back(by, rng, shape, to):

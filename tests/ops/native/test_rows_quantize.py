@@ -5,25 +5,11 @@ import numpy as np
 import pytest
 
 from bitnet_jax.core.errors import BadData, UsageError
-from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.native.rows_quantize import quantize_rows
 from bitnet_jax.quant.kinds import quantize_weights
 from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
 
 KINDS = ("int8", "int6", "int4")
-
-
-@pytest.fixture(params=["library", "numpy"])
-def by(request, monkeypatch):
-    """With the C++ library, and without."""
-    if request.param == "library" and not native.status().available:
-        pytest.skip(f"no C++ kernels: {native.status().reason}")
-    if request.param == "numpy":
-        monkeypatch.setenv("BITNET_NO_COMPILE", "1")
-        monkeypatch.setenv("BITNET_KERNELS", "")
-        monkeypatch.setenv("BITNET_CACHE_DIR", str(request.getfixturevalue("tmp_path")))
-        assert not native.status().available
-    return request.param
 
 
 def weights(rng, shape, dtype):
