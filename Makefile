@@ -95,7 +95,7 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml $(PINS)
 # torch first, and by itself: every other package that wants it then takes the one installed.
 $(STAMPS)/heavy: $(STAMPS)/dev
 	$(PIP) $(TORCH)
-	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3,release,fuzz]'
+	$(PIP) -c $(PINS) -e '.[dev,hf,gguf,hub,gcs,s3,release,fuzz,counterparts]'
 	@touch $@
 
 # Debian packages of the tests. Elsewhere, or without root, say what is missing and go on:

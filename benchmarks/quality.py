@@ -21,7 +21,7 @@ import bitnet_jax as bj
 from bitnet_jax.runtime.score import token_logprobs
 from bitnet_jax.train.data import heldout_windows
 from bitnet_jax.workflows.quickstart import recipe
-from bitnet_jax.workflows.train_prepare import prepare_scratch
+from bitnet_jax.workflows.train import prepare_scratch
 
 LENGTH = 128
 WAYS = (
