@@ -161,7 +161,8 @@ def read_packed(
 def _tensor(
     item: Expected, trits: np.ndarray, scale: Any, scale_dtype: str, dtype: str
 ) -> QuantTensor:
-    """The parameter whose trits a checkpoint holds as [out, in]."""
+    """The parameter whose trits a checkpoint holds as [out, in], maybe with those of others."""
+    trits = np.ascontiguousarray(item.taken(trits))
     tensor = from_trits(trits, np.array(scale, np.float32), scale_dtype=scale_dtype, dtype=dtype)
     if not item.transposed:
         return tensor
@@ -175,7 +176,7 @@ def turned(item: Expected, value: np.ndarray) -> np.ndarray:
 
 def read_float(item: Expected, stored: Stored) -> np.ndarray:
     """A parameter that is not ternary."""
-    return turned(item, stored.read(item.huggingface))
+    return turned(item, item.taken(stored.read(item.huggingface)))
 
 
 def scale_of_bias(item: Expected) -> str:
@@ -243,7 +244,7 @@ def read_latent(item: Expected, stored: Stored, where: str) -> np.ndarray:
     """The float weights of a master as they are: what training goes on from."""
     weights = stored.read(item.huggingface)
     _check_finite(item, weights, where)
-    return turned(item, weights)
+    return turned(item, item.taken(weights))
 
 
 def read_dequantized(
