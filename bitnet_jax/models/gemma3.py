@@ -31,26 +31,24 @@ NAMES = (
     *rows.FINAL_NORM,
     *rows.HEAD,
 )
-_BASES = {"full_attention": 1000000.0, "sliding_attention": 10000.0}
+_THETA, _LOCAL_THETA = 1000000.0, 10000.0
 
 
 def _read_rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Two sets of rotary parameters: transformers 5 keeps them by the layers' type."""
     found = rope.parameters(raw, where)
-    by_type = {name: found.get(name) for name in _BASES}
-    if not any(by_type.values()):  # transformers 4
-        by_type["full_attention"] = found | {"rope_theta": raw["rope_theta"]}
-        by_type["sliding_attention"] = {"rope_theta": raw["rope_local_base_freq"]}
-    for name, one in by_type.items():
+    full: Any = found.get("full_attention")
+    sliding: Any = found.get("sliding_attention")
+    if full is None and sliding is None:  # transformers 4
+        full = {**found, "rope_theta": raw["rope_theta"]}
+        sliding = {"rope_theta": raw["rope_local_base_freq"]}
+    for name, one in (("full_attention", full), ("sliding_attention", sliding)):
         if not isinstance(one, dict):
             raise BadData("config.value", f"{where}: rope parameters of {name} are {shown(one)}")
-    full, sliding = by_type.values()
     rope.kind_of(sliding, where, {"default": ()}, "layers with a window have no scaling here")
     return {
-        "rope_theta": full.get("rope_theta", _BASES["full_attention"]),
-        "local_rope_theta": config_keys.number(
-            sliding, "rope_theta", where, _BASES["sliding_attention"]
-        ),
+        "rope_theta": full.get("rope_theta", _THETA),
+        "local_rope_theta": config_keys.number(sliding, "rope_theta", where, _LOCAL_THETA),
         **rope.read_rope(full, where),
     }
 
@@ -77,7 +75,7 @@ _QUERY = spelling.Part(
     lambda spec, old: {"query_pre_attn_scalar": spec.extra["query_pre_attn_scalar"]},
 )
 PARTS = (
-    spelling.Part(rope.FIELDS | {"local_rope_theta": 10000.0}, _read_rope, _write_rope),
+    spelling.Part(rope.FIELDS | {"local_rope_theta": _LOCAL_THETA}, _read_rope, _write_rope),
     spelling.layered_windows(_slides),
     spelling.flags(attention_bias=False),
     _QUERY,
@@ -135,8 +133,8 @@ FAMILY = Family(
             "num_key_value_heads": 4,
             "query_pre_attn_scalar": 256,
             "rms_norm_eps": 1e-6,
-            "rope_local_base_freq": _BASES["sliding_attention"],
-            "rope_theta": _BASES["full_attention"],
+            "rope_local_base_freq": _LOCAL_THETA,
+            "rope_theta": _THETA,
             "sliding_window": 4096,
             "sliding_window_pattern": 6,
             "tie_word_embeddings": True,

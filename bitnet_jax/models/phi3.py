@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4 (`Phi3ForCausalLM`; arXiv 2404.14219): Llama's parts.
 
-Its files hold q, k and v as one matrix, gate and up as another; here they are the matrices they are.
+Its files hold q, k and v as one matrix, gate and up as another; here each is its own.
 """
 
 from __future__ import annotations

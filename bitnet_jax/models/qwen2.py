@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 (`Qwen2ForCausalLM`; arXiv 2407.10671): Llama's parts, with biases of q, k and v.
+"""Qwen2 and Qwen2.5 (`Qwen2ForCausalLM`; arXiv 2407.10671): Llama's parts; q, k, v have biases.
 
 A window, where there is one, is in the layers from `max_window_layers` on.
 """

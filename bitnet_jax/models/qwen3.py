@@ -1,4 +1,4 @@
-"""Qwen3 (`Qwen3ForCausalLM`; arXiv 2505.09388): Llama's parts, with a norm of each query and key."""
+"""Qwen3 (`Qwen3ForCausalLM`; arXiv 2505.09388): Llama's parts; queries and keys have norms."""
 
 from __future__ import annotations
 

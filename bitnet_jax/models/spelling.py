@@ -209,7 +209,7 @@ def spelled(
         return fields | ({"extra": extra} if extra else {})
 
     def write(spec: ModelSpec, old: bool) -> dict[str, Any]:
-        names = {ours: theirs for theirs, ours in reversed(activations.items())}
+        names = {ours: theirs for theirs, ours in reversed(list(activations.items()))}
         config = config_keys.write_sizes(spec) | fixed
         if "head_dim" in absent:
             config["head_dim"] = spec.head_dim

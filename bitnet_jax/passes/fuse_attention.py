@@ -46,9 +46,10 @@ def _fused(graph: Graph, eqn: Any) -> tuple[int, Replacement] | None:
         *(turn_q.invars[0], turn_k.invars[0], writes[1].invars[1], positions),
         *(write.invars[0] for write in writes),
     )
-    own_params = {k: v for k, v in eqn.params.items() if k != "implementation"}
+    said: dict[str, Any] = turn_q.params | eqn.params
+    said.pop("implementation", None)
 
     def run(*operands: Any) -> tuple[Any, ...]:
-        return cached_attention(*operands, **turn_q.params, **own_params)
+        return cached_attention(*operands, **said)
 
     return graph.index(eqn), Replacement(inputs, (eqn.outvars[0], k, v), run)
