@@ -10,6 +10,7 @@ from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.bitnet_config import HUGGINGFACE
+from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.family import API, Family, Function, Params
 from bitnet_jax.models.parameter import Parameter
 from bitnet_jax.quant.rules import Rule
@@ -100,5 +101,6 @@ FAMILY = Family(
     values={"activation": ("relu2", "silu")},
     check=_check,
     huggingface=HUGGINGFACE,
+    gguf=GGUF,
     shapes=SHAPES,
 )
