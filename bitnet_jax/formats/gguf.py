@@ -58,8 +58,6 @@ _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
 _IGNORED = ("rope_freqs.weight",)
 
 
-
-
 # ------------------------------------------------------------------------------ reading
 def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     """Opens a GGUF file: header, keys and names; reads no tensor.
@@ -98,8 +96,8 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     kinds = Counter(file.info(names[name]).type.name for name in entries if entries[name].ternary)
     if "I2_S" in kinds and not stated:
         warnings.append(
-            f"{where}: I2_S names several layouts, and nothing in the file says which it has; it is "
-            "read as bitnet.cpp's converter writes it, unless the weights themselves show another"
+            f"{where}: I2_S names several layouts, and nothing in the file says which it has; it "
+            "is read as bitnet.cpp's converter writes it, unless the weights themselves show another"
         )
     if ours is False and file.metadata.get(ARCHITECTURE) == "bitnet" and _silent(file.metadata):
         warnings.append(
@@ -197,9 +195,7 @@ def _entry(
     return TensorEntry(item.name, item.shape, dtype, True, read)
 
 
-def _encoding(
-    file: GgufFile, names: Mapping[str, str], entries: Mapping[str, TensorEntry]
-) -> str:
+def _encoding(file: GgufFile, names: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> str:
     """The encoding of most matrices, with that of the embedding where it is not its own float."""
     some = [name for name, entry in entries.items() if entry.ternary] or [
         name for name, entry in entries.items() if len(entry.shape) > 1
@@ -256,9 +252,7 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
     warnings = [*chosen.warnings, *notes]
     if rounded:
         types = ", ".join(sorted({chosen.types[name] for name in rounded}))
-        warnings.append(
-            f"{len(rounded)} tensors of floats were rounded to {types}: {few(rounded)}"
-        )
+        warnings.append(f"{len(rounded)} tensors of floats were rounded to {types}: {few(rounded)}")
     return Written(chosen.name, digest, warnings)
 
 
@@ -294,9 +288,7 @@ def _forms(checkpoint: Checkpoint, chosen: Encoding) -> tuple[dict[str, Form], D
     return forms, builder.result()
 
 
-def _kept(
-    checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]
-) -> dict[str, Kept]:
+def _kept(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> dict[str, Kept]:
     """What the table must say: of every ternary tensor, and of floats whose dtype is not kept."""
     found = {name: form.kept for name, form in forms.items()}
     for name, entry in checkpoint.entries.items():
@@ -305,9 +297,7 @@ def _kept(
     return found
 
 
-def _plan(
-    checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]
-) -> list[Planned]:
+def _plan(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> list[Planned]:
     wanted, names = expected(checkpoint.spec), gguf_names(checkpoint.spec)
     plan = []
     for name in _order(checkpoint):

@@ -98,7 +98,9 @@ def _resolve(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]
         for name, entry in checkpoint.entries.items()
         if entry.ternary
     }
-    fitting = [n for n, t in TERNARY.items() if all(w % TYPES[t].block == 0 for w in widths.values())]
+    fitting = [
+        n for n, t in TERNARY.items() if all(w % TYPES[t].block == 0 for w in widths.values())
+    ]
     if asked is None:
         found = checkpoint.source.encoding if checkpoint.source.format == "gguf" else None
         if found in ENCODINGS and found.split("+")[0] in (fitting if widths else ENCODINGS):

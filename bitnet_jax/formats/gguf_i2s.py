@@ -14,7 +14,7 @@ is refused. It is looked at once, when the first I2_S tensor is read, in at most
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,8 +90,8 @@ class LayoutCheck:
         if best != OURS and found[best] > _TELLING and found[best] > found[OURS] + _AHEAD:
             raise TensorError(
                 "gguf.i2s_layout",
-                f"`{self.file.path}`: its I2_S tensors are not {OURS}, the layout that bitnet.cpp's "
-                f"converter writes; they look like {best} (zeros by column agree with the norms of "
+                f"`{self.file.path}`: its I2_S tensors are not {OURS}, the layout that "
+                f"bitnet.cpp's converter writes; they look like {best} (zeros by column agree with the norms of "
                 f"layer {layer} at {found[best]:.0f} standard deviations, {found[OURS]:.0f} in "
                 "ours)",
                 "make the file again with bitnet.cpp's converter, on any machine, or take a TQ2_0 "
@@ -115,24 +115,21 @@ class LayoutCheck:
             if out % 4 == 0 or "rows" not in layout
         }
 
-    def _references(self, pre: str):
+    def _references(self, pre: str) -> Iterator[np.ndarray]:
         """What knows the channels in their true order: sizes, each a vector [hidden]."""
         for name in ("input_layernorm", "post_attention_layernorm"):
             if pre + name in self.names:
-                yield np.abs(self._floats(self.names[pre + name], None))
-        rows = self._floats(self.names["embed_tokens"], _EMBEDDING_ROWS)
-        if rows is not None:
-            yield np.sqrt(np.square(rows).mean(axis=0))
+                yield np.abs(self._rows(self.names[pre + name], 1)[0])
+        embedding = self.names["embed_tokens"]
+        if self.file.info(embedding).type.name in FLOATS:
+            yield np.sqrt(np.square(self._rows(embedding, _EMBEDDING_ROWS)).mean(axis=0))
 
-    def _floats(self, name: str, rows: int | None) -> np.ndarray | None:
+    def _rows(self, name: str, most: int) -> np.ndarray:
+        """The first rows of a tensor of floats, float32 [rows, width]."""
         info = self.file.info(name)
-        if info.type.name not in FLOATS:
-            return None
-        dtype = FLOATS[info.type.name]
-        width = info.shape[-1]
-        count = width * min(rows or 1, info.shape[0] if len(info.shape) > 1 else 1)
-        data = self.file.read_prefix(name, count * dtype.itemsize).view(dtype).astype(np.float32)
-        return data.reshape(-1, width) if rows else data
+        dtype, width = FLOATS[info.type.name], info.shape[-1]
+        data = self.file.read_prefix(name, most * width * dtype.itemsize)
+        return data.view(dtype).astype(np.float32).reshape(-1, width)
 
 
 _READERS = (

@@ -196,15 +196,15 @@ def _value(
         except TypeError:
             return None  # made of what is itself absurd, and is named then
     value = metadata[name]
-    if not isinstance(value, _KINDS[key.kind]) or (
-        isinstance(value, bool) and key.kind != "bool"
-    ):
+    if not isinstance(value, _KINDS[key.kind]) or (isinstance(value, bool) and key.kind != "bool"):
         raise BadData(
             "config.value",
             f"{where}: {name} is {shown(value)}; it must be of kind {key.kind}",
             "is this a model of that architecture, with one value for all layers?",
         )
-    return short(value) if key.kind == "f32" and np.isfinite(np.float32(value)) else value
+    if isinstance(value, int | float) and key.kind == "f32" and np.isfinite(np.float32(value)):
+        return short(value)
+    return value
 
 
 def _check_rope(architecture: str, metadata: Mapping[str, Any], where: str) -> None:
@@ -240,17 +240,13 @@ def _agreed(spec: ModelSpec, ours: dict[str, Any], where: str) -> ModelSpec:
     stated = family_of(spec.family).accept(ModelSpec.from_json(ours))
     theirs, mine = spec.to_json(), stated.to_json()
     odd = [
-        name
-        for name in {**mine, **theirs}
-        if not _alike(name, mine.get(name), theirs.get(name))
+        name for name in {**mine, **theirs} if not _alike(name, mine.get(name), theirs.get(name))
     ]
     if odd:
         raise BadData(
             "gguf.spec",
             f"{where}: {SPEC} and the keys of the architecture differ in "
-            + ", ".join(
-                f"{n} ({shown(mine.get(n))}, {shown(theirs.get(n))})" for n in odd[:3]
-            ),
+            + ", ".join(f"{n} ({shown(mine.get(n))}, {shown(theirs.get(n))})" for n in odd[:3]),
             _RIGHT,
         )
     return stated

@@ -128,8 +128,8 @@ def _normalizer_note(normalizer: Any) -> str | None:
     kind = normalizer.get("type") if isinstance(normalizer, Mapping) else None
     if kind in ("NFC", "NFKC"):
         return (
-            f"the tokenizer normalizes text ({kind}) before it cuts it; llama.cpp does not, so text "
-            "that is not in that form gets other tokens there"
+            f"the tokenizer normalizes text ({kind}) before it cuts it; llama.cpp does not, so "
+            "text that is not in that form gets other tokens there"
         )
     raise CannotCreate(
         "gguf.normalizer",

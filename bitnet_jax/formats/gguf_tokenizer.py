@@ -157,7 +157,7 @@ def _sentencepiece(
 
 
 def _space_prefix(raw: Mapping[str, Any]) -> bool:
-    """Whether a space goes before the text; how spaces become U+2581 stands in one of two places."""
+    """Whether a space goes before the text; one of two places says how they are spelled."""
     normalizer = raw.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     pre = raw.get("pre_tokenizer") or {}
@@ -166,7 +166,9 @@ def _space_prefix(raw: Mapping[str, Any]) -> bool:
     if replaces and set(kinds) <= {"Prepend", "Replace"} and not pre:
         return "Prepend" in kinds
     if pre.get("type") == "Metaspace" and not steps and pre.get("replacement", SPACE) == SPACE:
-        scheme = pre.get("prepend_scheme", "always" if pre.get("add_prefix_space", True) else "never")
+        scheme = pre.get(
+            "prepend_scheme", "always" if pre.get("add_prefix_space", True) else "never"
+        )
         if pre.get("split", True) is False or scheme in ("first", "always", "never"):
             return scheme != "never"
     raise _no_tokenizer(
@@ -206,11 +208,19 @@ def around(raw: Mapping[str, Any]) -> tuple[int | None, int | None]:
         parts = step.get("single") or []
         table = step.get("special_tokens") or {}
         names = [(part.get("SpecialToken") or {}).get("id") for part in parts]
-        put = [(table.get(name) or {}).get("ids") for name in names if name is not None]
-        if len(parts) - len(put) != 1 or any(not ids or len(ids) != 1 for ids in put):
+        text = names.index(None) if None in names else 0
+        sides = names[:text], names[text + 1 :]
+        if any(len(side) > 1 for side in sides):
             raise _no_tokenizer("it puts more around a text than one token on each side")
-        first = names[0] is not None
-        if len(put) > 2 or (len(put) == 2 and names[-1] is None):
-            raise _no_tokenizer("it puts more around a text than one token on each side")
-        return (put[0][0] if first else None), (put[-1][0] if names[-1] is not None else None)
+        return _only(sides[0], table), _only(sides[1], table)
     return None, None
+
+
+def _only(names: list[Any], table: Mapping[str, Any]) -> int | None:
+    """The one id that the special token of a template stands for."""
+    if not names:
+        return None
+    ids = (table.get(names[0]) or {}).get("ids") or []
+    if len(ids) != 1 or names[0] is None:
+        raise _no_tokenizer("it puts more around a text than one token on each side")
+    return ids[0]

@@ -44,7 +44,9 @@ def read_tokenizer(
         raise _bad(where, f"{keys.TEMPLATE} is no text")
     tokens = _list(metadata, "tokens", where)
     if len(tokens) != spec.vocab_size:
-        raise _bad(where, f"it has {len(tokens)} tokens for {spec.vocab_size} rows of the embedding")
+        raise _bad(
+            where, f"it has {len(tokens)} tokens for {spec.vocab_size} rows of the embedding"
+        )
     if ours and keys.HF_JSON in metadata:
         return _carried(metadata, spec, tokens, template, where), []
     builders = {"gpt2": _gpt2, "llama": _llama}
@@ -102,9 +104,7 @@ def _carried(
     text = metadata[keys.HF_JSON]
     if not isinstance(text, str):
         raise _bad(where, f"{keys.HF_JSON} is no text", _EDITED)
-    config, generation = (
-        _object(metadata, key, where) for key in (keys.CONFIG, keys.GENERATION)
-    )
+    config, generation = (_object(metadata, key, where) for key in (keys.CONFIG, keys.GENERATION))
     if isinstance(default_template(config), str) and default_template(config) != template:
         config = {**config, "chat_template": template}  # people edit the key that engines read
     files = TokenizerFiles(text.encode(), config, template, generation)
@@ -113,16 +113,19 @@ def _carried(
         said, _ = keys.vocabulary(keys.parse(files), spec.vocab_size)
     except (CannotCreate, KeyError, TypeError, AttributeError, ValueError) as error:
         what = error.message if isinstance(error, CannotCreate) else type(error).__name__
-        raise _bad(where, f"{keys.HF_JSON} is no tokenizer of this model: {what}", _EDITED) from error
+        raise _bad(
+            where, f"{keys.HF_JSON} is no tokenizer of this model: {what}", _EDITED
+        ) from error
     for key, (_, value) in said.items():
-        found = metadata.get(key)
-        if not (
-            np.array_equal(found, value)
-            if isinstance(value, np.ndarray)
-            else type(found) is type(value) and found == value
-        ):
+        if not _same(metadata.get(key), value):
             raise _bad(where, f"{key} is not what {keys.HF_JSON} says", _EDITED)
     return files
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, np.ndarray):
+        return isinstance(found, np.ndarray) and np.array_equal(found, wanted)
+    return type(found) is type(wanted) and bool(found == wanted)
 
 
 def _object(metadata: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from bitnet_jax.containers.dtypes import numpy_dtype
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.gguf import GgufFile
 from bitnet_jax.containers.gguf_blocks import CODECS, FLOATS
-from bitnet_jax.containers.gguf_types import TYPES
 from bitnet_jax.containers.native_table import check_scales
 from bitnet_jax.core.errors import BadData, CannotCreate, shown
 from bitnet_jax.models.names import Expected
@@ -123,9 +122,9 @@ def _row(item: Expected, row: Any, scales: np.ndarray, where: str) -> Kept:
     match row:
         case [str(dtype)] if dtype in _DTYPES:
             return Kept(dtype)
-        case [
-            str(dtype), str(kind), int(group), str(scale_dtype), int(at), int(count)
-        ] if dtype in _DTYPES and scale_dtype in _DTYPES[:3] and item.ternary:
+        case [str(dtype), str(kind), int(group), str(scale_dtype), int(at), int(count)] if (
+            dtype in _DTYPES and scale_dtype in _DTYPES[:3] and item.ternary
+        ):
             shape = _scale_shape(item, kind, group)
             if shape is not None and 0 <= at <= at + count <= scales.size:
                 if count == 0:

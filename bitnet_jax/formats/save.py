@@ -93,9 +93,7 @@ def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
 def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:
     with paths.atomic_file(order.path, force=order.force) as stream:
         written = write_gguf(checkpoint, stream, order.encoding)
-        saved = Saved(
-            order.path, (order.path,), "gguf", written.encoding, tuple(written.warnings)
-        )
+        saved = Saved(order.path, (order.path,), "gguf", written.encoding, tuple(written.warnings))
         stream.flush()
         order.prove(Path(stream.name), saved)
     return saved

@@ -120,7 +120,7 @@ class Gguf:
         return (self.architecture, *self.also)
 
     def heads(self, name: str, spec: ModelSpec) -> int | None:
-        """How many heads the rows of the parameter `name` are interleaved in; None: they are not."""
+        """How many heads the rows of `name` are interleaved in; None: they are not."""
         field = self.permuted.get(_NUMBER.sub(".N.", name))
         return None if field is None else field_of(spec, field)
 

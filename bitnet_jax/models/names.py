@@ -11,7 +11,15 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import check_spec, family_of
 from bitnet_jax.models.parameter import Expected, Parameter, expand, present, translate
 
-__all__ = ["Expected", "Parameter", "expected", "from_huggingface", "gguf_names", "table", "to_huggingface"]
+__all__ = [
+    "Expected",
+    "Parameter",
+    "expected",
+    "from_huggingface",
+    "gguf_names",
+    "table",
+    "to_huggingface",
+]
 
 
 def table(family: str) -> tuple[Parameter, ...]:
