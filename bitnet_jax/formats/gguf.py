@@ -44,7 +44,9 @@ from bitnet_jax.formats.gguf_weights import (
 from bitnet_jax.formats.huggingface_weights import turned
 from bitnet_jax.formats.native import PRODUCER
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.gguf import Found
 from bitnet_jax.models.names import Expected, expected, gguf_names
+from bitnet_jax.models.rope_gguf import FREQUENCIES
 from bitnet_jax.quant.digest import Digest, DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
@@ -54,8 +56,8 @@ _FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40,
 }  # fmt: skip
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
-# Tensors that say again what a spec without scaled rotary embedding says.
-_IGNORED = ("rope_freqs.weight",)
+# Of a tensor that is none of the model's parameters.
+_LARGEST_FURTHER = 1 << 20
 
 
 # ------------------------------------------------------------------------------ reading
@@ -75,7 +77,7 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     embedding = file.tensors.get("token_embd.weight")
     rows = embedding.shape[0] if embedding is not None else 0
     tied = "output.weight" not in file.tensors
-    spec = read_spec(file.metadata, rows, tied, where)
+    spec = read_spec(_found(file, where), rows, tied)
     wanted = expected(spec)
     names = gguf_names(spec)
     _check_names(file, wanted, names, spec)
@@ -96,8 +98,8 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     kinds = Counter(file.info(names[name]).type.name for name in entries if entries[name].ternary)
     if "I2_S" in kinds and not stated:
         warnings.append(
-            f"{where}: I2_S names several layouts, and nothing in the file says which it has; it "
-            "is read as bitnet.cpp's converter writes it, unless the weights themselves show another"
+            f"{where}: I2_S names several layouts, and nothing in the file says which; it "
+            "is read as bitnet.cpp's converter writes, unless the weights themselves show another"
         )
     if ours is False and file.metadata.get(ARCHITECTURE) == "bitnet" and _silent(file.metadata):
         warnings.append(
@@ -114,8 +116,32 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     return Checkpoint(spec, entries, tokenizer, source, tuple(warnings))
 
 
+def _found(file: GgufFile, where: str) -> Found:
+    """The file, as a family's row may look at it."""
+
+    def read(name: str) -> np.ndarray:
+        info = file.info(name)
+        if info.type.name not in FLOATS or info.nbytes > _LARGEST_FURTHER:
+            raise TensorError(
+                "model.tensor_dtype",
+                f"{where}: tensor `{name}` is {info.type.name} {list(info.shape)}; a short vector "
+                "of floats was expected",
+                "convert again from the original",
+                tensor=name,
+            )
+        return file.read_bytes(name).view(FLOATS[info.type.name]).astype(np.float32)
+
+    architecture = str(file.metadata.get(ARCHITECTURE))
+    return Found(architecture, file.metadata, frozenset(file.tensors), read, where)
+
+
 def _silent(metadata: Mapping[str, Any]) -> bool:
     return "bitnet.hidden_activation" not in metadata
+
+
+def _ones(file: GgufFile, name: str) -> bool:
+    """A tensor of factors that are all 1 says nothing."""
+    return name in file.tensors and bool((_found(file, "").read(name) == 1).all())
 
 
 def _check_names(
@@ -126,7 +152,8 @@ def _check_names(
     scales = {
         scale_name(names[name]) for name, item in wanted.items() if item.ternary and row.scales
     }
-    known = {*names.values(), *scales, *_IGNORED}
+    known = {*names.values(), *scales, *row.tensors(spec)}
+    known |= {name for name in (FREQUENCIES,) if _ones(file, name)}
     extra = [name for name in file.tensors if name not in known]
     for name, theirs in names.items():
         if theirs not in file.tensors:
@@ -304,6 +331,8 @@ def _plan(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -
         plan.append(Planned(names[name], TYPES[chosen.types[name]], wanted[name].file_shape))
         if name in forms and forms[name].outer is not None:
             plan.append(Planned(scale_name(names[name]), TYPES["F32"], (1,)))
+    for name, value in row_of(checkpoint.spec).tensors(checkpoint.spec).items():
+        plan.append(Planned(name, TYPES["F32"], value.shape))
     return plan
 
 
@@ -329,6 +358,8 @@ def _write_tensors(
         writer.write(names[name], data)
         if not exact:
             rounded.append(name)
+    for name, value in row.tensors(spec).items():
+        writer.write(name, value.astype("<f4"))
     return builder.result(), rounded
 
 

@@ -91,9 +91,9 @@ class LayoutCheck:
             raise TensorError(
                 "gguf.i2s_layout",
                 f"`{self.file.path}`: its I2_S tensors are not {OURS}, the layout that "
-                f"bitnet.cpp's converter writes; they look like {best} (zeros by column agree with the norms of "
-                f"layer {layer} at {found[best]:.0f} standard deviations, {found[OURS]:.0f} in "
-                "ours)",
+                f"bitnet.cpp's converter writes; they look like {best} (zeros "
+                f"by column agree with the norms of layer {layer} at {found[best]:.0f} standard "
+                f"deviations, {found[OURS]:.0f} in ours)",
                 "make the file again with bitnet.cpp's converter, on any machine, or take a TQ2_0 "
                 "file or the original",
                 tensor=pre + _READERS[0],

@@ -19,7 +19,7 @@ from bitnet_jax.core.errors import BadData, CannotCreate, shown
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_gguf, family_of
 from bitnet_jax.models.family import Family
-from bitnet_jax.models.gguf import Gguf, MetadataKey
+from bitnet_jax.models.gguf import Found, Gguf, MetadataKey
 from bitnet_jax.models.parameter import field_of
 
 OURS = "bitnet_jax."  # what begins so is this package's own
@@ -80,7 +80,7 @@ def _needless(key: MetadataKey, value: Any, spec: ModelSpec) -> bool:
 
 
 # ------------------------------------------------------------------------------ reading
-def read_spec(metadata: Mapping[str, Any], rows: int, tied: bool, where: str) -> ModelSpec:
+def read_spec(file: Found, rows: int, tied: bool) -> ModelSpec:
     """The spec that the keys say.
 
     Args:
@@ -92,35 +92,48 @@ def read_spec(metadata: Mapping[str, Any], rows: int, tied: bool, where: str) ->
         or absurd (``gguf.key_missing``, ``config.value``), or `bitnet_jax.spec` disagrees
         (``gguf.spec``).
     """
+    metadata, where = file.metadata, file.where
     _check_whole(metadata, where)
-    architecture = metadata.get(ARCHITECTURE)
     ours = _stated(metadata, where)
-    family = _family(architecture, ours, where)
+    family = _family(file.architecture, ours, where)
     row = family.gguf
-    assert row is not None and isinstance(architecture, str)
-    fields: dict[str, Any] = {"_rows": rows}
+    assert row is not None
+    fields: dict[str, Any] = {"_rows": rows, "_stated": _extra_of(ours)}
     extra: dict[str, Any] = {}
     for key in row.keys:
-        value = _value(key, architecture, metadata, fields, where)
+        value = _value(key, file, fields)
         home = extra if key.field.startswith("extra.") else fields
         home[key.field.removeprefix("extra.")] = value
-    del fields["_rows"]
-    fields["tie_embeddings"] = tied
-    fields |= row.fixed(architecture, fields)
-    _check_rope(architecture, metadata, where)
-    tokens = {"bos_token_id": "bos", "pad_token_id": "padding"}
-    for name, key in tokens.items():
-        fields[name] = _token(metadata, f"tokenizer.ggml.{key}_token_id", rows, where)
+    _check_sizes(fields, where)
+    found = row.fixed(file, fields)
+    fields = {name: value for name, value in fields.items() if not name.startswith("_")}
+    fields |= {"tie_embeddings": tied, **found, "extra": extra | found.get("extra", {})}
+    for name, key_name in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
+        fields[name] = _token(metadata, f"tokenizer.ggml.{key_name}_token_id", rows, where)
     ends = (
         _token(metadata, f"tokenizer.ggml.{name}_token_id", rows, where)
         for name in ("eos", "eot", "eom")
     )
     fields["eos_token_ids"] = tuple(dict.fromkeys(end for end in ends if end is not None))
     try:
-        spec = family.spec(**fields, **({"extra": extra} if extra else {}))
+        spec = family.spec(**fields)
     except BadData as error:
         raise BadData("config.value", f"{where}: {error.message}", error.hint) from error
     return spec if ours is None else _agreed(spec, ours, where)
+
+
+def _extra_of(ours: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    extra = (ours or {}).get("extra")
+    return extra if isinstance(extra, dict) else None
+
+
+def _check_sizes(fields: Mapping[str, Any], where: str) -> None:
+    """What the rows compute with must be numbers; what else is wrong the family says."""
+    theta, width = fields.get("rope_theta"), fields.get("head_dim")
+    if not isinstance(theta, int | float) or not 0 < theta < float("inf"):
+        raise BadData("config.value", f"{where}: the rotary base is {shown(theta)}")
+    if not isinstance(width, int) or not 0 < width <= 1 << 16:
+        raise BadData("config.value", f"{where}: the width of a head is {shown(width)}")
 
 
 def _check_whole(metadata: Mapping[str, Any], where: str) -> None:
@@ -176,15 +189,9 @@ def _family(architecture: Any, ours: dict[str, Any] | None, where: str) -> Famil
     return found
 
 
-def _value(
-    key: MetadataKey,
-    architecture: str,
-    metadata: Mapping[str, Any],
-    fields: Mapping[str, Any],
-    where: str,
-) -> Any:
-    name = f"{architecture}.{key.name}"
-    if name not in metadata:
+def _value(key: MetadataKey, file: Found, fields: Mapping[str, Any]) -> Any:
+    name, where = f"{file.architecture}.{key.name}", file.where
+    if name not in file.metadata:
         if key.default is None:
             raise BadData(
                 "gguf.key_missing",
@@ -195,7 +202,7 @@ def _value(
             return key.default(fields)
         except TypeError:
             return None  # made of what is itself absurd, and is named then
-    value = metadata[name]
+    value = file.metadata[name]
     if not isinstance(value, _KINDS[key.kind]) or (isinstance(value, bool) and key.kind != "bool"):
         raise BadData(
             "config.value",
@@ -205,19 +212,6 @@ def _value(
     if isinstance(value, int | float) and key.kind == "f32" and np.isfinite(np.float32(value)):
         return short(value)
     return value
-
-
-def _check_rope(architecture: str, metadata: Mapping[str, Any], where: str) -> None:
-    """Only the plain rotary embedding is known: any other scaling means another model."""
-    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    factor = metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
-    if kind == "none" or (kind == "linear" and factor == 1.0):
-        return
-    raise BadData(
-        "config.unsupported",
-        f"{where}: rope.scaling.type {shown(kind)} with factor {shown(factor)} is not supported",
-        "only the plain rotary embedding is",
-    )
 
 
 def _token(metadata: Mapping[str, Any], key: str, rows: int, where: str) -> int | None:

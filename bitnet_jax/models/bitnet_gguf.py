@@ -11,15 +11,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.gguf import LLAMA_KEYS, LLAMA_NAMES, SUB_NORM_NAMES, Gguf, MetadataKey
+from bitnet_jax.models.gguf import (
+    LLAMA_KEYS,
+    LLAMA_NAMES,
+    SUB_NORM_NAMES,
+    Found,
+    Gguf,
+    MetadataKey,
+)
+from bitnet_jax.models.rope_gguf import no_scaling
 
 # bitnet.cpp calls the 2B4T by these; there it has squared ReLU, as trained.
 MICROSOFT = ("bitnet-b1.58", "bitnet-25")
 
 
-def _fixed(architecture: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
+    no_scaling(found)
     said = fields.get("activation")
-    implied = "relu2" if architecture in MICROSOFT else "silu"
+    implied = "relu2" if found.architecture in MICROSOFT else "silu"
     return {"sub_norms": True, "activation": said or implied}
 
 
@@ -58,6 +67,11 @@ def warns(spec: ModelSpec) -> str | None:
     )
 
 
+def _i2s(spec: ModelSpec) -> str:
+    """bitnet.cpp runs its own name for the 2B4T with squared ReLU, the other with SiLU."""
+    return MICROSOFT[0] if spec.activation == "relu2" else "bitnet"
+
+
 GGUF = Gguf(
     architecture="bitnet",
     also=MICROSOFT,
@@ -70,5 +84,5 @@ GGUF = Gguf(
     more=_more,
     refuses=refuses,
     warns=warns,
-    i2s=lambda spec: MICROSOFT[0] if spec.activation == "relu2" else "bitnet",
+    i2s=_i2s,
 )

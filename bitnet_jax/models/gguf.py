@@ -11,8 +11,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.parameter import field_of
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a row may look at in a file.
+
+    Attributes:
+      architecture: as the file has it.
+      metadata: its keys.
+      tensors: names of its tensors.
+      read: a tensor by name, float32; only for those of `Gguf.tensors`.
+      where: the file in the words of an error.
+    """
+
+    architecture: str
+    metadata: Mapping[str, Any]
+    tensors: frozenset[str]
+    read: Callable[[str], np.ndarray]
+    where: str
+
+    def key(self, name: str, default: Any = None) -> Any:
+        """The value of a key of the architecture."""
+        return self.metadata.get(f"{self.architecture}.{name}", default)
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,12 @@ LLAMA_NAMES: tuple[TensorName, ...] = (
     TensorName(_MLP + "up_proj", "blk.N.ffn_up.weight"),
     TensorName(_MLP + "down_proj", "blk.N.ffn_down.weight"),
 )
+# Of every linear that has one.
+BIAS_NAMES: tuple[TensorName, ...] = tuple(
+    TensorName(row.name + ".bias", row.gguf.removesuffix(".weight") + ".bias")
+    for row in LLAMA_NAMES
+    if row.name.endswith("_proj")
+)
 SUB_NORM_NAMES: tuple[TensorName, ...] = (
     TensorName(_ATTENTION + "attn_sub_norm", "blk.N.attn_sub_norm.weight"),
     TensorName(_MLP + "ffn_sub_norm", "blk.N.ffn_sub_norm.weight"),
@@ -92,8 +123,9 @@ class Gguf:
       also: other names under which it is read.
       names: the tensors; those that a spec has not are not looked for.
       keys: the fields that stand in the file, in the order read.
-      fixed: (architecture, spec so far) -> fields that no key says.
+      fixed: (the file, fields so far) -> fields that no key says; those of `extra` under it.
       more: spec -> further keys, less the architecture's prefix, each a (kind, value).
+      tensors: spec -> further tensors, float32, that llama.cpp computes with.
       permuted: canonical name -> the field with its number of heads: rows of these matrices
         are interleaved, as llama.cpp's rotary embedding of neighbouring pairs wants them.
       scales: llama.cpp multiplies by an optional float32 tensor ``<x>.scale`` here.
@@ -106,8 +138,9 @@ class Gguf:
     also: tuple[str, ...] = ()
     names: tuple[TensorName, ...] = LLAMA_NAMES
     keys: tuple[MetadataKey, ...] = LLAMA_KEYS
-    fixed: Callable[[str, Mapping[str, Any]], dict[str, Any]] = lambda architecture, fields: {}
+    fixed: Callable[[Found, Mapping[str, Any]], dict[str, Any]] = lambda found, fields: {}
     more: Callable[[ModelSpec], dict[str, tuple[str, Any]]] = lambda spec: {}
+    tensors: Callable[[ModelSpec], dict[str, np.ndarray]] = lambda spec: {}
     permuted: Mapping[str, str] = field(default_factory=dict)
     scales: bool = True
     refuses: Callable[[ModelSpec], str | None] = _nothing
