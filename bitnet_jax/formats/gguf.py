@@ -150,7 +150,9 @@ def _check_names(
     """The tensors must be those the spec asks for, no more and no less, each of its shape."""
     row = row_of(spec)
     scales = {
-        scale_name(names[name]) for name, item in wanted.items() if item.ternary and row.scales
+        scale_name(names[name])
+        for name, item in wanted.items()
+        if item.ternary and row.scales(name, spec)
     }
     known = {*names.values(), *scales, *row.tensors(spec)}
     known |= {name for name in (FREQUENCIES,) if _ones(file, name)}
@@ -304,13 +306,15 @@ def _ternary(checkpoint: Checkpoint, name: str) -> QuantTensor:
 def _forms(checkpoint: Checkpoint, chosen: Encoding) -> tuple[dict[str, Form], Digest]:
     """How each ternary tensor will be stored, and the digest of all."""
     # bitnet.cpp's own type has the exact scale, and its engine no tensor for another.
-    outer = row_of(checkpoint.spec).scales and not chosen.name.startswith("i2_s")
+    bitnet_cpp = chosen.name.startswith("i2_s")
+    row = row_of(checkpoint.spec)
     forms: dict[str, Form] = {}
     builder = DigestBuilder()
     for name in _order(checkpoint):
         if checkpoint.entries[name].ternary:
             tensor = _ternary(checkpoint, name)
             builder.add(name, tensor)
+            outer = not bitnet_cpp and row.scales(name, checkpoint.spec)
             forms[name] = plan_ternary(name, tensor, chosen.types[name], outer)
     return forms, builder.result()
 

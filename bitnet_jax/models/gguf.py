@@ -128,7 +128,8 @@ class Gguf:
       tensors: spec -> further tensors, float32, that llama.cpp computes with.
       permuted: canonical name -> the field with its number of heads: rows of these matrices
         are interleaved, as llama.cpp's rotary embedding of neighbouring pairs wants them.
-      scales: llama.cpp multiplies by an optional float32 tensor ``<x>.scale`` here.
+      scales: (canonical name, spec) -> llama.cpp multiplies the product with this matrix by an
+        optional float32 tensor ``<x>.scale``, before anything is added to it.
       refuses: spec -> why this architecture cannot hold it, in words, or None.
       warns: spec -> what an engine does wrong with it, in words, or None.
       i2s: spec -> the architecture that bitnet.cpp knows it by (I2_S files are its own).
@@ -142,7 +143,7 @@ class Gguf:
     more: Callable[[ModelSpec], dict[str, tuple[str, Any]]] = lambda spec: {}
     tensors: Callable[[ModelSpec], dict[str, np.ndarray]] = lambda spec: {}
     permuted: Mapping[str, str] = field(default_factory=dict)
-    scales: bool = True
+    scales: Callable[[str, ModelSpec], bool] = lambda name, spec: True
     refuses: Callable[[ModelSpec], str | None] = _nothing
     warns: Callable[[ModelSpec], str | None] = _nothing
     i2s: Callable[[ModelSpec], str] | None = None

@@ -34,6 +34,12 @@ def refuses(spec: ModelSpec) -> str | None:
     return None
 
 
+def _scales(name: str, spec: ModelSpec) -> bool:
+    # llama.cpp's `build_ffn` multiplies by the scale after it has added the bias (seen: log-
+    # probabilities 0.6 off), its attention before.
+    return not (spec.extra["mlp_bias"] and ".mlp." in name)
+
+
 GGUF = Gguf(
     architecture="llama",
     names=(*LLAMA_NAMES, *BIAS_NAMES),
@@ -44,5 +50,6 @@ GGUF = Gguf(
         _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads",
         _K + ".bias": "num_kv_heads",
     },
+    scales=_scales,
     refuses=refuses,
 )  # fmt: skip
