@@ -9,6 +9,7 @@ at each forward.
 from __future__ import annotations
 
 from bitnet_jax.models import bitnet, rope, rows, spelling
+from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.family import API, Family
 
 NAMES = rows.renamed(
@@ -37,4 +38,5 @@ FAMILY = Family(
         fixed={"attention_bias": False, "input_bits": 8, "weight_bits": 1},
         masters=True,
     ),
+    gguf=GGUF,
 )
