@@ -95,8 +95,8 @@ class ChosenMode(QatMode):
         if not self.smooth:
             return lax.cond(share > 0, quantized, floats)
         plain = floats()
-        change = lax.stop_gradient(quantized() - plain)
-        return plain + (share * change.astype(jnp.float32)).astype(plain.dtype)
+        change = (quantized() - plain).astype(jnp.float32)
+        return plain + (share * change).astype(plain.dtype)
 
 
 def quantize_chosen(program: Program, rules: Sequence[Rule], *, smooth: bool = False) -> Program:
