@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from bitnet_jax.workflows.digest import digest as digest
     from bitnet_jax.workflows.environment import environment as environment
     from bitnet_jax.workflows.kernels import build_kernels as build_kernels
+    from bitnet_jax.workflows.quant_analyze import quant_analyze as quant_analyze
+    from bitnet_jax.workflows.quant_convert import quant_convert as quant_convert
+    from bitnet_jax.workflows.quant_convert import quant_converted as quant_converted
+    from bitnet_jax.workflows.quant_validate import quant_validate as quant_validate
     from bitnet_jax.workflows.quickstart import quickstart as quickstart
     from bitnet_jax.workflows.train import train_qat as train_qat
     from bitnet_jax.workflows.train import train_start as train_start
@@ -102,6 +106,10 @@ HOMES: dict[str, str] = {
     "load_plugin": "models.families",
     "open_checkpoint": "formats.open",
     "pack": "passes.pack",
+    "quant_analyze": "workflows.quant_analyze",
+    "quant_convert": "workflows.quant_convert",
+    "quant_converted": "workflows.quant_convert",
+    "quant_validate": "workflows.quant_validate",
     "quickstart": "workflows.quickstart",
     "report_page": "report.page",
     "tap": "passes.tap",
@@ -152,6 +160,10 @@ __all__ = (
     "load_plugin",
     "open_checkpoint",
     "pack",
+    "quant_analyze",
+    "quant_convert",
+    "quant_converted",
+    "quant_validate",
     "quickstart",
     "report_page",
     "tap",
