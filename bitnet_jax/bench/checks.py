@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitnet_jax.bench.device import choose
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.bench.machine import load_average
 from bitnet_jax.bench.probes import BUFFER, bandwidth, int8_peak
 from bitnet_jax.core.errors import CheckFailed, Unavailable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.bench import room
-from bitnet_jax.bench.device import choose
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.bench.hlo import NO_VALUE, Instruction, parse
 from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe

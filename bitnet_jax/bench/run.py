@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_jax.bench import device_probes, room
 from bitnet_jax.bench import probes as host_probes
-from bitnet_jax.bench.device import choose
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.bench.energy import Energy, energy
 from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe

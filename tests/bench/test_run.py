@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bitnet_jax.bench import room
-from bitnet_jax.bench.device import choose
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.bench.run import _doubts, bench_run
 from bitnet_jax.bench.sizes import fit
 from bitnet_jax.bench.steps import decode_row, operations, read_bytes
