@@ -22,7 +22,6 @@ _FRONT = (
     ("license", "license"),
     ("base_model", "base_model"),
     ("languages", "language"),
-    ("author", "author"),
 )
 
 
@@ -65,7 +64,7 @@ def _front(metadata: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
     lines += [
         f"{theirs}: {json.dumps(metadata[ours], ensure_ascii=False)}"
         for ours, theirs in _FRONT
-        if metadata.get(ours) and ours != "author"
+        if metadata.get(ours)
     ]
     tags = (["bitnet", "ternary", "1.58-bit"] if ternary else []) + [
         tag.strip() for tag in str(metadata.get("tags") or "").split(",") if tag.strip()
