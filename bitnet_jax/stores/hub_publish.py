@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BitnetError, IOFailure, NoInput, Resumable, Unavailable, UsageError
+from bitnet_jax.core.errors import BitnetError, IOFailure, NoInput, PermissionDenied, Resumable, Unavailable, UsageError
 from bitnet_jax.stores import hub_errors
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.hub import EXTRA, HTTP, PACKAGE, HubRepo, endpoint, parse
@@ -162,12 +162,19 @@ class Publication:
             with hub_errors.told(self.address, self._repo, endpoint(), cuts=True):
                 try:
                     yield
+                except errors.RepositoryNotFoundError as error:
+                    raise PermissionDenied(
+                        "hub.denied",
+                        f"the hub lets nobody without a right to it write to `{self._repo}`",
+                        "give a token that may write there in HF_TOKEN",
+                    ) from error
                 except errors.HfHubHTTPError as error:
                     if error.response.status_code in (409, 412):
                         raise self._moved() from error
                     raise
-                except RuntimeError as error:
-                    # The client's threads wrap what went wrong; its cause says what.
+                except (RuntimeError, OSError) as error:
+                    # The client's threads wrap what went wrong, and its cause says what; the one
+                    # that cuts files into chunks raises what the system would.
                     raise self._cut(error.__cause__ or error) from error
         except Cut as cut:
             raise self._cut(cut) from cut

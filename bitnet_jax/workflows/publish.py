@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bitnet_jax.formats.doctor import blocking, examine
 from bitnet_jax.formats.model_files import INDEX
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import IN_FOLDER
+from bitnet_jax.formats.save import MODEL_FILES
 from bitnet_jax.stores.address import parse, require_local
 from bitnet_jax.stores.hub_publish import Publication
 from bitnet_jax.stores.store import Reach
@@ -27,7 +29,9 @@ from bitnet_jax.stores.store import Reach
 MESSAGE = "Upload with bitnet-jax"
 # What makes up a model there: another one's, of the same kind, would be mixed in with ours.
 _WEIGHTS = (".safetensors", ".bitnet", ".gguf", ".onnx")
-# Left at home: it tells of paths of this machine.
+# Beside a model's own files: what a card shows. Everything else stays at home, and is told.
+_PUBLISHED = (*MODEL_FILES, "*.bitnet", "*.gguf", "*.onnx", "*.onnx.data", "*.md", "*.png", "*.svg")
+# Of these the receipt: it tells of paths of this machine.
 _HOME = (IN_FOLDER,)
 
 
@@ -51,7 +55,8 @@ def publish(
       confirm: given the record of what would change, says whether to go on; None goes on.
 
     Returns:
-      changes: each file and what becomes of it; published: whether it was done; commit: of what was
+      changes: each file and what becomes of it; left_out: files of the folder that are none of a
+        model's, and stay here; published: whether it was done; commit: of what was
         published, or of what was there.
 
     Raises:
@@ -72,7 +77,7 @@ def publish(
     _examine(checkpoint)
     digest = checkpoint.digest().to_json()
     with scratch_directory(cache_dir("stores")) as scratch:
-        files = _files(checkpoint)
+        files, left_out = _files(checkpoint)
         card = files.get(model_card.NAME)
         if card is None or model_card.is_ours(tokenizer_files.read_small(card) or b""):
             files[model_card.NAME] = scratch / model_card.NAME
@@ -87,6 +92,7 @@ def publish(
             "message": message or MESSAGE,
             "digest": digest,
             "changes": [row.to_json() for row in publication.changes],
+            "left_out": left_out,
             "card": "written" if files[model_card.NAME].parent == scratch else "kept",
             "published": False,
             "commit": publication.commit,
@@ -108,18 +114,20 @@ def _examine(checkpoint: Checkpoint) -> None:
         )
 
 
-def _files(checkpoint: Checkpoint) -> dict[str, Path]:
-    """Name -> path of what is published: the files of the folder, none of a folder in it."""
+def _files(checkpoint: Checkpoint) -> tuple[dict[str, Path], list[str]]:
+    """Name -> path of what is published, and the names of what is left out."""
     path = Path(checkpoint.source.path)
     if path.is_file() and path.suffix != ".safetensors":
-        return {path.name: path}
+        return {path.name: path}, []
     folder = path if path.is_dir() else path.parent
-    names = [file for file in sorted(folder.iterdir()) if file.is_file()]
-    return {
-        file.name: file
-        for file in names
-        if file.name not in _HOME and not file.name.startswith(".")
-    }
+    files, left_out = {}, []
+    for file in sorted(folder.iterdir()):
+        known = any(fnmatch(file.name, pattern) for pattern in _PUBLISHED)
+        if file.is_file() and known and file.name not in _HOME:
+            files[file.name] = file
+        else:
+            left_out.append(file.name)
+    return files, left_out
 
 
 def _obsolete(name: str) -> bool:
