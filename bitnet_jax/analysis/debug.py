@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.analysis.activations import host, statistics
@@ -103,10 +102,12 @@ def debug(
         "against": None if second is None else _name(second),
         "device": target.platform,
         "tokens": given.tokens.tolist(),
+        "token_count": len(given.tokens),
         "text": given.text,
         "decode": given.decode,
         "tolerance": TOLERANCE if tolerance is None else tolerance,
         "next_token": int(np.argmax(outputs[-1][0, -1])),
+        "op_count": len({row["op"] for row in rows}),
         "ops": rows,
         "not_finite": next((row for row in rows if row["nan"] or row["infinite"]), None),
         "cache_divergences": cached,
@@ -143,9 +144,7 @@ def _second(
     is_word = isinstance(against, str) and against in kernels and not Path(against).exists()
     if not is_word:
         return _subject(against, None, reach)[0]
-    return Subject(
-        first.name, first.spec, first.function, first.cache, first.packed, str(against)
-    )
+    return Subject(first.name, first.spec, first.function, first.cache, first.packed, str(against))
 
 
 def _name(subject: Subject) -> str:

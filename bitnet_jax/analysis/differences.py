@@ -87,7 +87,9 @@ def _short(value: Any) -> Any:
 def _tokenizers(one: TokenizerFiles | None, two: TokenizerFiles | None) -> Iterator[Difference]:
     if one is None or two is None:
         if one is not two:
-            yield Difference("tokenizer", "tokenizer.json", ONLY_SECOND if one is None else ONLY_FIRST)
+            yield Difference(
+                "tokenizer", "tokenizer.json", ONLY_SECOND if one is None else ONLY_FIRST
+            )
         return
     if one.tokenizer_json != two.tokenizer_json:
         yield from _parsed(json.loads(one.tokenizer_json), json.loads(two.tokenizer_json))
@@ -215,9 +217,7 @@ def _floats(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[Difference]
         yield Difference("tensor", name, "values", *pair, figures)
 
 
-def _pieces(
-    name: str, one: Checkpoint, two: Checkpoint
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pieces(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if len(one.entries[name].shape) < 2:
         yield np.atleast_1d(np.asarray(one.read(name))), np.atleast_1d(np.asarray(two.read(name)))
     else:

@@ -97,7 +97,9 @@ def _row_of(key: str) -> _Row:
             "another model",
             "only what a model says of itself can be edited: " + ", ".join(KNOWN),
         )
-    raise UsageError("edit.key", f"`{key}` is no entry that can be edited", did_you_mean(key, KNOWN))
+    raise UsageError(
+        "edit.key", f"`{key}` is no entry that can be edited", did_you_mean(key, KNOWN)
+    )
 
 
 def _value(key: str, text: str, wanted: str) -> UsageError:

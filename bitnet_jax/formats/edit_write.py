@@ -137,9 +137,7 @@ def _documents(before: Checkpoint, after: Checkpoint, folder: Path) -> dict[str,
     return out
 
 
-def _tokenizer(
-    before: Checkpoint, after: Checkpoint, folder: Path
-) -> dict[str, bytes | None]:
+def _tokenizer(before: Checkpoint, after: Checkpoint, folder: Path) -> dict[str, bytes | None]:
     assert before.tokenizer is not None and after.tokenizer is not None
     was, now = before.tokenizer, after.tokenizer
     out: dict[str, bytes | None] = {}

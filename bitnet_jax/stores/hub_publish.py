@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BitnetError, IOFailure, NoInput, PermissionDenied, Resumable, Unavailable, UsageError
+from bitnet_jax.core.errors import (
+    BitnetError,
+    IOFailure,
+    NoInput,
+    PermissionDenied,
+    Resumable,
+    Unavailable,
+    UsageError,
+)
 from bitnet_jax.stores import hub_errors
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.hub import EXTRA, HTTP, PACKAGE, HubRepo, endpoint, parse

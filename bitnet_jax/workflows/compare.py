@@ -299,7 +299,10 @@ def _same_tokens(
     found["median_logit_difference"] = parity.median_logit_difference
     if not any(row["what"] == "perplexity" for row in missing):
         costs = [
-            [-token_logprobs(one[:-1], row[1:]) for one, row in zip(own, windows.tokens, strict=True)]
+            [
+                -token_logprobs(one[:-1], row[1:])
+                for one, row in zip(own, windows.tokens, strict=True)
+            ]
             for own in logits
         ]
         both = [mean_interval(cost) for cost in costs]

@@ -106,9 +106,9 @@ def decoder(spec, at=None, decode_only=False, layer=0, **faults):
                     here("new_values")(v, cache.values[number]),
                     here("written")(positions),
                 )
-            y = attention(
-                here("queries")(q), here("keys")(k), v, here("seen")(positions)
-            ).reshape(*x.shape[:2], -1)
+            y = attention(here("queries")(q), here("keys")(k), v, here("seen")(positions)).reshape(
+                *x.shape[:2], -1
+            )
             keys.append(k)
             values.append(v)
             norm = functools.partial(eps, weight=one["self_attn.attn_sub_norm"])
@@ -286,9 +286,7 @@ FAULTS: dict[str, Fault] = {
         lambda: written_anew(layer=1, attention_residual=lambda x, y: y),
         L1 + "self_attn.o_proj:add",
     ),
-    "last norm missing": Fault(
-        lambda: written_anew(last_norm=lambda x, norm: x), "norm:rms_norm"
-    ),
+    "last norm missing": Fault(lambda: written_anew(last_norm=lambda x, norm: x), "norm:rms_norm"),
     "embedding scaled": Fault(
         lambda: written_anew(embedded=lambda x, layer: x * np.float32(8)), "embed_tokens:mul"
     ),

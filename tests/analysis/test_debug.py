@@ -22,9 +22,7 @@ LIGHT = {
     "one trit flipped", "another theta", "sub-norm behind the projection", "logits scaled",
     "key and value swapped in the function", "cache written one too far, in decode",
 }  # fmt: skip
-EACH = [
-    pytest.param(name, marks=() if name in LIGHT else pytest.mark.heavy) for name in FAULTS
-]
+EACH = [pytest.param(name, marks=() if name in LIGHT else pytest.mark.heavy) for name in FAULTS]
 
 
 def run(subject=None, **options):

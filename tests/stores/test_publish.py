@@ -59,11 +59,18 @@ def what(record):
 def test_a_new_repository(writable, model):
     shown = []
     record = publish(
-        model, "hf://me/new", private=True, message="first", confirm=lambda r: shown.append(r) or True
+        model,
+        "hf://me/new",
+        private=True,
+        message="first",
+        confirm=lambda r: shown.append(r) or True,
     )
     assert set(what(shown[0]).values()) == {"added"} and not shown[0]["exists"]
     assert record["published"] and record["card"] == "written"
-    assert made(writable)["visible"]["me/new"] == "private" and made(writable)["messages"][-1] == "first"
+    assert (
+        made(writable)["visible"]["me/new"] == "private"
+        and made(writable)["messages"][-1] == "first"
+    )
     there = files(writable)
     assert there["model.safetensors"] == (model / "model.safetensors").read_bytes()
     assert record["digest"]["trits"].encode() in there["README.md"]
