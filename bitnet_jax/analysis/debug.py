@@ -166,7 +166,7 @@ def read_input(
       UsageError: it holds text, and the model has no tokenizer (``model.no_tokenizer``).
     """
     if isinstance(source, str | os.PathLike):
-        value = _read(Path(source))
+        value: Any = _read(Path(source))
     elif source is not None:
         value = {"tokens": list(source)}
     else:
@@ -180,8 +180,8 @@ def read_input(
             f"{where} is neither a list of token ids nor an object with `tokens` or `text`",
             'for example {"text": "Hello", "decode": 2}',
         )
-    text = value.get("text")
-    tokens = value.get("tokens") if text is None else _encode(text, checkpoint, where)
+    text: Any = value.get("text")
+    tokens: Any = value.get("tokens") if text is None else _encode(text, checkpoint, where)
     if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], list):
         tokens = tokens[0]  # a batch of one
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):

@@ -110,13 +110,16 @@ def _parsed(one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[Differen
     for name in _LARGE:
         first, second = (model.pop(name, None) for model in models)
         if first != second:
-            sizes = [len(v) if isinstance(v, dict | list) else None for v in (first, second)]
+            one_size, two_size = (
+                len(value) if isinstance(value, dict | list) else None for value in (first, second)
+            )
+            figures = _first_odd(first, second)
             yield Difference(
-                "tokenizer", f"model.{name}", "value", *sizes, more=_first_odd(first, second)
+                "tokenizer", f"model.{name}", "value", one_size, two_size, more=figures
             )
     rest = [{k: v for k, v in found.items() if k != "model"} for found in (one, two)]
-    both = zip(rest, models, strict=True)
-    yield from _mapping("tokenizer", *(r | _prefixed("model", m) for r, m in both))
+    left, right = (r | _prefixed("model", m) for r, m in zip(rest, models, strict=True))
+    yield from _mapping("tokenizer", left, right)
 
 
 def _first_odd(one: Any, two: Any) -> dict[str, Any]:
@@ -137,8 +140,8 @@ def _template(one: str | None, two: str | None) -> Difference:
     at = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
     at = min(len(one), len(two)) if at is None else at
     begin = max(at - 20, 0)
-    around = [_short(text[begin : at + 40]) for text in (one, two)]
-    return Difference("template", "chat_template", "value", *around, more={"at": at})
+    first, second = (_short(text[begin : at + 40]) for text in (one, two))
+    return Difference("template", "chat_template", "value", first, second, more={"at": at})
 
 
 # ------------------------------------------------------------------------- tensors
@@ -163,7 +166,7 @@ def _tensor(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[Difference]
         return
     kinds = ["ternary" if entry.ternary else entry.dtype for entry in (first, second)]
     if first.ternary != second.ternary:
-        yield Difference("tensor", name, "kind", *kinds)
+        yield Difference("tensor", name, "kind", kinds[0], kinds[1])
     elif first.ternary:
         yield from _ternary(name, one.read(name), two.read(name))
     else:
@@ -184,7 +187,7 @@ def _ternary(name: str, one: Any, two: Any) -> Iterator[Difference]:
     scales = [np.asarray(tensor.scale, np.float32) for tensor in (one, two)]
     if one.scale_kind != two.scale_kind or scales[0].shape != scales[1].shape:
         yield Difference("tensor", name, "scale kind", one.scale_kind, two.scale_kind)
-    elif not np.array_equal(*scales):
+    elif not np.array_equal(scales[0], scales[1]):
         steps = ulps(*scales).reshape(scales[0].shape)
         worst = np.unravel_index(int(steps.argmax()), steps.shape)
         yield Difference(
@@ -196,7 +199,7 @@ def _ternary(name: str, one: Any, two: Any) -> Iterator[Difference]:
 def _floats(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[Difference]:
     """Values as float64, some rows at a time: bfloat16 and float32 of one value are equal."""
     changed, size, row, at = 0, 0, 0, None
-    largest, pair = -1.0, (None, None)
+    largest, first_value, second_value = -1.0, 0.0, 0.0
     for a, b in _pieces(name, one, two):
         a, b = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -210,11 +213,12 @@ def _floats(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[Difference]
                 at = [int(first) + row, *map(int, rest)]
             if float(apart.max()) > largest:
                 worst = np.unravel_index(int(apart.argmax()), apart.shape)
-                largest, pair = float(apart[worst]), (float(a[worst]), float(b[worst]))
+                largest = float(apart[worst])
+                first_value, second_value = float(a[worst]), float(b[worst])
         size, row = size + odd.size, row + len(odd)
     if changed:
         figures = {"changed": changed, "of": size, "at": at, "difference": largest}
-        yield Difference("tensor", name, "values", *pair, figures)
+        yield Difference("tensor", name, "values", first_value, second_value, figures)
 
 
 def _pieces(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[tuple[np.ndarray, np.ndarray]]:

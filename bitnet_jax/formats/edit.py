@@ -86,9 +86,9 @@ class _Row:
 def _row_of(key: str) -> _Row:
     if key in ROWS:
         return ROWS[key]
-    for prefix in (PREFIX, GENERATION):
+    for prefix, row in BEGINNINGS.items():
         if key.startswith(prefix) and key != prefix:
-            return ROWS[prefix]
+            return row
     name = key.removeprefix("spec.").removeprefix("architecture.")
     if name in _SPEC or name.startswith("extra."):
         raise UsageError(
@@ -143,8 +143,8 @@ def _parse_id(checkpoint: Checkpoint, key: str, text: str) -> Any:
 
 
 def _write_id(checkpoint: Checkpoint, key: str, value: Any) -> Checkpoint:
-    held = tuple(value or ()) if key == "eos_token_ids" else value
-    spec = replace(checkpoint.spec, **{key: held}).validate()
+    field: dict[str, Any] = {key: tuple(value or ()) if key == "eos_token_ids" else value}
+    spec = replace(checkpoint.spec, **field).validate()
     checkpoint = replace(checkpoint, spec=spec)
     # Where generation_config.json names them, it is what readers follow: both say the same.
     theirs = key.removesuffix("s")
@@ -241,9 +241,12 @@ def _write_token(checkpoint: Checkpoint, key: str, value: Any) -> Checkpoint:
     return replace(checkpoint, tokenizer=replace(files, config=config))
 
 
-ROWS: dict[str, _Row] = {
+# What a key may begin with, and whole keys.
+BEGINNINGS: dict[str, _Row] = {
     PREFIX: _Row(lambda model, key: model.metadata.get(key), _parse_metadata, _write_metadata),
     GENERATION: _Row(_read_generation, _parse_generation, _write_generation),
+}
+ROWS: dict[str, _Row] = {
     TEMPLATE: _Row(_read_template, lambda model, key, text: text, _write_template),
     **dict.fromkeys(_IDS, _Row(_read_id, _parse_id, _write_id)),
     **dict.fromkeys(_NAMED_TOKENS, _Row(_read_token, _parse_token, _write_token)),

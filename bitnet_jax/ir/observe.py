@@ -1,9 +1,9 @@
 """Running a flat program equation by equation, with a name for each op and sight of its results.
 
 An op is named by where it stands: the parameter that it reads, or the module whose results meet in
-it, and its primitive: ``layers.0.self_attn.q_proj:ternary_matmul``, ``layers.0.mlp:gated_activation``.
-So two programs of one model have the same names, however their functions are written. Knows no
-model; a construct with a body of its own (a scan) is one op.
+it, and its primitive: ``layers.0.self_attn.q_proj:ternary_matmul``,
+``layers.0.mlp:gated_activation``. So two programs of one model have the same names, however their
+functions are written. Knows no model; a construct with a body of its own (a scan) is one op.
 """
 
 from __future__ import annotations

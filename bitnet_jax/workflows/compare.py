@@ -299,10 +299,7 @@ def _same_tokens(
     found["median_logit_difference"] = parity.median_logit_difference
     if not any(row["what"] == "perplexity" for row in missing):
         costs = [
-            [
-                -token_logprobs(one[:-1], row[1:])
-                for one, row in zip(own, windows.tokens, strict=True)
-            ]
+            [_cost(one, row) for one, row in zip(own, windows.tokens, strict=True)]
             for own in logits
         ]
         both = [mean_interval(cost) for cost in costs]
@@ -310,6 +307,11 @@ def _same_tokens(
         change = [two - one for one, two in zip(*costs, strict=True)]
         found["perplexity_ratio"] = mean_interval(change).through(_exp).to_json()
     return found
+
+
+def _cost(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """-log p of each token of a window after the first, nats."""
+    return -token_logprobs(logits[:-1], tokens[1:])
 
 
 def _told(value: Any, told: Callable[[], Any]) -> Any:
@@ -424,13 +426,13 @@ def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         add("top-1 agreement", None, None, found["top1_agreement"]["value"], "of 1")
         add("largest logit difference", None, None, found["max_logit_difference"], "of the largest")
     if "bits_per_byte" in found:
-        bits = found["bits_per_byte"]
-        add("bits per byte", *bits, _ratio(*bits), "ratio")
+        first, second = found["bits_per_byte"]
+        add("bits per byte", first, second, _ratio(first, second), "ratio")
     for name, words_ in (("file_bytes", "file, bytes"), ("bits_per_weight", "bits per weight"),
                          ("memory_bytes", "weights in memory, bytes")):  # fmt: skip
         if "size" in record:
-            values = [row[name] for row in record["size"]]
-            add(words_, *values, _ratio(*values), "ratio")
+            first, second = (row[name] for row in record["size"])
+            add(words_, first, second, _ratio(first, second), "ratio")
     speed = record.get("speed")
     for row in (speed or {}).get("results", [])[1::2]:
         first = next(r for r in speed["results"] if r["phase"] == row["phase"])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""`edit`: a model with other metadata, templates or end ids, and the same weights, byte for byte."""
+"""`edit`: a model with other metadata, templates or end ids, and the same weights to the byte."""
 
 from __future__ import annotations
 

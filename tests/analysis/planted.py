@@ -1,7 +1,7 @@
 """Faults planted in a decoder: in its parameters, its spec, or in a function written anew.
 
-`decoder` is the built-in decoder in plain JAX, another text of the same thing; a fault is a hook in it
-that changes one step. Each row of `FAULTS` says where `debug` must find it.
+`decoder` is the built-in decoder in plain JAX, another text of the same thing; a fault is a hook
+in it that changes one step. Each row of `FAULTS` says where `debug` must find it.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def model(tmp_path):
 @pytest.fixture
 def writable(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    # Large files by the plain protocol: the other one is a library's own, with a service of its own.
+    # Large files by the plain protocol: the other has a service of its own.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     yield hub
     shutil.rmtree(hub.folder / "me", ignore_errors=True)
