@@ -447,6 +447,18 @@ class ModelArgs(PluginArgs):
 
 
 @dataclass
+class PairArgs(ModelArgs):
+    """Base class of every command that holds one model against another."""
+
+    model1: str = option(
+        type=named, metavar="MODEL", positional=True, needed=True, help="the first model"
+    )
+    model2: str = option(
+        type=named, metavar="MODEL", positional=True, needed=True, help="the second model"
+    )
+
+
+@dataclass
 class EngineArgs(ModelArgs):
     """How a model is held and run; base class of what runs one."""
 

@@ -207,7 +207,7 @@ def check_not_input(path: Path, source: Path) -> None:
 
 
 # What stands in a folder that --force may replace: a model's files, and nothing else.
-_MODEL_FILES = (
+MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.*", "receipt.json", "README.md", "LICENSE*", ".gitattributes",
@@ -241,7 +241,7 @@ def check_kind(path: Path, *, directory: bool) -> None:
     other = sorted(
         item.name
         for item in path.iterdir()
-        if item.is_dir() or not any(fnmatch(item.name, pattern) for pattern in _MODEL_FILES)
+        if item.is_dir() or not any(fnmatch(item.name, pattern) for pattern in MODEL_FILES)
     )
     if other:
         raise CannotCreate(
