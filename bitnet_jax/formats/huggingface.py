@@ -40,6 +40,7 @@ from bitnet_jax.formats.huggingface_weights import (
     read_scaled,
     scale_of_bias,
 )
+from bitnet_jax.formats.metadata import CONFIG_KEY, check_metadata
 from bitnet_jax.formats.model_files import CONFIG
 from bitnet_jax.models.names import Expected, expected, tied_away
 
@@ -90,7 +91,8 @@ def open_huggingface(path: Path) -> Checkpoint:
         "files": sorted(file.path.name for file in files),
     }
     source = Source(path, "huggingface", encoding, detail)
-    return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings))
+    metadata = check_metadata(raw.get(CONFIG_KEY), f"`{config_path}`")
+    return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings), metadata)
 
 
 # ------------------------------------------------------------------- names and shapes

@@ -25,7 +25,7 @@ from bitnet_jax.containers.safetensors_write import (
     encode_header,
 )
 from bitnet_jax.core.errors import CannotCreate
-from bitnet_jax.formats import tokenizer_files
+from bitnet_jax.formats import model_card, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.huggingface_config import Quantization, check_spelling, spell
 from bitnet_jax.formats.huggingface_encoding import UNQUANTIZED, choose_encoding
@@ -37,6 +37,7 @@ from bitnet_jax.formats.huggingface_weights import (
     exact_metadata,
     turned,
 )
+from bitnet_jax.formats.metadata import CONFIG_KEY
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.recover import one_scale_loss, recover
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor, broadcast_scale
@@ -63,12 +64,14 @@ class Spelling:
       exact: carry the exact scales in the metadata.
       extra: keys that override the config's.
       partial: leave out tensors that the checkpoint lacks (made with a defect).
+      card: write a model card.
     """
 
     old: bool = False
     exact: bool = True
     extra: Mapping[str, object] = field(default_factory=dict)
     partial: bool = False
+    card: bool = True
 
 
 # --------------------------------------------------------------------------- tensors
@@ -343,10 +346,14 @@ def write_huggingface(
         _load_dtype(checkpoint, encoding, matrices),
         old_spelling=spelling.old,
     )
+    if checkpoint.metadata:
+        config[CONFIG_KEY] = dict(checkpoint.metadata)
     config = dict(sorted((config | dict(spelling.extra)).items()))
     _put(folder, "config.json", tokenizer_files.to_json(config), written)
     for name, data in _companions(checkpoint).items():
         _put(folder, name, data, written)
+    if spelling.card:
+        _put(folder, model_card.NAME, model_card.model_card(checkpoint, encoding), written)
     return written
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import bitnet, rope, rows, spelling
+from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.family import API, Family
 
 NAMES = rows.renamed(
@@ -61,4 +62,5 @@ FAMILY = Family(
         released="latent",
     ),
     shapes=SHAPES,
+    gguf=GGUF,
 )

@@ -15,6 +15,7 @@ from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.linear_norms import linear_norm_eps
+from bitnet_jax.models.llama_gguf import GGUF
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -99,4 +100,5 @@ FAMILY = Family(
         released="bitlinear",
     ),
     shapes=SHAPES,
+    gguf=GGUF,
 )
