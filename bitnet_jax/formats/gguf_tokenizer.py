@@ -39,7 +39,7 @@ def tokenizer_keys(
         ``gguf.normalizer``).
     """
     if files is None:
-        return {PREFIX + "model": ("string", "none")}, [
+        return {PREFIX + "model": ("string", "none"), **_ids(spec)}, [
             "the model has no tokenizer, so the file has none: token ids only"
         ]
     raw = parse(files)
@@ -180,22 +180,31 @@ def _space_prefix(raw: Mapping[str, Any]) -> bool:
 # ------------------------------------------------------------------------------ special
 def _special(spec: ModelSpec, raw: Mapping[str, Any]) -> dict[str, Value]:
     """Ids of the special tokens, and which are put around a text."""
-    ids: dict[str, int | None] = {"bos": spec.bos_token_id, "padding": spec.pad_token_id}
-    ids |= dict(zip(("eos", "eot", "eom"), spec.eos_token_ids, strict=False))
+    found = _ids(spec)
     unknown = raw["model"].get("unk_token")
-    if unknown is not None:
-        ids["unknown"] = raw["model"]["vocab"].get(unknown)
-    found: dict[str, Value] = {
-        f"{PREFIX}{name}_token_id": ("u32", id_) for name, id_ in ids.items() if id_ is not None
-    }
+    if unknown is not None and unknown in raw["model"]["vocab"]:
+        found[PREFIX + "unknown_token_id"] = ("u32", raw["model"]["vocab"][unknown])
     first, last = around(raw)
-    for name, put, wanted in (("bos", first, spec.bos_token_id), ("eos", last, ids.get("eos"))):
+    ends = spec.eos_token_ids
+    for name, put, wanted in (
+        ("bos", first, spec.bos_token_id),
+        ("eos", last, ends[0] if ends else None),
+    ):
         if put is not None and put != wanted:
             raise _no_tokenizer(
                 f"it puts token {put} where llama.cpp would put the {name} token, {wanted}"
             )
         found[f"{PREFIX}add_{name}_token"] = ("bool", put is not None)
     return found
+
+
+def _ids(spec: ModelSpec) -> dict[str, Value]:
+    """The ids that the spec has; of those that end a text there are keys for three."""
+    ids: dict[str, int | None] = {"bos": spec.bos_token_id, "padding": spec.pad_token_id}
+    ids |= dict(zip(("eos", "eot", "eom"), spec.eos_token_ids, strict=False))
+    return {
+        f"{PREFIX}{name}_token_id": ("u32", id_) for name, id_ in ids.items() if id_ is not None
+    }
 
 
 def around(raw: Mapping[str, Any]) -> tuple[int | None, int | None]:
