@@ -376,16 +376,19 @@ def test_what_was_edited_after_it_was_written_is_found(awkward, tmp_path):
 
     cases = {
         "gguf.scale_mismatch": lambda p: edit.tensor(p, gguf_names(spec)[name], double),
-        "gguf.spec": lambda p: edit.value(p, "llama.attention.layer_norm_rms_epsilon", ("f32", 0.5)),
+        "gguf.spec": lambda p: edit.value(
+            p, "llama.attention.layer_norm_rms_epsilon", ("f32", 0.5)),
         "gguf.table": lambda p: edit.value(p, TABLE, ("string", '{"norm":["int4"]}')),
         "scale.invalid": lambda p: edit.value(p, SCALES, ("[f32]", np.full(3, -1, "<f4"))),
-        "gguf.tokenizer": lambda p: edit.value(p, "tokenizer.ggml.tokens", ("[string]", ["a"] * 512)),
+        "gguf.tokenizer": lambda p: edit.value(
+            p, "tokenizer.ggml.tokens", ("[string]", ["a"] * 512)),
         "gguf.key_missing": lambda p: edit.value(p, "llama.block_count", None),
         "gguf.split": lambda p: edit.value(p, "split.count", ("u16", 2)),
         "gguf.not_a_model": lambda p: edit.value(p, "general.type", ("string", "adapter")),
         "model.unknown_architecture": lambda p: edit.value(
             edit.without_ours(p, p), "general.architecture", ("string", "gpt")),
-        "config.unsupported": lambda p: edit.value(p, "llama.rope.scaling.type", ("string", "yarn")),
+        "config.unsupported": lambda p: edit.value(
+            p, "llama.rope.scaling.type", ("string", "yarn")),
         "gguf.pre_tokenizer": lambda p: edit.value(
             edit.without_ours(p, p), "tokenizer.ggml.pre", None),
         "config.value": lambda p: edit.value(
