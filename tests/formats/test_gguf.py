@@ -482,6 +482,18 @@ def test_a_source_that_changes_while_it_is_read_leaves_nothing(plain, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_model_says_of_itself_goes_along(plain, tmp_path):
+    said = {"general.name": "A name", "general.license": "mit", "general.url": "https://x.y",
+            "general.count.of_it": 5, "general.half": 0.1, "general.yes": True,
+            "general.architecture": "gpt"}  # fmt: skip
+    again = saved(dataclasses.replace(plain, metadata=said), tmp_path, "tq2_0")
+    # What the file is, is not the model's to say.
+    assert again.metadata == {k: v for k, v in said.items() if k != "general.architecture"}
+    assert saved(plain, tmp_path, "tq2_0", "bare.gguf").metadata == {}
+    assert save_checkpoint(again, tmp_path / "m.bitnet").path == tmp_path / "m.bitnet"
+    assert open_checkpoint(tmp_path / "m.bitnet").metadata == again.metadata
+
+
 def test_reading_a_header_reads_no_tensor(plain, tmp_path, monkeypatch):
     save_checkpoint(plain, tmp_path / "m.gguf", encoding="i2_s")
     file = type(open_gguf_file(tmp_path / "m.gguf"))

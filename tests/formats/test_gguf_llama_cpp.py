@@ -32,6 +32,9 @@ SPECS = {
     "llama, wide heads, linear positions": made.wide_llama(
         2, {"rope_type": "linear", "rope_factor": 2.0}, head_dim=128
     ),
+    "mistral": tiny_of("mistral", **made.WIDE),
+    "qwen2": tiny_of("qwen2", **made.WIDE, extra={"layer_types": "ff"}),
+    "qwen3": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={"layer_types": "ff"}),
 }
 # Seen in November 2026, the largest of 4 x 512 log-probabilities.
 FLOAT, TERNARY, BLOCKS = 0.002, 0.05, 0.06
