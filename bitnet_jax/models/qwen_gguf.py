@@ -5,7 +5,7 @@ Their rotary embedding turns halves, as in `transformers`: no row is moved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
@@ -33,15 +33,20 @@ def refuses(spec: ModelSpec) -> str | None:
     return llama_gguf.windows(spec)
 
 
-def _row(architecture: str, names: tuple[TensorName, ...]) -> Gguf:
+def _row(
+    architecture: str, names: tuple[TensorName, ...], scales: Callable[[str, ModelSpec], bool]
+) -> Gguf:
     return Gguf(
         architecture=architecture,
         names=(*LLAMA_NAMES, *names),
         fixed=_fixed,
         more=rope_gguf.write_keys,
+        scales=scales,
         refuses=refuses,
     )
 
 
-QWEN2 = _row("qwen2", BIAS_NAMES)
-QWEN3 = _row("qwen3", QK_NORM_NAMES)
+# llama.cpp loads a scale for every architecture; `qwen2` does not multiply by it (seen in
+# November 2026: log-probabilities 1.3 off), `qwen3` does.
+QWEN2 = _row("qwen2", BIAS_NAMES, lambda name, spec: False)
+QWEN3 = _row("qwen3", QK_NORM_NAMES, lambda name, spec: True)

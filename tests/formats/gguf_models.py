@@ -70,7 +70,7 @@ def model(
             around = 0 if name.endswith("bias") else 1
             params[name] = (around + 0.2 * rng.standard_normal(item.shape)).astype(dtype)
         else:
-            params[name] = (0.03 * rng.standard_normal(item.shape)).astype(dtype)
+            params[name] = (0.02 * rng.standard_normal(item.shape)).astype(dtype)
     return checkpoint_of(
         spec, params, make_tokenizer(spec), Source(Path("memory"), "memory", "packed")
     )
