@@ -21,7 +21,7 @@ from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.native_table import check_scales
 from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo
 from bitnet_jax.core.errors import BadData
-from bitnet_jax.formats.huggingface_packing import unpack
+from bitnet_jax.formats.huggingface_packing import to_lines
 from bitnet_jax.models.names import Expected
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.quant.ternary import (
@@ -153,8 +153,19 @@ def read_packed(
     if exact is not None:
         _check_exact_packed(item, stored, divides, exact, where)
         scale, scale_dtype = exact.value, exact.scale_dtype
-    trits = unpack(stored.read(item.huggingface), item.file_shape[0], item.name, where)
-    return _tensor(item, trits, scale, scale_dtype, dtype)
+    outputs, inputs = item.file_shape
+    codes = to_lines(stored.read(item.huggingface), outputs, item.name, where)
+    tensor = QuantTensor(
+        codes=codes,
+        scale=np.array(scale, np.float32),
+        shape=(outputs, inputs),
+        dtype=dtype,
+        stack_axes=(),
+        out_axes=(0,),
+        in_axes=(1,),
+        scale_dtype=scale_dtype,
+    )
+    return _placed(item, tensor)
 
 
 def _tensor(
@@ -162,6 +173,11 @@ def _tensor(
 ) -> QuantTensor:
     """The parameter whose trits a checkpoint holds as [out, in]."""
     tensor = from_trits(trits, np.array(scale, np.float32), scale_dtype=scale_dtype, dtype=dtype)
+    return _placed(item, tensor)
+
+
+def _placed(item: Expected, tensor: QuantTensor) -> QuantTensor:
+    """A tensor of the checkpoint's [out, in] as the parameter that it is."""
     if not item.transposed:
         return tensor
     return replace(tensor, shape=item.shape, out_axes=(1,), in_axes=(0,))
