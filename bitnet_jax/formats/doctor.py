@@ -95,7 +95,7 @@ def examine(checkpoint: Checkpoint) -> tuple[Finding, ...]:
             digest &= not entry.ternary
             continue
         survey.see(name, value)
-    return examiner.findings(survey.digest() if digest else None)
+    return examiner.findings(survey.digest if digest else None)
 
 
 class Examiner:

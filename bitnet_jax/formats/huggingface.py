@@ -35,7 +35,7 @@ from bitnet_jax.formats.huggingface_weights import (
     read_master,
     read_packed,
 )
-from bitnet_jax.formats.model_files import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, INDEX
 from bitnet_jax.models.names import Expected, expected, tied_away
 
 
@@ -79,10 +79,15 @@ def open_huggingface(path: Path) -> Checkpoint:
     detail = {
         "linear_class": config.quantization.linear_class if config.quantization.present else None,
         "quantization_mode": config.quantization.mode if config.quantization.present else None,
-        "files": sorted(file.path.name for file in files),
+        "files": sorted({file.path.name for file in files} | _small_files(folder)),
     }
     source = Source(path, "huggingface", encoding, detail)
     return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings))
+
+
+def _small_files(folder: Path) -> set[str]:
+    """Names of the files beside the weights that are read, those that are there."""
+    return {name for name in (CONFIG, INDEX, *tokenizer_files.NAMES) if (folder / name).is_file()}
 
 
 # ------------------------------------------------------------------- names and shapes

@@ -78,6 +78,7 @@ class Spelling:
 
 # --------------------------------------------------------------------------- tensors
 
+
 @dataclass(frozen=True)
 class _Piece:
     """One tensor to write: of which parameter, its rank (floats, codes, scales), how it is read."""

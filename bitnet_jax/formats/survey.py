@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,7 @@ class Survey:
             observer(name, value)
         if isinstance(value, QuantTensor):
             plain = PlainCodes.of(value)
-            seen = Seen(
-                tuple(value.shape), value.kind, _hash(plain.codes), _hash(_scales(value))
-            )
+            seen = Seen(tuple(value.shape), value.kind, _hash(plain.codes), _hash(_scales(value)))
             if value.kind == TERNARY:
                 self._digest(name, plain)
         else:
@@ -150,8 +149,9 @@ class Survey:
                       jobs):  # fmt: skip
             step(1)
 
+    @cached_property
     def digest(self) -> Digest:
-        """The digests; of tensors that passed in another order than theirs, by reading again."""
+        """The digests, once all was read; if tensors came in another order, by reading again."""
         if self._builder is None or self._turn < len(self._order):
             return self.checkpoint.digest()
         return self._builder.result()

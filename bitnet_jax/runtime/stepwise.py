@@ -144,9 +144,12 @@ class Stepwise:
                 large -= used
         return frozenset(large - set(_variables(self.program.jaxpr.jaxpr.outvars)))
 
+    def is_weight(self, atom: Any) -> bool:
+        """True for a variable that depends on parameters alone, and for these."""
+        return not isinstance(atom, jec.Literal) and atom in self._weights
+
     @cached_property
-    def weights(self) -> frozenset[Any]:
-        """Variables that depend on parameters alone, those among them."""
+    def _weights(self) -> frozenset[Any]:
         found = set(self._leaves)
         for eqn in self.equations:
             inputs = list(_variables(eqn.invars))
@@ -154,16 +157,19 @@ class Stepwise:
                 found.update(eqn.outvars)
         return frozenset(found)
 
+    @cached_property
+    def _makers(self) -> dict[Any, Any]:
+        return {var: eqn for eqn in self.equations for var in eqn.outvars}
+
     def parameters_of(self, eqn: Any) -> list[str]:
         """Names of the tensors that an equation multiplies or looks up, in its order."""
-        makers = {var: made for made in self.equations for var in made.outvars}
         names, waiting = [], list(_variables(eqn.invars))
         while waiting:
             var = waiting.pop(0)
             if var in self._leaves:
                 names.append(self._leaves[var][0])
-            elif var in self.weights:
-                waiting += _variables(makers[var].invars)
+            elif var in self._weights:
+                waiting += _variables(self._makers[var].invars)
         return list(dict.fromkeys(names))
 
     # ------------------------------------------------------------------ running

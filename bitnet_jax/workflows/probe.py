@@ -8,7 +8,6 @@ whatever can be traced.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,19 +44,19 @@ class Probe:
       products: how many operations with weights were compared from the same input, or None
         where the two models are not the same sequence of operations.
       worst: the one that differs most; None where there is none that differs.
-      first: the first that differs by more than rule (a) allows.
+      differing: those that differ by more than rule (a) allows, in their order.
     """
 
     parity: Parity
     products: int | None
     worst: Product | None
-    first: Product | None
+    differing: tuple[Product, ...]
     seconds: float
 
     @property
     def holds(self) -> bool:
         """Rules (a) and (b)."""
-        return self.parity.holds and self.first is None
+        return self.parity.holds and not self.differing
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in records; the time stands apart."""
@@ -101,12 +100,13 @@ def probe(
         else:
             products = None
             logits = one.run(), other.run()
-    differing = sorted(products or (), key=lambda product: -product.difference)
+    worst = max(products or (), key=lambda product: product.difference, default=None)
+    same = _equal(*logits)  # even NaN, where they were let pass
     return Probe(
-        parity=compare_logits(*logits),
+        parity=Parity(0.0, 0.0, 1.0, 1.0, length) if same else compare_logits(*logits),
         products=None if products is None else len(products),
-        worst=differing[0] if differing and differing[0].difference else None,
-        first=next((p for p in products or () if not p.difference <= PRODUCT_LIMIT), None),
+        worst=worst if worst is not None and worst.difference else None,
+        differing=tuple(p for p in products or () if not p.difference <= PRODUCT_LIMIT),
         seconds=time.perf_counter() - started,
     )
 
@@ -120,7 +120,7 @@ def _side_by_side(one: Stepwise, other: Stepwise, task: Any) -> list[Product]:
     for left, right in zip(one.equations, other.equations, strict=True):
         theirs, ours = one.operands(left), other.operands(right)
         expected, results = apply(left, theirs), apply(right, ours)
-        kept = [atom in other.weights for atom in _atoms(right)]
+        kept = [other.is_weight(atom) for atom in right.invars]
         if any(kept) and not all(kept):
             same = all(k or _equal(a, b) for k, a, b in zip(kept, theirs, ours, strict=True))
             mixed = [b if k else a for k, a, b in zip(kept, theirs, ours, strict=True)]
@@ -131,12 +131,6 @@ def _side_by_side(one: Stepwise, other: Stepwise, task: Any) -> list[Product]:
         other.put(right, results)
         task.update(1)
     return found
-
-
-def _atoms(eqn: Any) -> Sequence[Any]:
-    # A literal cannot be looked up; it is no weight.
-    return [atom if hasattr(atom, "count") or not hasattr(atom, "val") else None
-            for atom in eqn.invars]  # fmt: skip
 
 
 def _equal(left: Any, right: Any) -> bool:
