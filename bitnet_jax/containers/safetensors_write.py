@@ -142,13 +142,35 @@ class SafetensorsWriter:
                 f"`{tensor.name}` was planned as {tensor.dtype} {list(tensor.shape)}, "
                 f"given {data.dtype} {list(data.shape)}",
             )
+        self.fill_bytes(place, 0, data)
+
+    def fill_bytes(self, place: Place, at: int, data: np.ndarray) -> None:
+        """Writes a piece of a tensor's data, from byte `at` of it on."""
         # A view of another layout would be written in the wrong order.
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        start = LENGTH_BYTES + self._reserve + place.offset
+        start = LENGTH_BYTES + self._reserve + place.offset + at
         if self._position != start:
             self._stream.seek(start)
         self._stream.write(memoryview(flat))
         self._position = start + flat.size
+
+    def fill_parts(self, place: Place, parts: Iterable[np.ndarray]) -> None:
+        """Writes a tensor that comes in pieces of rows; the dtype is checked, and that all came."""
+        tensor, at = place.plan, 0
+        for part in parts:
+            if part.dtype != DTYPES[tensor.dtype] or at + part.nbytes > tensor.nbytes:
+                raise InternalError(
+                    "safetensors.plan",
+                    f"`{tensor.name}` was planned as {tensor.dtype} {list(tensor.shape)}, a piece "
+                    f"at byte {at} is {part.dtype} {list(part.shape)}",
+                )
+            self.fill_bytes(place, at, part)
+            at += part.nbytes
+        if at != tensor.nbytes:
+            raise InternalError(
+                "safetensors.plan",
+                f"`{tensor.name}` was planned with {tensor.nbytes} bytes, {at} came",
+            )
 
     def finish(
         self, metadata: Mapping[str, str], seal: Callable[[bytes], bytes] | None = None

@@ -216,8 +216,9 @@ def _entry(
 
     if is_float and info.dtype != "U8":
         return TensorEntry(
-            item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored)
-        )
+            item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored),
+            parts=None if item.transposed else lambda rows: stored.parts(item.huggingface, rows),
+        )  # fmt: skip
     divides = quantization.linear_class == "bitlinear"
     exact: ExactScale | None = stored.exact.get(item.name)
     if info.dtype == "U8":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,10 @@ class Stored:
     def read(self, name: str) -> np.ndarray:
         """Reads the tensor."""
         return self.tensors[name][0].read(name)
+
+    def parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Reads a matrix some rows at a time, each piece into the same memory."""
+        return self.tensors[name][0].parts(name, rows)
 
     def prefix(self, name: str, count: int) -> np.ndarray:
         """Reads its first elements."""

@@ -39,7 +39,7 @@ from bitnet_jax.formats.huggingface_weights import (
     exact_metadata,
     turned,
 )
-from bitnet_jax.formats.survey import each
+from bitnet_jax.formats.survey import each, is_large, pieces
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
@@ -81,12 +81,17 @@ class Spelling:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One tensor to write: of which parameter, its rank (floats, codes, scales), how it is read."""
+    """One tensor to write: of which parameter, its rank (floats, codes, scales), how it is read.
+
+    Attributes:
+      parts: reads it in pieces of rows, where that spares memory.
+    """
 
     name: str
     rank: int
     plan: Planned
     read: Callable[[], np.ndarray]
+    parts: Callable[[], Iterator[np.ndarray]] | None = None
 
 
 class _Matrices:
@@ -157,7 +162,8 @@ def _planned(
         if not entry.ternary:
             dtype = numpy_dtype(entry.dtype)
             plan = Planned(name, NAMES[dtype], shape)
-            yield _Piece(item.name, -dtype.itemsize, plan, _reader(item, entry.read))
+            parts = partial(pieces, entry) if is_large(entry) and not item.transposed else None
+            yield _Piece(item.name, -dtype.itemsize, plan, _reader(item, entry.read), parts)
             continue
         stored = {"master": "F32", "latent": NAMES[numpy_dtype(entry.dtype)]}.get(encoding, "U8")
         packed = stored == "U8"
@@ -208,9 +214,13 @@ class _Shard:
         }
         self.sizes = {name: place.plan.nbytes for name, place in self._places.items()}
 
-    def put(self, piece: _Piece, data: np.ndarray) -> None:
-        """Writes one tensor, no scale, to its place."""
-        self._writer.fill(self._places[piece.plan.name], data)
+    def put(self, piece: _Piece, data: np.ndarray | None) -> None:
+        """Writes one tensor, no scale, to its place; None: it is read here, in pieces."""
+        place = self._places[piece.plan.name]
+        if data is not None:
+            self._writer.fill(place, data)
+        elif piece.parts is not None:
+            self._writer.fill_parts(place, piece.parts())
 
     def finish(self, exact: bool) -> None:
         """Writes the scales, whose dtype was not known before, and the header."""
@@ -237,7 +247,7 @@ def _write_files(
     matrices: _Matrices,
     fixed: dict[str, str],
     exact: bool,
-    run: Callable[[list[_Piece]], Iterator[np.ndarray]],
+    run: Callable[[list[_Piece]], Iterator[np.ndarray | None]],
 ) -> list[dict[str, int]]:
     """Writes the safetensors files; returns tensor name -> bytes, of each.
 
@@ -296,9 +306,13 @@ def write_huggingface(
     if encoding == "latent" and spelling.exact:
         fixed[LATENT_KEY] = "true"
 
-    def run(work: list[_Piece]) -> Iterator[np.ndarray]:
-        reads = {piece.name: piece.read for piece in work}
-        return each(checkpoint, list(reads), lambda name: reads[name](), jobs)
+    def run(work: list[_Piece]) -> Iterator[np.ndarray | None]:
+        reads = {piece.name: piece for piece in work}
+
+        def read(name: str) -> np.ndarray | None:
+            return reads[name].read() if reads[name].parts is None else None
+
+        return each(checkpoint, list(reads), read, jobs)
 
     files = [folder / name for name in names]
     found = _write_files(files, shards, matrices, fixed, spelling.exact, run)

@@ -23,7 +23,7 @@ from bitnet_jax.containers.native_write import NativeWriter
 from bitnet_jax.core.errors import InternalError, UsageError, nearest
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
-from bitnet_jax.formats.survey import each
+from bitnet_jax.formats.survey import each, is_large, pieces
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.ops.native.repack import repack
@@ -191,14 +191,20 @@ def write_bitnet(
     )
     builder = DigestBuilder()
 
-    def turned(name: str) -> np.ndarray | QuantTensor:
+    def turned(name: str) -> np.ndarray | QuantTensor | None:
+        if is_large(entries[name]):
+            return None  # in pieces, below
         value = entries[name].read()
         if not isinstance(value, QuantTensor):
             return np.ascontiguousarray(value)
         return repack(value, layout, name) if value.kind == TERNARY else value
 
     for name, value in zip(names, each(checkpoint, names, turned, jobs), strict=True):
-        if isinstance(value, QuantTensor):
+        if value is None:
+            entry = entries[name]
+            parts = pieces(entry)
+            writer.add_float_parts(name, numpy_dtype(entry.dtype), entry.shape, parts)
+        elif isinstance(value, QuantTensor):
             if digest is None:
                 builder.add(name, value)
             writer.add_ternary(name, _row(value), np.asarray(value.codes), np.asarray(value.scale))

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -21,7 +21,16 @@ from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.quant.digest import Digest, DigestBuilder, PlainCodes
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
-Observer = Callable[[str, Any], None]
+
+class Observer(Protocol):
+    """Who looks at the tensors that pass by; called from any thread."""
+
+    def see(self, name: str, value: Any) -> None:
+        """A whole tensor."""
+
+    def begin(self, name: str) -> Callable[[np.ndarray | None], None]:
+        """A float matrix begins: what is called with its pieces, and with None at its end."""
+
 
 # Codes that came before their turn in the digest may take so many bytes; beyond that the digest
 # is taken by another pass.
@@ -81,17 +90,25 @@ class Survey:
             self.see(entry.name, value)
             return value
 
-        # Not in pieces: only whole tensors can be looked at.
-        return replace(entry, read=read, parts=None)
+        def parts(rows: int) -> Iterator[np.ndarray]:
+            return self.see_parts(entry.name, self.checkpoint.parts(entry.name, rows))
+
+        return replace(entry, read=read, parts=parts if entry.parts is not None else None)
+
+    def _begins(self, name: str) -> bool:
+        """True for the first who comes with a tensor."""
+        with self._state:
+            if name in self._begun:
+                return False
+            self._begun.add(name)
+            return True
 
     def see(self, name: str, value: Any) -> None:
         """Takes what is to be known of a tensor, unless it has passed before."""
-        with self._state:
-            if name in self._begun:
-                return
-            self._begun.add(name)
+        if not self._begins(name):
+            return
         for observer in self.observers:
-            observer(name, value)
+            observer.see(name, value)
         if isinstance(value, QuantTensor):
             plain = PlainCodes.of(value)
             seen = Seen(tuple(value.shape), value.kind, _hash(plain.codes), _hash(_scales(value)))
@@ -102,6 +119,25 @@ class Survey:
             seen = Seen(array.shape, str(array.dtype), _hash(array))
         with self._state:
             self.seen[name] = seen
+
+    def see_parts(self, name: str, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """`parts` of a float matrix, each looked at before it is handed on."""
+        if not self._begins(name):
+            yield from parts
+            return
+        watching = [observer.begin(name) for observer in self.observers]
+        digest, dtype = xxhash.xxh3_128(), self.checkpoint.entries[name].dtype
+        for part in parts:
+            for watch in watching:
+                watch(part)
+            digest.update(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+            dtype = str(part.dtype)
+            yield part
+        for watch in watching:
+            watch(None)
+        shape = self.checkpoint.entries[name].shape
+        with self._state:
+            self.seen[name] = Seen(shape, dtype, digest.hexdigest())
 
     def _digest(self, name: str, plain: PlainCodes) -> None:
         """Adds a tensor to the digest when its turn has come: names must ascend."""
@@ -141,13 +177,20 @@ class Survey:
             return self._builder, name, plain
 
     # ------------------------------------------------------------------ what is left
-    def read_rest(self, jobs: int, step: Callable[[int], Any] = lambda n: None) -> None:
+    def read_rest(self, jobs: int) -> None:
         """Reads the tensors that have not passed by."""
-        entries = self.checkpoint.entries
+        entries = self.watched().entries
         names = [name for name in _ascending(entries) if name not in self._begun]
-        for _ in each(self.checkpoint, names, lambda name: self.see(name, entries[name].read()),
-                      jobs):  # fmt: skip
-            step(1)
+
+        def read(name: str) -> None:
+            if is_large(entries[name]):
+                for _ in pieces(entries[name]):
+                    pass
+            else:
+                entries[name].read()
+
+        for _ in each(self.checkpoint, names, read, jobs):
+            pass
 
     @cached_property
     def digest(self) -> Digest:
@@ -169,8 +212,30 @@ def each(
     return in_order(work, names, jobs=jobs, cost=costs.__getitem__, room=room)
 
 
+# A float matrix from this size on passes in pieces of this size, where its format can give them.
+_PIECE = 16 << 20
+
+
+def is_large(entry: TensorEntry) -> bool:
+    """True for a float matrix that should be read by `pieces`."""
+    return not entry.ternary and entry.parts is not None and (
+        len(entry.shape) == 2 and size(entry) > 2 * _PIECE
+    )  # fmt: skip
+
+
+def pieces(entry: TensorEntry) -> Iterator[np.ndarray]:
+    """A large float matrix, some rows at a time; each piece is good until the next."""
+    assert entry.parts is not None
+    return entry.parts(max(_PIECE * entry.shape[0] // size(entry), 1))
+
+
 def cost(entry: TensorEntry) -> int:
     """Bytes that a tensor takes while it is read and turned into another form, about."""
+    return 2 * _PIECE if is_large(entry) else size(entry)
+
+
+def size(entry: TensorEntry) -> int:
+    """As `cost`, of a tensor that is read whole."""
     count = int(np.prod(entry.shape, dtype=object))
     return count * (_BYTES_PER_TRIT if entry.ternary else _itemsize(entry.dtype))
 

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.doctor import Examiner, Finding
 from bitnet_jax.formats.survey import Seen, Survey
@@ -28,10 +31,27 @@ class Pass:
         self.checkpoint = checkpoint
         self.forms: dict[str, Any] = {}
         self._examiner, self._step, self._guard = Examiner(checkpoint), step, threading.Lock()
-        self._survey = Survey(checkpoint, (self._examiner.see, self._note))
+        self._survey = Survey(checkpoint, (self._examiner, self))
 
-    def _note(self, name: str, value: Any) -> None:
-        self.forms[name] = form_of(value)
+    def see(self, name: str, value: Any) -> None:
+        """As an observer: keeps the form of a tensor."""
+        self._note(name, form_of(value))
+
+    def begin(self, name: str) -> Callable[[np.ndarray | None], None]:
+        """As an observer: keeps the form of a matrix that comes in pieces."""
+        dtype: list[Any] = []
+
+        def part(value: np.ndarray | None) -> None:
+            if value is not None:
+                dtype[:] = [value.dtype]
+            else:
+                shape = self.checkpoint.entries[name].shape
+                self._note(name, jax.ShapeDtypeStruct(shape, dtype[0]))
+
+        return part
+
+    def _note(self, name: str, form: Any) -> None:
+        self.forms[name] = form
         with self._guard:
             self._step(name)
 
