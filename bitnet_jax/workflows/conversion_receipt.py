@@ -55,7 +55,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     Raises:
       BadData: it is no receipt, or was altered (``receipt.invalid``, ``receipt.altered``).
     """
-    body = load_json(data, code="receipt.invalid", where="the receipt")
+    body = _json(data)
     if not isinstance(body, dict) or body.get("schema") != SCHEMA or SEAL not in body:
         raise BadData(
             "receipt.invalid",
@@ -70,6 +70,19 @@ def unsealed(data: bytes) -> dict[str, Any]:
             "get the receipt again from where the model came from, or convert again",
         )
     return {key: value for key, value in body.items() if key != "schema"}
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """What a receipt says that `unsealed` refuses, as far as it can be read; else nothing."""
+    try:
+        body = _json(data)
+    except BadData:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _json(data: bytes) -> Any:
+    return load_json(data, code="receipt.invalid", where="the receipt")
 
 
 def _seal(body: Mapping[str, Any]) -> str:

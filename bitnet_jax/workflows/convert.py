@@ -246,6 +246,8 @@ def _steps(progress: Any, label: str, checkpoint: Checkpoint) -> Iterator[Callab
             nonlocal done
             done += cost(entries[name])
             task.update(1, megabytes=done // 1_000_000)
+            if task.done == len(entries):
+                task.finish()  # what follows has a task of its own
 
         yield step
 
