@@ -25,7 +25,7 @@ from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import Saved, check_kind, check_save, format_of, save_checkpoint
-from bitnet_jax.formats.survey import cost
+from bitnet_jax.formats.survey import size
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
 from bitnet_jax.workflows.survey import Pass
@@ -195,7 +195,8 @@ class _Conversion:
         proof.require_claims(self.record, name, output, strict=self.strict)
         self.seconds["verify"] = time.perf_counter() - started
         if self.probe:
-            told, found = proof.probe_claims(before, after, self.progress)
+            progress = self.progress if is_worth_telling(written) else None
+            told, found = proof.probe_claims(before, after, progress)
             self.seconds["probe"] = found.seconds
             self.record |= told
             proof.require_probe(self.record, found, output)
@@ -233,10 +234,19 @@ class _Conversion:
         )
 
 
+# Below this, all is over before anybody has read what is going on.
+_TOLD_FROM = 512 << 20
+
+
+def is_worth_telling(checkpoint: Checkpoint) -> bool:
+    """True of a model large enough for its reading to be seen."""
+    return sum(size(entry) for entry in checkpoint.entries.values()) >= _TOLD_FROM
+
+
 @contextmanager
 def _steps(progress: Any, label: str, checkpoint: Checkpoint) -> Iterator[Callable[[str], None]]:
     """Counts tensors and bytes as they are read; the block gets what is told each name."""
-    if progress is None:
+    if progress is None or not is_worth_telling(checkpoint):
         yield lambda name: None
         return
     entries, done = checkpoint.entries, 0
@@ -244,7 +254,7 @@ def _steps(progress: Any, label: str, checkpoint: Checkpoint) -> Iterator[Callab
 
         def step(name: str) -> None:
             nonlocal done
-            done += cost(entries[name])
+            done += size(entries[name])
             task.update(1, megabytes=done // 1_000_000)
             if task.done == len(entries):
                 task.finish()  # what follows has a task of its own

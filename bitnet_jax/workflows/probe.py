@@ -87,10 +87,8 @@ def probe(
     tokens = np.random.default_rng(0).integers(0, before.spec.vocab_size, (1, length), np.int32)
     # Held alike in both: else the one would widen where the other need not.
     narrow = narrow_floats(forms[0]) & narrow_floats(forms[1])
-    one, other = (
-        Stepwise(checkpoint, form, narrow, tokens)
-        for checkpoint, form in zip((before, after), forms, strict=True)
-    )
+    one = Stepwise(before, forms[0], narrow, tokens)
+    other = Stepwise(after, forms[1], narrow, tokens, like=one)
     label = "comparing the two models"
     task = progress.task(label, len(one.equations), "operations") if progress else _Silent()
     with task:
