@@ -43,6 +43,8 @@ TRICKY_TEXT = (
     "<|eot_id|> <s> [INST] </s>",
     "a\u00a0b\u200bc\ufeffd",
 )
+# Words of the vocabulary that are tried beside it, spread evenly.
+_MOST_WORDS = 4096
 # Names of the matrices whose rows a rotary layout permutes.
 _QUERY_KEY = re.compile(
     r"\.(q|k|qkv|query|key|query_key_value|wq|wk|c_attn|attn_q|attn_k)(_proj)?$", re.IGNORECASE
@@ -148,11 +150,17 @@ def _pre_tokenizer(side: Side) -> Any:
 
 
 def _round_trip(side: Side) -> Any:
-    """Hash of the ids of `TRICKY_TEXT`, and of the texts that they give back."""
+    """Hash of the ids of `TRICKY_TEXT`, and of the texts that they give back.
+
+    Beside these, of the vocabulary's own words: each must be put together from its pieces, so
+    that merges that were lost or came in another order show.
+    """
     tokenizer = side.tokenizer
     if not isinstance(tokenizer, Tokenizer):
         return tokenizer
-    ids = [tokenizer.encode(text) for text in TRICKY_TEXT]
+    step = max(tokenizer.vocab_size // _MOST_WORDS, 1)
+    words = [tokenizer.decode([token]) for token in range(0, tokenizer.vocab_size, step)]
+    ids = [tokenizer.encode(text) for text in (*TRICKY_TEXT, *words)]
     texts = [tokenizer.decode(row, skip_special_tokens=False) for row in ids]
     return {"texts": len(ids), "tokens": sum(map(len, ids)), "sha256": _sha([ids, texts])}
 
