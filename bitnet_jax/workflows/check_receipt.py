@@ -116,9 +116,10 @@ class _Check:
         except (BadData, NoInput) as error:
             if not place.path.exists():
                 raise
+            self._files(side, place.path, None)
             self._differs(error.code, f"the {side} cannot be opened: {error.message}", side)
             return None
-        self._files(side, checkpoint)
+        self._files(side, checkpoint.source.path, checkpoint)
         source = checkpoint.source
         self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
         if side == "source":
@@ -135,18 +136,19 @@ class _Check:
             self._claim("findings", findings)
         return done
 
-    def _files(self, side: str, checkpoint: Checkpoint) -> None:
-        """Compares the files of a side with those that are stated, one by one."""
+    def _files(self, side: str, path: Path, checkpoint: Checkpoint | None) -> None:
+        """Compares the files of a side with those that are stated, one by one.
+
+        Of a source that can be opened, no file may be read that the receipt does not know.
+        """
         claim = f"{side}_files"
         stated = {row["name"]: row for row in rows_of(self._stated, claim)}
         if not stated:
             return
-        path = checkpoint.source.path
         folder = path if path.is_dir() else path.parent
-        if side == "source":
+        paths = [folder / name for name in stated]
+        if side == "source" and checkpoint is not None:
             paths = files_of(path, checkpoint.source.detail)
-        else:
-            paths = [folder / name for name in stated]
         if len(stated) == 1 and not path.is_dir():
             paths = [path]  # one file may have another name by now
             [row] = stated.values()
