@@ -60,6 +60,10 @@ def edit(path, old, new):
     Path(path).write_text(text.replace(old, new, 1))
 
 
+def of_digest():
+    return Path("m.receipt.json").read_bytes().index(b'trits": "') + 11
+
+
 WEIGHTS = -3000  # in the scales or codes at the end of a file
 # What is done to a file -> what must be named.
 CHANGES = {
@@ -69,7 +73,8 @@ CHANGES = {
                               ["receipt.source_files", "model.safetensors"]),
     "codes in a .bitnet file": (lambda: flip("m.bitnet", 20_000), "m.bitnet",
                                 ["receipt.output_files", "m.bitnet"]),
-    "header of a .bitnet file": (lambda: flip("m.bitnet", 100), "m.bitnet", ["receipt.output_files", "cannot be opened"]),
+    "header of a .bitnet file": (lambda: flip("m.bitnet", 100), "m.bitnet",
+                                 ["receipt.output_files", "cannot be opened"]),
     "config of the output": (lambda: edit("n.hf/config.json", "1e-05", "2e-05"), "n.hf",
                              ["receipt.output_files", "config.json", "contract.rms_norm_eps"]),
     "config of the source": (lambda: edit("m.hf/config.json", "500000", "500001"), "m.bitnet",
@@ -83,9 +88,8 @@ CHANGES = {
     "a file more in the source": (
         lambda: Path("m.hf/chat_template.jinja").write_text("{{ messages }}"), "n.hf",
         ["receipt.source_files", "chat_template.jinja", "contract.chat_template"]),
-    "a digest in the receipt": (
-        lambda: flip("m.receipt.json", Path("m.receipt.json").read_bytes().index(b'trits": "') + 11),
-        "m.bitnet", ["receipt.altered", "receipt.digest"]),
+    "a digest in the receipt": (lambda: flip("m.receipt.json", of_digest()), "m.bitnet",
+                                ["receipt.altered", "receipt.digest"]),
     "a claim in the receipt": (lambda: edit("m.receipt.json", "relu2", "silu"), "m.bitnet",
                                ["receipt.altered", "contract.activation"]),
     "a size in the receipt": (lambda: edit("n.hf/receipt.json", '"bytes": 1', '"bytes": 2'), "n.hf",
