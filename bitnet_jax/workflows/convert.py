@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,11 +72,40 @@ def convert(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
-        work = _Conversion(
-            checkpoint, delivery, format, encoding, tuple(allow), probe, strict, force,
-            jobs or usable_cores() or 1, progress,
+        return convert_checkpoint(
+            checkpoint, delivery, format, encoding, allow, probe, force,
+            strict=strict, jobs=jobs, progress=progress,
         )  # fmt: skip
-        return work.run()
+
+
+Also = Callable[[Checkpoint], Mapping[str, Any]]
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint,
+    delivery: Delivery,
+    format: str | None,
+    encoding: str | None,
+    allow: Sequence[str],
+    probe: bool,
+    force: bool,
+    also: Also = lambda written: {},
+    *,
+    strict: bool = False,
+    jobs: int | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """As `convert`, for an open checkpoint and where it goes.
+
+    Args:
+      also: is given the output opened again, before it has its name; what it returns stands in
+        the record and the receipt too.
+    """
+    threads = jobs or usable_cores() or 1
+    return _Conversion(
+        checkpoint, delivery, format, encoding, tuple(allow), probe, strict, force, also, threads,
+        progress,
+    ).run()  # fmt: skip
 
 
 class _Conversion:
@@ -92,12 +121,14 @@ class _Conversion:
         probe: bool,
         strict: bool,
         force: bool,
+        also: Also,
         jobs: int,
         progress: Any,
     ):
         self.checkpoint, self.delivery, self.output = checkpoint, delivery, delivery.path
         self.format, self.encoding, self.allow, self.force = format, encoding, allow, force
-        self.probe, self.strict, self.jobs, self.progress = probe, strict, jobs, progress
+        self.probe, self.strict, self.also = probe, strict, also
+        self.jobs, self.progress = jobs, progress
         self.record: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.receipt = receipt_path(self.output, format)
@@ -191,6 +222,7 @@ class _Conversion:
             "made_by": proof.made_by(),
             "warnings": [*self.checkpoint.warnings, *saved.warnings],
         }
+        self.record |= self.also(written)
         name, output = str(source.path), str(self.output)
         proof.require_claims(self.record, name, output, strict=self.strict)
         self.seconds["verify"] = time.perf_counter() - started
