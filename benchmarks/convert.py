@@ -3,8 +3,8 @@
     python benchmarks/convert.py [--shape 8b] [--layers N] [--rounds 3] [--folder DIR]
 
 Makes a random model, copies it and converts it in turns (so that both meet the same machine), each
-conversion in a process of its own, without the probe: a copy has none. Prints one line a round and the
-ratio of the best of each. The reading is of files that the system has in its cache, for both.
+conversion in a process of its own, without the probe: a copy has none. Prints a line a round and
+the ratio of the best of each. The reading is of files that the system has in its cache, for both.
 """
 
 from __future__ import annotations
