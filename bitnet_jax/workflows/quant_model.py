@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -142,7 +143,7 @@ def _narrowed(dtype: str) -> Any:
 def _rules(
     own: tuple[Rule, ...], precision: str, recipe: str | os.PathLike | None
 ) -> tuple[Rule, ...]:
-    asked = () if recipe is None else load_rules(recipe)
+    asked = () if recipe is None else load_rules(Path(recipe))
     kind = PRECISIONS[precision]
     out = []
     for rule in asked or own:
