@@ -115,6 +115,15 @@ def read_windows(
     return Windows(found, str(text) if ids is not None else source)
 
 
+def read_characters(text: str | os.PathLike | None, count: int) -> str:
+    """The first `count` characters of what `read_windows` reads, in its order.
+
+    For models that cut the same text into other tokens.
+    """
+    documents, _ = _documents(text, False)
+    return "\n\n".join(document.text for document in documents)[:count]
+
+
 # ---------------------------------------------------------------------------- the text
 def _documents(text: Any, calibration: bool) -> tuple[Sequence[Document], str]:
     if text is not None:
