@@ -16,12 +16,12 @@ import numpy as np
 
 from bitnet_jax.analysis.products import observe, weight_errors
 from bitnet_jax.analysis.sensitivity import Losses, Predicted, Sensitivity
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.progress import task
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.stats.means import Interval, mean_interval, spearman
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.workflows.measured_text import TOKENS, read_windows
 from bitnet_jax.workflows.model_pair import exp
 from bitnet_jax.workflows.quant_model import float_model

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_jax.bench.device import choose
 from bitnet_jax.core.errors import UsageError, did_you_mean
 from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.stats.means import Interval, mean_interval
+from bitnet_jax.targets.choose import choose
 from bitnet_jax.workflows.measured_text import TOKENS, Windows, read_windows
 from bitnet_jax.workflows.model_pair import check_pair, losses, read_alone, read_both
 
