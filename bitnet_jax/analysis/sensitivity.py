@@ -90,6 +90,8 @@ class Sensitivity:
         rules: Sequence[Rule],
         windows: np.ndarray,
         vocabulary: int,
+        *,
+        logits_at_once: int = LOGITS_AT_ONCE,
     ):
         """Traces `forward`.
 
@@ -101,7 +103,7 @@ class Sensitivity:
           UsageError: as `make_plan` (a rule that took nothing, …).
         """
         self._forward, self._params, self._windows = forward, params, windows
-        most = max(1, LOGITS_AT_ONCE // (windows.shape[1] * vocabulary))
+        most = max(1, logits_at_once // (windows.shape[1] * vocabulary))
         self.batch = min(len(windows), MOST_WINDOWS, most)
         self._program = trace(forward, params, self._tokens(self.batch))
         self._rules = rules
