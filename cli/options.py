@@ -65,16 +65,20 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface")
+FORMATS = ("bitnet", "huggingface", "gguf")
 # Those that are announced and not built yet, and the suffixes of an output that mean them.
 PLANNED_FORMATS = {
-    "gguf": (".gguf",),
     "onnx": (".onnx",),
     "safetensors": (".safetensors",),
     "stablehlo": (".stablehlo", ".mlir"),
 }
 # What the name of a model may end with, told by nothing but that.
-MODEL_SUFFIXES = (".bitnet", ".hf", *(s for names in PLANNED_FORMATS.values() for s in names))
+MODEL_SUFFIXES = (
+    ".bitnet",
+    ".hf",
+    ".gguf",
+    *(s for names in PLANNED_FORMATS.values() for s in names),
+)
 
 
 @dataclass
@@ -212,7 +216,7 @@ def encoding_option(shown_default: str = "the source's, where the format has it"
     return option(
         "-E",
         "--encoding",
-        help="the format's variant: packed, packed-1.6, master, latent, ...",
+        help="the format's variant: packed, master, tq2_0, i2_s, ... (`bitnet help formats`)",
         shown_default=shown_default,
     )
 

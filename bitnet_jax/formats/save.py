@@ -18,6 +18,8 @@ from pathlib import Path
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.gguf import check_gguf, write_gguf
+from bitnet_jax.formats.gguf_encoding import ENCODINGS as GGUF_ENCODINGS
 from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
 from bitnet_jax.formats.huggingface_write import write_huggingface
@@ -88,6 +90,15 @@ def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
     check_spelling(checkpoint.spec, chosen != "float")
 
 
+def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:
+    with paths.atomic_file(order.path, force=order.force) as stream:
+        written = write_gguf(checkpoint, stream, order.encoding)
+        saved = Saved(order.path, (order.path,), "gguf", written.encoding, tuple(written.warnings))
+        stream.flush()
+        order.prove(Path(stream.name), saved)
+    return saved
+
+
 @dataclass(frozen=True)
 class Format:
     """One row: the writer, what it refuses, its encodings, the suffixes that imply it.
@@ -107,6 +118,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
+    "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
 }
 
 

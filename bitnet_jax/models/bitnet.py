@@ -11,6 +11,7 @@ from typing import Any
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rows
 from bitnet_jax.models.bitnet_config import HUGGINGFACE
+from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.parameter import Parameter
@@ -81,5 +82,6 @@ FAMILY = Family(
     values={"activation": ("relu2", "silu")},
     check=check,
     huggingface=HUGGINGFACE,
+    gguf=GGUF,
     shapes=SHAPES,
 )

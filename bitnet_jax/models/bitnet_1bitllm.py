@@ -13,6 +13,7 @@ from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import bitnet, config_keys, rows
+from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.huggingface import HuggingFace
 from bitnet_jax.models.rope import kind_of, parameters, write_rope
@@ -67,4 +68,5 @@ FAMILY = Family(
     values={"activation": ("silu",), "sub_norms": (True,)},
     check=bitnet.check,
     huggingface=HuggingFace(ARCHITECTURE, "llama", _read, _write, masters=True),
+    gguf=GGUF,
 )

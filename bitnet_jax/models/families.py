@@ -116,6 +116,22 @@ def by_huggingface(architecture: Any, model_type: Any) -> tuple[Family | None, l
     return next((row.family for row in listed if fits(row.family)), None), problems
 
 
+def by_gguf(architecture: Any) -> tuple[Family | None, list[str]]:
+    """The family of a GGUF file's ``general.architecture``, and what kept plugins from being asked.
+
+    Of several that are read under one name the first is meant.
+    """
+
+    def fits(family: Family) -> bool:
+        return family.gguf is not None and architecture in family.gguf.architectures
+
+    for family in (*FAMILIES.values(), *_by_name().values()):
+        if fits(family):
+            return family, []
+    listed, problems = every_family()
+    return next((row.family for row in listed if fits(row.family)), None), problems
+
+
 def every_family() -> tuple[list[Listed], list[str]]:
     """Every family that there is, and what is wrong with plugins, in words.
 

@@ -17,6 +17,7 @@ from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.huggingface import HuggingFace
 from bitnet_jax.models.linear_norms import LINEAR_NORMS, linear_norm_eps, read_linear_norms
+from bitnet_jax.models.llama_gguf import GGUF
 
 ARCHITECTURE = "LlamaForCausalLM"
 
@@ -91,4 +92,5 @@ FAMILY = Family(
     huggingface=HuggingFace(
         ARCHITECTURE, "llama", _read, _write, in_transformers=True, linear_norms=True
     ),
+    gguf=GGUF,
 )

@@ -122,7 +122,7 @@ def expand(
 
 @lru_cache
 def _patterns(
-    rows: tuple[Parameter, ...], source: str, target: str
+    rows: tuple[Any, ...], source: str, target: str
 ) -> tuple[tuple[re.Pattern[str], str], ...]:
     out = []
     for row in rows:
@@ -132,8 +132,11 @@ def _patterns(
     return tuple(out)
 
 
-def translate(rows: tuple[Parameter, ...], name: str, source: str, target: str) -> str | None:
-    """A name in one column of the rows as the other column has it; None if there is no such."""
+def translate(rows: tuple[Any, ...], name: str, source: str, target: str) -> str | None:
+    """A name in one column of the rows as the other column has it; None if there is no such.
+
+    Rows are `Parameter`s, or others that have two templates each, such as a `TensorName`.
+    """
     for pattern, template in _patterns(rows, source, target):
         found = pattern.fullmatch(name)
         if found:
