@@ -61,6 +61,10 @@ if TYPE_CHECKING:
     from bitnet_jax.workflows.environment import environment as environment
     from bitnet_jax.workflows.kernels import build_kernels as build_kernels
     from bitnet_jax.workflows.publish import publish as publish
+    from bitnet_jax.workflows.quant_analyze import quant_analyze as quant_analyze
+    from bitnet_jax.workflows.quant_convert import quant_convert as quant_convert
+    from bitnet_jax.workflows.quant_convert import quant_converted as quant_converted
+    from bitnet_jax.workflows.quant_validate import quant_validate as quant_validate
     from bitnet_jax.workflows.quickstart import quickstart as quickstart
     from bitnet_jax.workflows.train import train_qat as train_qat
     from bitnet_jax.workflows.train import train_start as train_start
@@ -112,6 +116,10 @@ HOMES: dict[str, str] = {
     "open_checkpoint": "formats.open",
     "pack": "passes.pack",
     "publish": "workflows.publish",
+    "quant_analyze": "workflows.quant_analyze",
+    "quant_convert": "workflows.quant_convert",
+    "quant_converted": "workflows.quant_convert",
+    "quant_validate": "workflows.quant_validate",
     "quickstart": "workflows.quickstart",
     "report_page": "report.page",
     "tap": "passes.tap",
@@ -167,6 +175,10 @@ __all__ = (
     "open_checkpoint",
     "pack",
     "publish",
+    "quant_analyze",
+    "quant_convert",
+    "quant_converted",
+    "quant_validate",
     "quickstart",
     "report_page",
     "tap",

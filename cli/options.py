@@ -296,7 +296,34 @@ def export_metrics_option():
         "--export-metrics",
         type=named,
         metavar="FILE",
+        export=True,
         help="write the record's data as JSON to FILE",
+    )
+
+
+def qat_config_option():
+    return option(
+        type=named,
+        metavar="FILE",
+        help="the recipe whose rules say which linears (YAML); the family's where it has none",
+    )
+
+
+def text_option(help: str):
+    return option(
+        type=named,
+        metavar="FILE",
+        help=f"{help}; for a model without a tokenizer a .jsonl file of token ids",
+        shown_default="Python's own library",
+    )
+
+
+def text_tokens_option():
+    return option(
+        type=whole(32),
+        default=4096,
+        metavar="N",
+        help="how many tokens of the text: more take longer and narrow the intervals",
     )
 
 

@@ -94,9 +94,24 @@ COMMANDS: tuple[Command, ...] = tuple(
             "publish a model with its card, after a shown diff",
         ),
         # quant
-        ("quant", "analyze", None, "what ternarizing each layer would cost"),
-        ("quant", "convert", None, "ternarize a float model under rules, with the measured loss"),
-        ("quant", "validate", None, "a quantized model against its original, within a tolerance"),
+        (
+            "quant",
+            "analyze",
+            "commands.quant.analyze:AnalyzeArgs",
+            "what ternarizing each layer would cost",
+        ),
+        (
+            "quant",
+            "convert",
+            "commands.quant.convert:QuantConvertArgs",
+            "ternarize a float model under rules, with the measured loss",
+        ),
+        (
+            "quant",
+            "validate",
+            "commands.quant.validate:QuantValidateArgs",
+            "a quantized model against its original, within a tolerance",
+        ),
         ("quant", "optimize", None, "tune scales, layouts and kernels for accuracy, size or speed"),
         # bench
         (

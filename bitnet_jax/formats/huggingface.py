@@ -153,12 +153,12 @@ def _check_names(
     if missing:
         first = missing[0]
         close = nearest(first, extra)
-        norm = "sub_norm" in first
+        norm = "sub_norm" in theirs[first].name
         raise TensorError(
             "model.missing_sub_norm" if norm else "model.missing_tensor",
             f"`{path}` lacks {len(missing)} of the {len(theirs)} tensors that its config asks "
             f"for: {few(missing)}" + (f"; found instead: {few(close)}" if close else ""),
-            _missing_hint(first, config),
+            _missing_hint(theirs[first], config),
             tensor=theirs[first].name,
         )
     if extra:
@@ -182,12 +182,12 @@ def _check_names(
             )
 
 
-def _missing_hint(name: str, config: Config) -> str:
-    if name == "lm_head.weight" and not config.spec.tie_embeddings:
+def _missing_hint(item: Expected, config: Config) -> str:
+    if item.name == "lm_head" and not config.spec.tie_embeddings:
         return (
             "if the head is tied to the embedding, config.json must say tie_word_embeddings: true"
         )
-    if "sub_norm" in name:
+    if "sub_norm" in item.name:
         return (
             "some converters drop the sub-norms; without them the model is another one: get the "
             "original checkpoint"
@@ -227,15 +227,15 @@ def _check_shape(path: Path, item: Expected, info: TensorInfo) -> None:
 def _encoding(wanted: Mapping[str, Expected], stored: Stored, config: Config) -> str:
     """How the ternary matrices are stored: ``packed``, ``master``, ``dequantized`` or ``float``."""
     matrices = [
-        item.huggingface
+        item
         for item in wanted.values()
         if item.ternary and not config.quantization.excludes(_module(item))
     ]
-    if any(stored.info(name).dtype == "U8" for name in matrices):
+    if any(stored.info(item.huggingface).dtype == "U8" for item in matrices):
         return "packed"
     if config.quantization.mode == "online":
         return "master"
-    if config.quantization.present or looks_ternary(stored, matrices[0]):
+    if config.quantization.present or looks_ternary(matrices[0], stored):
         return "dequantized"
     return "float"
 

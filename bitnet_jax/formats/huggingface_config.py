@@ -19,6 +19,7 @@ from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_huggingface, fami
 from bitnet_jax.models.family import Family
 from bitnet_jax.models.huggingface import HuggingFace
 from bitnet_jax.models.linear_norms import write_linear_norms
+from bitnet_jax.models.missing import MISSING
 
 LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 MODES = ("offline", "online")
@@ -99,9 +100,10 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
         return family
     found = f"architecture {shown(name)}" if name else f"model_type {shown(raw.get('model_type'))}"
     known = [f.huggingface.architecture for f in FAMILIES.values() if f.huggingface is not None]
+    missing = MISSING.get(name) if isinstance(name, str) else None
     raise BadData(
         "model.unknown_architecture",
-        f"{where}: {found} is not known",
+        f"{where}: {found} is not known" + (f": it has {missing}" if missing else ""),
         " ".join(["known: " + ", ".join(sorted(known)) + ".", ELSEWHERE, *problems]),
     )
 

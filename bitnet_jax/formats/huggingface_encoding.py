@@ -14,7 +14,17 @@ from bitnet_jax.models.families import family_of
 from bitnet_jax.models.linear_norms import linear_norm_eps
 from bitnet_jax.models.names import expected
 
-ENCODINGS = ("master", "packed", "autobitlinear", "bitlinear", "latent", "float")
+ENCODINGS = (
+    "master",
+    "packed",
+    "autobitlinear",
+    "bitlinear",
+    "latent",
+    "dequantized",
+    "float",
+)
+# Written without a `quantization_config`: transformers loads plain float linears.
+UNQUANTIZED = ("dequantized", "float")
 
 
 def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]:
@@ -40,6 +50,12 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> tuple[str, lis
             "the model is ternary; plain floats would be loaded without activation quantization",
             "use --encoding master",
         )
+    if asked == "dequantized":
+        _check_dequantized(checkpoint, ternary)
+        return "dequantized", [
+            "transformers computes with dequantized weights and float activations: its results are "
+            "those of the model only where its activations are not quantized"
+        ]
     if asked == "latent":
         if any(entry.latent is None for entry in ternary.values()):
             raise CannotCreate(
@@ -97,4 +113,24 @@ def _check_floats(checkpoint: Checkpoint, ternary: Mapping[str, object]) -> None
             f"`{kept[0]}` is float and has a norm inside; in transformers only quantized linears "
             "have those",
             "make it ternary too, or keep it as --format bitnet",
+        )
+
+
+def _check_dequantized(checkpoint: Checkpoint, ternary: Mapping[str, object]) -> None:
+    """Raises `CannotCreate` where the floats would be read as something else."""
+    spec = checkpoint.spec
+    kept = [n for n, item in expected(spec).items() if item.ternary and n not in ternary]
+    if kept:
+        raise CannotCreate(
+            "huggingface.dequantized",
+            f"`{kept[0]}` is float: beside ternary floats nothing would tell which are which",
+            "use --encoding master",
+        )
+    config_of = family_of(spec.family).huggingface
+    if config_of is not None and config_of.masters:
+        raise CannotCreate(
+            "huggingface.dequantized",
+            f"`{config_of.architecture}` quantizes what it loads: dequantized weights would get "
+            "other scales",
+            "use --encoding master",
         )

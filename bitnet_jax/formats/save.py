@@ -21,7 +21,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.gguf import check_gguf, write_gguf
 from bitnet_jax.formats.gguf_encoding import ENCODINGS as GGUF_ENCODINGS
 from bitnet_jax.formats.huggingface_config import check_spelling
-from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
+from bitnet_jax.formats.huggingface_encoding import ENCODINGS, UNQUANTIZED, choose_encoding
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import ENCODINGS as PACKINGS
 from bitnet_jax.formats.native import choose_encoding as choose_packing
@@ -87,7 +87,7 @@ def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
 
 def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
     chosen, _ = choose_encoding(checkpoint, encoding)
-    check_spelling(checkpoint.spec, chosen != "float")
+    check_spelling(checkpoint.spec, chosen not in UNQUANTIZED)
 
 
 def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:

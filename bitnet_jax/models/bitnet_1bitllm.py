@@ -8,56 +8,13 @@ at each forward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models import bitnet, config_keys, rows
+from bitnet_jax.models import bitnet, rope, rows, spelling
 from bitnet_jax.models.bitnet_gguf import GGUF
 from bitnet_jax.models.family import API, Family
-from bitnet_jax.models.huggingface import HuggingFace
-from bitnet_jax.models.rope import kind_of, parameters, write_rope
-
-ARCHITECTURE = "BitnetForCausalLM"
 
 NAMES = rows.renamed(
     bitnet.NAMES, {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
 )
-
-# Ternary weights and int8 activations: what is computed here.
-_FIXED: dict[str, Any] = {
-    "attention_bias": False,
-    "input_bits": 8,
-    "weight_bits": 1,
-}
-_ACTIVATIONS = {"silu": "silu"}
-
-
-def _read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    config_keys.fixed(raw, where, ARCHITECTURE, _FIXED)
-    rope = parameters(raw, where)
-    kind_of(rope, where, {"default": ()}, "no model of this architecture scales its positions")
-    return config_keys.read_sizes(raw, where, 2048) | {
-        "rope_theta": rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
-        "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
-        "activation": config_keys.activation(raw, where, _ACTIVATIONS, "silu", "hidden_act"),
-        "sub_norms": True,
-        "tie_embeddings": config_keys.boolean(raw, "tie_word_embeddings", where),
-    }
-
-
-def _write(spec: ModelSpec, old: bool) -> dict[str, Any]:
-    return (
-        config_keys.write_sizes(spec)
-        | _FIXED
-        | write_rope(spec, old)
-        | {
-            "hidden_act": spec.activation,
-            "rms_norm_eps": spec.rms_norm_eps,
-            "tie_word_embeddings": spec.tie_embeddings,
-        }
-    )
-
 
 FAMILY = Family(
     api=API,
@@ -67,6 +24,19 @@ FAMILY = Family(
     **rows.decoder(bitnet.design),
     values={"activation": ("silu",), "sub_norms": (True,)},
     check=bitnet.check,
-    huggingface=HuggingFace(ARCHITECTURE, "llama", _read, _write, masters=True),
+    huggingface=spelling.spelled(
+        "BitnetForCausalLM",
+        "llama",
+        rope.plain_rope(10000.0),
+        absent={
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+        },
+        activations={"silu": "silu"},
+        # Ternary weights and int8 activations: what is computed here.
+        fixed={"attention_bias": False, "input_bits": 8, "weight_bits": 1},
+        masters=True,
+    ),
     gguf=GGUF,
 )

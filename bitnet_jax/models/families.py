@@ -20,10 +20,30 @@ from bitnet_jax.models import plugins, verify
 from bitnet_jax.models.bitnet import FAMILY as BITNET
 from bitnet_jax.models.bitnet_1bitllm import FAMILY as BITNET_1BITLLM
 from bitnet_jax.models.family import Family, Params
+from bitnet_jax.models.gemma import FAMILY as GEMMA
+from bitnet_jax.models.gemma3 import FAMILY as GEMMA3
 from bitnet_jax.models.llama import FAMILY as LLAMA
+from bitnet_jax.models.mistral import FAMILY as MISTRAL
+from bitnet_jax.models.phi import FAMILY as PHI
+from bitnet_jax.models.phi3 import FAMILY as PHI3
+from bitnet_jax.models.qwen2 import FAMILY as QWEN2
+from bitnet_jax.models.qwen3 import FAMILY as QWEN3
+from bitnet_jax.models.smollm3 import FAMILY as SMOLLM3
 
-# Where a config says no architecture, the first with its model type is meant.
-FAMILIES: dict[str, Family] = {family.name: family for family in (BITNET, LLAMA, BITNET_1BITLLM)}
+_BUILT_IN = (
+    BITNET,
+    LLAMA,
+    BITNET_1BITLLM,  # where a config says no architecture, the first with its model type is meant
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA3,
+    PHI,
+    PHI3,
+    SMOLLM3,
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _BUILT_IN}
 
 ELSEWHERE = "A family of your own: install its package, or pass --plugin FILE.py."
 

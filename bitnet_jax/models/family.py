@@ -225,6 +225,8 @@ def _row_fault(family: Family, row: Parameter) -> str | None:
         return f"{where} needs `{needs}`, which is no field of its spec"
     if len(row.shape) < 2 * row.ternary or (row.transposed and len(row.shape) != 2):
         return f"{where} is {'transposed' if row.transposed else 'ternary'}: it must be a matrix"
+    if row.fused and (row.transposed or row.shape[0] != row.fused[row.part : row.part + 1]):
+        return f"{where}: `fused` must name its own rows at `part`, and it is not transposed"
     index = match(family.rules, LAYER.sub("0", row.name), "dot")
     to = "keep" if index is None else family.rules[index].to
     if to not in ("keep", "ternary"):
@@ -239,7 +241,8 @@ def _row_fault(family: Family, row: Parameter) -> str | None:
 def _double(family: Family) -> str | None:
     columns = ["name", "huggingface"] if family.huggingface else ["name"]
     for column in columns:
-        seen = [getattr(row, column) for row in family.names]
+        # Parts of one tensor there share its name.
+        seen = [getattr(row, column) for row in family.names if column == "name" or not row.part]
         twice = sorted({name for name in seen if seen.count(name) > 1})
         if twice:
             return f"`{twice[0]}` stands twice in `names`"

@@ -58,15 +58,30 @@ class Drawn(Start):
 
 
 class RMSNorm(nnx.Module):
-    """RMSNorm with a learned weight."""
+    """RMSNorm with a learned weight, which by choice stands for itself and an offset (Gemma: 1)."""
+
+    def __init__(self, size: int, eps: float, start: Start, offset: float = 0.0):
+        self.weight = nnx.Param(start.zeros(size) if offset else start.ones(size))
+        self.eps, self.offset = eps, offset
+
+    def __call__(self, x: Any) -> Any:
+        """Keeps `x`'s shape and dtype."""
+        weight = self.weight[...]
+        return rms_norm(x, weight + self.offset if self.offset else weight, eps=self.eps)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm with a weight and a bias: the RMSNorm of what differs from the mean."""
 
     def __init__(self, size: int, eps: float, start: Start):
         self.weight = nnx.Param(start.ones(size))
+        self.bias = nnx.Param(start.zeros(size))
         self.eps = eps
 
     def __call__(self, x: Any) -> Any:
         """Keeps `x`'s shape and dtype."""
-        return rms_norm(x, self.weight[...], eps=self.eps)
+        away = x - jnp.mean(x, axis=-1, keepdims=True)
+        return rms_norm(away, self.weight[...], eps=self.eps) + self.bias[...]
 
 
 class Linear(nnx.Module):

@@ -8,18 +8,12 @@ models (Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E) have no sub-norms; with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models import config_keys, rope, rows
+from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
-from bitnet_jax.models.huggingface import HuggingFace
-from bitnet_jax.models.linear_norms import LINEAR_NORMS, linear_norm_eps, read_linear_norms
+from bitnet_jax.models.linear_norms import linear_norm_eps
 from bitnet_jax.models.llama_gguf import GGUF
-
-ARCHITECTURE = "LlamaForCausalLM"
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -37,9 +31,11 @@ NAMES = (
     *rows.FINAL_NORM,
     *rows.HEAD,
 )
-# The spec's names of activations, by the config's.
-_ACTIVATIONS = {"silu": "silu"}
-_UNSAID = {"attention_bias": False, "mlp_bias": False}
+PARTS = (
+    rope.rope(10000.0),
+    spelling.flags(attention_bias=False, mlp_bias=False),
+    spelling.NORMS_INSIDE,
+)
 
 
 def design(spec: ModelSpec) -> Design:
@@ -54,43 +50,27 @@ def design(spec: ModelSpec) -> Design:
     )
 
 
-def _read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    theta, scaling = rope.read_rope(raw, where, 10000.0)
-    flags = {key: config_keys.boolean(raw, key, where) for key in _UNSAID}
-    return config_keys.read_sizes(raw, where, 2048) | {
-        "rope_theta": theta,
-        "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
-        "activation": config_keys.activation(raw, where, _ACTIVATIONS, "silu", "hidden_act"),
-        "tie_embeddings": config_keys.boolean(raw, "tie_word_embeddings", where),
-        "extra": scaling | flags | read_linear_norms(raw, where),
-    }
-
-
-def _write(spec: ModelSpec, old: bool) -> dict[str, Any]:
-    return (
-        config_keys.write_sizes(spec)
-        | {key: spec.extra[key] for key in _UNSAID}
-        | rope.write_rope(spec, old)
-        | {
-            "hidden_act": spec.activation,
-            "initializer_range": 0.02,
-            "rms_norm_eps": spec.rms_norm_eps,
-            "tie_word_embeddings": spec.tie_embeddings,
-        }
-    )
-
-
 FAMILY = Family(
     api=API,
     name="llama",
     names=NAMES,
     rules=rows.RULES,
     **rows.decoder(design),
-    extra=rope.FIELDS | _UNSAID | LINEAR_NORMS,
+    extra=spelling.extra_of(*PARTS),
     values={"activation": ("silu",), "sub_norms": (False,), "tie_embeddings": (False, True)},
     check=lambda spec: rope.rope_fault(spec, spec.head_dim),
-    huggingface=HuggingFace(
-        ARCHITECTURE, "llama", _read, _write, in_transformers=True, linear_norms=True
+    huggingface=spelling.spelled(
+        "LlamaForCausalLM",
+        "llama",
+        *PARTS,
+        absent={
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+        },
+        activations={"silu": "silu"},
+        in_transformers=True,
+        linear_norms=True,
     ),
     gguf=GGUF,
 )

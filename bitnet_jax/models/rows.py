@@ -18,6 +18,15 @@ from bitnet_jax.quant.rules import Rule
 
 _LAYER = "layers.N."
 
+# Values of fields that mean nothing to a family without sub-norms.
+PLAIN: dict[str, Any] = {"sub_norms": (False,)}
+
+
+def head_size(spec: ModelSpec) -> dict[str, int]:
+    """The letter D, for `Family.sizes`: what one head has."""
+    return {"D": spec.head_dim}
+
+
 # Which matrices of these rows are ternary.
 RULES = (Rule("layers.*.self_attn.*_proj"), Rule("layers.*.mlp.*_proj"))
 
@@ -41,9 +50,15 @@ QKV = (
 OUT = (_matrix("self_attn.o_proj", "HQ"),)
 ATTENTION_SUB_NORM = (row(_LAYER + "self_attn.attn_sub_norm", "Q", needs="sub_norms"),)
 POST_NORM = (row(_LAYER + "post_attention_layernorm", "H"),)
-GATE_UP = (_matrix("mlp.gate_proj", "IH"), _matrix("mlp.up_proj", "IH"))
+UP = (_matrix("mlp.up_proj", "IH"),)
+GATE_UP = (_matrix("mlp.gate_proj", "IH"), *UP)
 FFN_SUB_NORM = (row(_LAYER + "mlp.ffn_sub_norm", "I", needs="sub_norms"),)
 DOWN = (_matrix("mlp.down_proj", "HI"),)
+QK_NORM = (row(_LAYER + "self_attn.q_norm", "D"), row(_LAYER + "self_attn.k_norm", "D"))
+SANDWICH_NORMS = (
+    row(_LAYER + "pre_feedforward_layernorm", "H"),
+    row(_LAYER + "post_feedforward_layernorm", "H"),
+)
 FINAL_NORM = (row("norm", "H"),)
 HEAD = (Parameter("lm_head", "lm_head.weight", "VH", needs="!tie_embeddings"),)
 LINEARS = (*QKV, *OUT, *GATE_UP, *DOWN)
@@ -62,6 +77,14 @@ def biases(rows: tuple[Parameter, ...], needs: str = "") -> tuple[Parameter, ...
 def linear_norms(rows: tuple[Parameter, ...], needs: str) -> tuple[Parameter, ...]:
     """The norms inside of linears (`use_rms_norm` of transformers)."""
     return tuple(_beside(row, "rms_norm", ".rms_norm.weight", row.shape[1], needs) for row in rows)
+
+
+def fused(rows: tuple[Parameter, ...], name: str) -> tuple[Parameter, ...]:
+    """Matrices whose rows stand one after the other in one tensor of a checkpoint."""
+    letters = "".join(item.shape[0] for item in rows)
+    return tuple(
+        replace(item, huggingface=name, fused=letters, part=part) for part, item in enumerate(rows)
+    )
 
 
 def renamed(rows: tuple[Parameter, ...], names: Mapping[str, str]) -> tuple[Parameter, ...]:

@@ -82,9 +82,11 @@ def spearman(
       UsageError: they are not as many (``stats.length``), or fewer than three
         (``stats.few``), or all equal (``stats.constant``).
     """
-    pairs = np.stack([np.asarray(one, np.float64), np.asarray(other, np.float64)]) if len(
-        one
-    ) == len(other) else None
+    pairs = (
+        np.stack([np.asarray(one, np.float64), np.asarray(other, np.float64)])
+        if len(one) == len(other)
+        else None
+    )
     if pairs is None:
         raise UsageError("stats.length", f"{len(one)} values against {len(other)}: no pairs")
     count = pairs.shape[1]

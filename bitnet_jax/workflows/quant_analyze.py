@@ -16,12 +16,15 @@ import numpy as np
 
 from bitnet_jax.analysis.products import observe, weight_errors
 from bitnet_jax.analysis.sensitivity import Losses, Predicted, Sensitivity
+from bitnet_jax.bench.device import choose
+from bitnet_jax.bench.progress import task
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.stats.means import Interval, mean_interval, spearman
 from bitnet_jax.workflows.measured_text import TOKENS, read_windows
-from bitnet_jax.workflows.quant_model import FloatModel, float_model
+from bitnet_jax.workflows.model_pair import exp
+from bitnet_jax.workflows.quant_model import float_model
 
 # No run of this version has measured what it takes to recover from PTQ at a model's size.
 UNKNOWN = "unknown"
@@ -37,6 +40,7 @@ def quant_analyze(
     length: int | None = None,
     quick: bool = False,
     seed: int = 0,
+    device: str = "auto",
     offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
@@ -53,6 +57,7 @@ def quant_analyze(
     Raises:
       BadData, UsageError, ConfigError: as `float_model` and `read_windows`.
     """
+    choose(device)
     checkpoint = open_checkpoint(model, offline=offline, progress=progress)
     subject = float_model(checkpoint, precision, recipe)
     windows = read_windows(checkpoint, text, tokens=tokens, length=length)
@@ -65,19 +70,17 @@ def quant_analyze(
     packed = pack(subject.forward, params, subject.rules, example)
     weights = weight_errors(params, packed)
     del packed
-    told = progress.step if hasattr(progress, "step") else lambda words: None
-    products = observe(
-        subject.forward, params, subject.rules, windows.tokens, sensitivity.batch
-    )
-    predicted = sensitivity.predict(seed=seed)
+    products = observe(subject.forward, params, subject.rules, windows.tokens, sensitivity.batch)
+    with task(progress, "predict each linear", 2 * len(windows.tokens), "window") as told:
+        predicted = sensitivity.predict(seed=seed, told=told)
     nothing, everything = np.zeros((1, len(names))), np.ones((1, len(names)))
     parts = [nothing, everything]
     if not quick:
         parts += [sensitivity.alone(), sensitivity.without()]
-    base, whole, *each = sensitivity.measure(np.concatenate(parts), told)
-    layers = [
-        {"name": name, **weights.get(name, {}), **products.get(name, {})} for name in names
-    ]
+    batches = -(-len(windows.tokens) // sensitivity.batch)
+    with task(progress, f"measure {sum(map(len, parts))} choices", batches, "batch") as told:
+        base, whole, *each = sensitivity.measure(np.concatenate(parts), told)
+    layers = [{"name": name, **weights.get(name, {}), **products.get(name, {})} for name in names]
     _add_costs(layers, predicted, base, whole, each, seed)
     orders = _orders(layers, quick, seed)
     by = [row["name"] for row in sorted(layers, key=lambda row: _gain(row), reverse=True)]
@@ -86,7 +89,7 @@ def quant_analyze(
         "model": str(model),
         "source": checkpoint.source.to_json(),
         "precision": precision,
-        "rules": _rules_in_words(subject),
+        "rules": subject.rules_json(),
         "text": windows.to_json(),
         "price": price(base, whole, seed),
         "layers": layers,
@@ -95,13 +98,6 @@ def quant_analyze(
         "recovery": {"recipe": UNKNOWN, "tokens": UNKNOWN},
         "warnings": list(checkpoint.warnings),
     }
-
-
-def _rules_in_words(subject: FloatModel) -> list[dict[str, Any]]:
-    return [
-        {"path": rule.path, "use": rule.use, "to": rule.to, "scale": rule.scale}
-        for rule in subject.rules
-    ]
 
 
 # ---------------------------------------------------------------------------- the price
@@ -117,15 +113,10 @@ def price(base: Losses, found: Losses, seed: int = 0) -> dict[str, Any]:
         "loss_before": mean_interval(base.nll, seed=seed).to_json(),
         "loss_after": mean_interval(found.nll, seed=seed).to_json(),
         "loss_change": change.to_json(),
-        "perplexity_ratio": change.through(_exp).to_json(),
+        "perplexity_ratio": change.through(exp).to_json(),
         "kl": mean_interval(found.kl, seed=seed).to_json(),
         "top1_agreement": mean_interval(found.same, seed=seed).to_json(),
     }
-
-
-def _exp(value: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.exp(value))
 
 
 # -------------------------------------------------------------------------- each linear

@@ -55,13 +55,25 @@ class FloatModel:
         Raises:
           BadData: one holds NaN or infinity (``weights.not_finite``).
         """
-        found = {}
-        for name in self.checkpoint.entries:
-            array = np.asarray(self.checkpoint.read(name))
-            require_finite(name, array)
-            # A device has no float64.
-            found[name] = jnp.asarray(array.astype(np.float32) if array.itemsize > 4 else array)
-        return found
+        return {name: self.read(name) for name in self.checkpoint.entries}
+
+    def read(self, name: str) -> Any:
+        """Reads one parameter onto the device.
+
+        Raises:
+          BadData: as `params`.
+        """
+        array = np.asarray(self.checkpoint.read(name))
+        require_finite(name, array)
+        # A device has no float64.
+        return jnp.asarray(array.astype(np.float32) if array.itemsize > 4 else array)
+
+    def rules_json(self) -> list[dict[str, Any]]:
+        """The rules, as records hold them."""
+        return [
+            {"path": rule.path, "use": rule.use, "to": rule.to, "scale": rule.scale}
+            for rule in self.rules
+        ]
 
 
 def float_model(

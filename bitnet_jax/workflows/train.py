@@ -140,9 +140,7 @@ def prepare_scratch(recipe: TrainConfig, reach: Reach | None = None) -> Prepared
     )
     _check_fits(recipe, spec)
     params = fresh_params(spec, recipe.seed)
-    return Prepared(
-        spec, params, data, tokenizer_files(tokenizer), corpus, rules_of(recipe, spec)
-    )
+    return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus, rules_of(recipe, spec))
 
 
 def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike, reach: Reach) -> Prepared:

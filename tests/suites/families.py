@@ -141,6 +141,22 @@ ROWS = (
         _of("llama", {"attention_bias": True, "mlp_bias": True} | _LLAMA3, tie_embeddings=True),
     ),
     Row("llama, a norm in each linear", _of("llama", {"linear_norms": True})),
+    Row("mistral", _of("mistral", {"sliding_window": 5})),
+    Row("qwen2", _of("qwen2", {"sliding_window": 4, "layer_types": "fs"})),
+    Row("qwen3", _of("qwen3", {"attention_bias": True}, head_dim=16)),
+    Row("gemma", _of("gemma", head_dim=16)),
+    Row(
+        "gemma3",
+        _of(
+            "gemma3",
+            {"sliding_window": 5, "layer_types": "ssf", "query_pre_attn_scalar": 9},
+            head_dim=16,
+            num_layers=3,
+        ),
+    ),
+    Row("phi", _of("phi", num_kv_heads=4)),
+    Row("phi3, fused in its files", _of("phi3", {"rotary_share": 0.5})),
+    Row("smollm3", _of("smollm3", {"rope_layers": "rn"})),
     Row("mixing: a Flax Linen package", _spec(**_mixing()), MIXING),
     Row(
         "mixing, its own head, no bias",

@@ -26,6 +26,7 @@ def cached_attention(
     *,
     theta: float,
     scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """Rotates `q` and `k`, writes `k` and `v` into the caches, and attends.
 
@@ -38,10 +39,14 @@ def cached_attention(
       keys, values: float32 [batch, capacity, kv_heads, head_dim], or int8 with rows as
         `quant.cache_rows` has them.
       theta, scaling: as `rotary` takes them.
+      window: as `attention` takes it.
 
     Returns:
       `q`'s shape, and both caches with the new rows.
     """
-    turn = {"theta": float(theta)} | ({"scaling": tuple(scaling)} if scaling else {})
-    y, keys, values = cached_attention_p.bind(q, k, v, positions, keys, values, **turn)
+    chosen = {"scaling": tuple(scaling), "window": int(window)}
+    chosen = {name: value for name, value in chosen.items() if value}
+    y, keys, values = cached_attention_p.bind(
+        q, k, v, positions, keys, values, theta=float(theta), **chosen
+    )
     return y, keys, values

@@ -34,6 +34,7 @@ def cached_attention_native(
     *,
     theta: float,
     scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """As `cached_attention_reference`."""
     angles = positions.astype(jnp.float32)[..., None] * frequencies(q.shape[-1], theta, scaling)
@@ -41,6 +42,8 @@ def cached_attention_native(
     results = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in (q, keys, values)]
     call = jax.ffi.ffi_call(target, results, input_output_aliases={6: 1, 7: 2})
     y, keys, values = call(
-        *(q, k, v, jnp.cos(angles), jnp.sin(angles), positions, keys, values), isa=np.int64(isa)
+        *(q, k, v, jnp.cos(angles), jnp.sin(angles), positions, keys, values),
+        isa=np.int64(isa),
+        window=np.int64(window),
     )
     return y, keys, values

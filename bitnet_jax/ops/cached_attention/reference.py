@@ -19,10 +19,11 @@ def cached_attention_reference(
     *,
     theta: float,
     scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """The result [batch, length, heads, head_dim], and both caches with the new rows."""
     turn: dict[str, Any] = {"theta": theta, "scaling": scaling}
     keys = cache_write_reference(keys, rotary_reference(k, positions, **turn), positions)
     values = cache_write_reference(values, v, positions)
     q = rotary_reference(q, positions, **turn)
-    return attention_reference(q, keys, values, positions), keys, values
+    return attention_reference(q, keys, values, positions, window=window), keys, values
