@@ -1,7 +1,7 @@
 """Where a model will run: each verdict on an engine that is installed, held against the engine.
 
-`exactly`: its logits are ours, by the parity rules. `as W1.58A16`: they are those of the same weights
-with float activations, nearer than ours; or, by blocks, near both. `wrongly`: near neither.
+`exactly`: its logits are ours, by the parity rules. `as W1.58A16`: they are those of the same
+weights with float activations; or, with activations in blocks, near both. `wrongly`: near neither.
 """
 
 from __future__ import annotations

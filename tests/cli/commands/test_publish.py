@@ -40,11 +40,15 @@ def test_yes_is_said_ahead(bitnet, hub):
     assert args == ("m", "hf://me/x") and kwargs["message"] == "first" and kwargs["private"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "outcome"), [("y\n", "published"), ("Yes\n", "published"),
-                            ("n\n", "not published"), ("\n", "not published"), ("", "not published")]
-)  # fmt: skip
+ANSWERS = {"y": "published", "Yes": "published", "n": "not published", "": "not published"}
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [*ANSWERS.items()])
 def test_a_person_is_asked(bitnet, hub, answer, outcome):
-    done = bitnet(*LINE, stdin=answer, terminal=True)
+    done = bitnet(*LINE, stdin=answer + "\n", terminal=True)
     assert done.rc == 0 and "publish to hf://me/x? [y/N]" in done.screen
     assert outcome in done.out and ("not " in done.out) == ("not" in outcome)
+
+
+def test_the_end_of_the_input_is_no_yes(bitnet, hub):
+    assert "not published" in bitnet(*LINE, stdin="", terminal=True).out
