@@ -27,6 +27,9 @@ CONFIG, GENERATION = "bitnet_jax.tokenizer_config", "bitnet_jax.generation_confi
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 # What SentencePiece writes for a space.
 SPACE = "\u2581"
+_SPACES = (
+    "a text that begins with a space gets one space more in llama.cpp than from this tokenizer"
+)
 
 
 def tokenizer_keys(
@@ -140,6 +143,8 @@ def _sentencepiece(
 ) -> tuple[dict[str, Value], list[str]]:
     """llama.cpp merges the pair whose union has the highest score: minus the merge's rank."""
     prefix = _space_prefix(raw)
+    # A Metaspace puts no space before one that is there; llama.cpp puts it before any text.
+    notes = [_SPACES] if prefix and raw.get("pre_tokenizer") else []
     rank: dict[str, int] = {}
     for index, (left, right) in enumerate(merges_of(raw)):
         rank.setdefault(left + right, index)
@@ -153,7 +158,7 @@ def _sentencepiece(
         PREFIX + "pre": ("string", "default"),
         PREFIX + "scores": ("[f32]", np.array(scores, "<f4")),
         PREFIX + "add_space_prefix": ("bool", prefix),
-    }, []
+    }, notes
 
 
 def _space_prefix(raw: Mapping[str, Any]) -> bool:

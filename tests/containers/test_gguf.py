@@ -146,7 +146,8 @@ REFUSED = {
     "a key as long as the world": (
         file([struct.pack(Q, HUGE) + b"a"], counts=(0, 1), data=bytes(99)), "gguf.string", "key"),
     "a key beyond the file": (
-        file([struct.pack(Q, 5000) + b"a"], counts=(0, 1), data=bytes(99)), "gguf.truncated", "key"),
+        file([struct.pack(Q, 5000) + b"a"], counts=(0, 1), data=bytes(99)),
+        "gguf.truncated", "key"),
     "a string beyond the file": (
         file([key("k", 8, struct.pack(Q, 1 << 62))], data=bytes(99)), "gguf.truncated", "claims"),
     "a string that wraps around": (

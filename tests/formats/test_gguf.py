@@ -376,16 +376,19 @@ def test_what_was_edited_after_it_was_written_is_found(awkward, tmp_path):
 
     cases = {
         "gguf.scale_mismatch": lambda p: edit.tensor(p, gguf_names(spec)[name], double),
-        "gguf.spec": lambda p: edit.value(p, "llama.attention.layer_norm_rms_epsilon", ("f32", 0.5)),
+        "gguf.spec": lambda p: edit.value(
+            p, "llama.attention.layer_norm_rms_epsilon", ("f32", 0.5)),
         "gguf.table": lambda p: edit.value(p, TABLE, ("string", '{"norm":["int4"]}')),
         "scale.invalid": lambda p: edit.value(p, SCALES, ("[f32]", np.full(3, -1, "<f4"))),
-        "gguf.tokenizer": lambda p: edit.value(p, "tokenizer.ggml.tokens", ("[string]", ["a"] * 512)),
+        "gguf.tokenizer": lambda p: edit.value(
+            p, "tokenizer.ggml.tokens", ("[string]", ["a"] * 512)),
         "gguf.key_missing": lambda p: edit.value(p, "llama.block_count", None),
         "gguf.split": lambda p: edit.value(p, "split.count", ("u16", 2)),
         "gguf.not_a_model": lambda p: edit.value(p, "general.type", ("string", "adapter")),
         "model.unknown_architecture": lambda p: edit.value(
             edit.without_ours(p, p), "general.architecture", ("string", "gpt")),
-        "config.unsupported": lambda p: edit.value(p, "llama.rope.scaling.type", ("string", "yarn")),
+        "config.unsupported": lambda p: edit.value(
+            p, "llama.rope.scaling.type", ("string", "yarn")),
         "gguf.pre_tokenizer": lambda p: edit.value(
             edit.without_ours(p, p), "tokenizer.ggml.pre", None),
         "config.value": lambda p: edit.value(
@@ -477,6 +480,18 @@ def test_a_source_that_changes_while_it_is_read_leaves_nothing(plain, tmp_path):
             dataclasses.replace(plain, entries={**plain.entries, name: entry}), tmp_path / "m.gguf"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_model_says_of_itself_goes_along(plain, tmp_path):
+    said = {"general.name": "A name", "general.license": "mit", "general.url": "https://x.y",
+            "general.count.of_it": 5, "general.half": 0.1, "general.yes": True,
+            "general.architecture": "gpt"}  # fmt: skip
+    again = saved(dataclasses.replace(plain, metadata=said), tmp_path, "tq2_0")
+    # What the file is, is not the model's to say.
+    assert again.metadata == {k: v for k, v in said.items() if k != "general.architecture"}
+    assert saved(plain, tmp_path, "tq2_0", "bare.gguf").metadata == {}
+    assert save_checkpoint(again, tmp_path / "m.bitnet").path == tmp_path / "m.bitnet"
+    assert open_checkpoint(tmp_path / "m.bitnet").metadata == again.metadata
 
 
 def test_reading_a_header_reads_no_tensor(plain, tmp_path, monkeypatch):
