@@ -211,9 +211,7 @@ ENGINES: dict[str, Engine] = {
             _OTHER_GGUF,
         ),
     ),
-    "ONNX Runtime": Engine(
-        RUN, (Row(_always, REFUSED, "it reads ONNX files only: `bitnet model export`"),)
-    ),
+    "ONNX Runtime": Engine(RUN, (Row(_always, REFUSED, "it reads ONNX files only"),)),
     "mlx-lm": Engine(
         REPORTED,
         (
