@@ -1,13 +1,13 @@
 """The profiles: how parameters are stored and by which nodes products are made. One table.
 
-    portable    INT8 codes, MatMulInteger: sums exact on any runtime with opset 24
+    portable    INT8 codes, MatMulInteger: sums exact on any runtime with opset 23
     size        codes in as few bits as ONNX has, widened as the file is loaded: as exact
     inference   ONNX Runtime's MatMulNBits, which rounds activations by blocks of its own:
                 fast there, and not exact; its error is measured
     accuracy    as `portable`, every float parameter stored as float32
 
 Source of what runs where: ONNX 1.23, ONNX Runtime 1.32. Its CPU kernels of Attention are those
-of opsets 23 and 24, so graphs are written in 24; INT2 needs 25. DequantizeLinear of INT2 has
+of opsets 23 and 24, so graphs are written in 23; INT2 needs 25. DequantizeLinear of INT2 has
 no kernel in opset 28, and none stands in our graphs, which widen by Cast.
 """
 
@@ -45,10 +45,10 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("portable", 24),
+        Profile("portable", 23),
         Profile("size", 25, {"ternary": "int2", "int4": "int4"}),
-        Profile("inference", 24, nbits=True, accuracy_level=4, exact=False),
-        Profile("accuracy", 24, widen=True),
+        Profile("inference", 23, nbits=True, accuracy_level=4, exact=False),
+        Profile("accuracy", 23, widen=True),
     )
 }
 

@@ -90,19 +90,42 @@ def _attention(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
 def written(
     low: Lowering, buffer: str, new: str, positions: str, shape: Sequence[Any], length: Any
 ) -> str:
-    """TensorScatter: rows of `new` [batch, length, …] into `buffer` from the first position on."""
+    """Rows of `new` [batch, length, …] in `buffer`, from each row's first position on.
+
+    ScatterND, in the order of axes that the buffer has already. ONNX's own operator for it,
+    TensorScatter, is what a runtime may do in place, and ONNX Runtime 1.32 warns at each call
+    that it does not.
+    """
     b = low.builder
     rank = len(shape)
-    start = b.cast(b.squeeze(b.slice(positions, 1, 0, 1), 1), "int64")
+    start = b.cast(b.slice(positions, 1, 0, 1), "int64")  # [batch, 1]
     most = low.dims.scalar(shape[1] - length)
     # A run that does not fit is moved down, as `cache_write` has it.
     start = b.op("Max", b.op("Min", start, most), low.scalar(0, "int64"))
-    # In the order that the buffer has already.
+    rows = b.op("Add", start, b.unsqueeze(arange(low, length), 0))  # [batch, length]
     base, perm = b.transposed.get(buffer, (buffer, tuple(range(rank))))
     inverse = [perm.index(axis) for axis in range(rank)]
-    new = b.transpose(new, inverse)
-    out = b.op("TensorScatter", base, new, start, axis=perm[1])
-    return b.transpose(out, perm)
+    # Indices go as deep as the axes of rows and entries; what stands behind is written whole.
+    depth = max(perm[:2]) + 1
+    axes = inverse[:depth]  # of `shape`, in the base's order
+    sizes = [length if axis == 1 else shape[axis] for axis in axes]
+    if perm[0] > perm[1]:
+        rows = b.transpose(rows, (1, 0))
+    parts = []
+    for place, axis in enumerate(axes):
+        if axis == 1:
+            index = low.reshape(rows, *_spread(sizes, sorted(perm[:2])))
+        else:
+            index = low.reshape(arange(low, shape[axis]), *_spread(sizes, [place]))
+        parts.append(b.unsqueeze(b.op("Expand", index, low.dims.shape(sizes)), depth))
+    indices = b.op("Concat", *parts, axis=depth)
+    return b.transpose(b.op("ScatterND", base, indices, b.transpose(new, inverse)), perm)
+
+
+def _spread(sizes: Sequence[Any], places: Sequence[int]) -> tuple[list[Any], list[Any]]:
+    """The shape of some axes of `sizes` alone, and with the others there as 1."""
+    alone = [sizes[place] for place in places]
+    return alone, [size if place in places else 1 for place, size in enumerate(sizes)]
 
 
 def _cache_write(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
