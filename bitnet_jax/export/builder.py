@@ -7,7 +7,7 @@ nobody reads is left out at the end. Knows ONNX and numpy; no jaxpr, no weight.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,13 +61,17 @@ class Scope:
 class Builder:
     """One ONNX graph in the making.
 
+    Args:
+      taken: names that are others': parameters, inputs and results.
+
     Attributes:
       constants: the small tensors, by name.
       parameters: names of the initializers that nodes read and the writer brings.
       contrib: a node of ONNX Runtime's own domain stands in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        self._taken = frozenset(taken)
         self.constants: dict[str, onnx.TensorProto] = {}
         self.parameters: dict[str, None] = {}
         self.contrib = False
@@ -83,7 +87,9 @@ class Builder:
     # ------------------------------------------------------------------------------- nodes
     def name(self, stem: str) -> str:
         """A name that nothing has."""
-        return f"{stem}_{next(self._numbers)}"
+        while (name := f"{stem}_{next(self._numbers)}") in self._taken:
+            pass
+        return name
 
     def ops(self, op: str, *inputs: str, results: int = 1, **attributes: Any) -> tuple[str, ...]:
         """The results of a node; an empty input is one that is left out."""

@@ -60,7 +60,9 @@ def _turned(entries: Any) -> Any:
     return jnp.transpose(entries, (0, 2, 1, 3))
 
 
-def trace_step(spec: ModelSpec, packed: Packed, sizes: tuple[Any, Any, Any] | None = None) -> Program:
+def trace_step(
+    spec: ModelSpec, packed: Packed, sizes: tuple[Any, Any, Any] | None = None
+) -> Program:
     """Traces the step.
 
     Args:

@@ -61,7 +61,9 @@ class Lowering:
         env.update(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
 
         def read(atom: Any) -> Value:
-            return self.constant(atom.val) if isinstance(atom, jec.Literal) else env[atom]
+            if not isinstance(atom, jec.Literal):
+                return env[atom]
+            return self.builder.const(np.asarray(atom.val, atom.aval.dtype))
 
         for eqn in _needed(jaxpr):
             values = [read(atom) for atom in eqn.invars]
@@ -119,7 +121,7 @@ class Lowering:
 
     # ------------------------------------------------------------------------------ values
     def constant(self, value: Any) -> str:
-        """An array that the function closes over, or a literal."""
+        """An array that the function closes over."""
         return self.builder.const(np.asarray(value))
 
     def scalar(self, value: Any, dtype: Any) -> str:

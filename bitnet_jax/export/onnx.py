@@ -5,11 +5,9 @@ Works for any Program, whatever its parameters are packed as. Knows no checkpoin
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +94,9 @@ def _lower(
     outputs: Sequence[Port],
     plain: frozenset[str],
 ) -> Lowered:
-    builder = Builder()
+    ports = [port.name for port in (*inputs, *outputs)]
+    _check_apart(ports, [*leaves, *program.param_names])
+    builder = Builder({*ports, *leaves, *program.param_names})
     dims = Dims(builder)
     weights = Weights(builder, profile, leaves, plain)
     low = Lowering(builder, dims, weights, profile, TABLE, ON_CODES)
@@ -141,6 +141,16 @@ def _lower(
     )
     constants = [tensor for name, tensor in builder.constants.items() if name in wanted]
     return Lowered(model, weights.rows(), constants)
+
+
+def _check_apart(ports: Sequence[str], parameters: Sequence[str]) -> None:
+    twice = sorted({name for name in ports if name in parameters or ports.count(name) > 1})
+    if twice:
+        raise UsageError(
+            "export.names",
+            f"the input or result `{twice[0]}` has the name of another one, or of a parameter",
+            "give other names: `inputs=[…]`, `outputs=[…]`",
+        )
 
 
 def _info(name: str, dtype: str, shape: Sequence[Any]) -> onnx.ValueInfoProto:
@@ -207,45 +217,52 @@ def write(
     """
     beside = path.with_name(data_name(path.name))
     with paths.atomic_file(path, force=force) as graph:
-        # The data gets its name first: a graph never stands without it.
+        # The data get their name first: a graph never stands without them.
         with paths.atomic_file(beside, force=force) as data:
-            writer = DataWriter(data, beside.name)
-            model = onnx.ModelProto()
-            model.CopyFrom(lowered.model)
-            initializers = model.graph.initializer
-            for name, row in lowered.rows.items():
-                for suffix, (dtype, shape, array) in stored(row, read(name)).items():
-                    initializers.append(writer.add(name + suffix, ONNX_TYPES[dtype], shape, array))
-            for tensor in lowered.constants:
-                if len(tensor.raw_data) >= LARGE_CONSTANT:
-                    raw = np.frombuffer(tensor.raw_data, np.uint8)
-                    shape = tuple(tensor.dims)
-                    initializers.append(writer.add(tensor.name, tensor.data_type, shape, raw))
-                else:
-                    initializers.append(tensor)
-            table = {"bitnet.rows": lowered.rows, "bitnet.checksums": writer.checksums}
-            texts = {key: as_json(value) for key, value in table.items()}
-            set_metadata(model, {"bitnet.format": FORMAT, **metadata, **texts})
-            write_graph(model, graph, path)
-            for stream in (data, graph):
-                stream.flush()
-            with _together(path.name, Path(graph.name), beside.name, Path(data.name)) as whole:
+            # What is proven must lie together, under its own names, and be no link: ONNX's
+            # checker and runtimes refuse data that are.
+            with paths.scratch_directory(Path(data.name).parent) as folder:
+                whole, its_data = folder / path.name, folder / beside.name
+                with open(its_data, "xb") as stream:
+                    model = _with_data(lowered, read, metadata, DataWriter(stream, beside.name))
+                with open(whole, "xb") as stream:
+                    write_graph(model, stream, path)
                 prove(whole)
+                for now, stream in ((its_data, data), (whole, graph)):
+                    _synced(now)
+                    os.replace(now, stream.name)
     return path, beside
+
+
+def _with_data(
+    lowered: Lowered,
+    read: Callable[[str], Any],
+    metadata: Mapping[str, str],
+    writer: DataWriter,
+) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    model.CopyFrom(lowered.model)
+    initializers = model.graph.initializer
+    for name, row in lowered.rows.items():
+        for suffix, (dtype, shape, array) in stored(row, read(name)).items():
+            initializers.append(writer.add(name + suffix, ONNX_TYPES[dtype], shape, array))
+    for tensor in lowered.constants:
+        if len(tensor.raw_data) < LARGE_CONSTANT:
+            initializers.append(tensor)
+            continue
+        raw = np.frombuffer(tensor.raw_data, np.uint8)
+        initializers.append(writer.add(tensor.name, tensor.data_type, tuple(tensor.dims), raw))
+    table = {"bitnet.rows": lowered.rows, "bitnet.checksums": writer.checksums}
+    texts = {key: as_json(value) for key, value in table.items()}
+    set_metadata(model, {"bitnet.format": FORMAT, **metadata, **texts})
+    return model
+
+
+def _synced(path: Path) -> None:
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def as_json(value: Any) -> str:
     """JSON as the properties hold it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-@contextlib.contextmanager
-def _together(graph: str, graph_now: Path, data: str, data_now: Path) -> Iterator[Path]:
-    """The two temporary files under the names that they will have, in a folder of their own."""
-    with paths.scratch_directory(graph_now.parent) as folder:
-        for name, now in ((graph, graph_now), (data, data_now)):
-            try:
-                os.link(now, folder / name)
-            except OSError:  # a file system without links: a copy serves
-                shutil.copyfile(now, folder / name)
-        yield folder / graph

@@ -111,20 +111,23 @@ class Weights:
         return "float32" if self.profile.widen and dtype in ("bfloat16", "float16") else dtype
 
     # ---------------------------------------------------------------------------- as operands
-    def matrix(self, codes: Codes) -> str:
-        """INT8 [*lead, in, out]."""
+    def matrix(self, codes: Codes) -> tuple[str, list[int]]:
+        """INT8 codes and their shape: [*lead, in, out], or [in, out] where `lead` is all 1."""
         storage = self.profile.storage.get(codes.quant.kind, "int8")
         self._settle(codes.leaf, storage)
         name = self.builder.parameter(f"{codes.leaf}.codes")
         if storage != "int8":
             name = self.builder.cast(name, "int8")
-        if codes.moves is not None:
-            return codes.moves(name)
         quant = codes.quant
-        if codes.lead == tuple(quant.stack_shape):
-            return name
-        shape = [*codes.lead, quant.in_features, quant.out_features]
-        return self.builder.op("Reshape", name, self.builder.ints(shape))
+        own = [quant.in_features, quant.out_features]
+        if codes.moves is not None:
+            return codes.moves(name), [*codes.lead, *own]
+        if not quant.stack_axes:
+            return name, own
+        shape = [*codes.lead, *own]
+        if codes.lead != tuple(quant.stack_shape):
+            name = self.builder.op("Reshape", name, self.builder.ints(shape))
+        return name, shape
 
     def blocks(self, codes: Codes) -> int | None:
         """The block size if these are to be multiplied by MatMulNBits, else None."""
@@ -185,17 +188,20 @@ def block_size(quant: QuantTensor) -> int | None:
 
 
 # ------------------------------------------------------------------------------------ the bytes
-def stored(row: Mapping[str, Any], value: Any) -> dict[str, tuple[str, tuple[int, ...], np.ndarray]]:
+def stored(
+    row: Mapping[str, Any], value: Any
+) -> dict[str, tuple[str, tuple[int, ...], np.ndarray]]:
     """A parameter's initializers: suffix to ONNX dtype, shape, and an array with its bytes.
 
     Args:
       row: of the file's table.
       value: the parameter, in numpy: an array or a `QuantTensor`.
     """
+    # Not ascontiguousarray, which makes a scalar's shape [1].
     if not isinstance(value, QuantTensor):
-        array = np.ascontiguousarray(np.asarray(value).astype(numpy_dtype(row["storage"]), copy=False))
+        array = np.asarray(value).astype(numpy_dtype(row["storage"]), order="C", copy=False)
         return {"": (row["storage"], tuple(array.shape), array)}
-    scale = np.ascontiguousarray(np.asarray(value.scale, np.float32))
+    scale = np.asarray(value.scale, np.float32, order="C")
     host = replace(value, codes=np.asarray(value.codes), scale=scale)
     dtype, shape, data = _STORAGES[row["storage"]](host.codes_matrix(), row.get("block_size"))
     return {".codes": (dtype, shape, data), ".scale": ("float32", scale.shape, scale)}

@@ -62,7 +62,7 @@ def convert(
       InternalError: the output would not hold the same trits (nothing is left behind).
       CannotCreate, IOFailure, …: from writing.
     """
-    _check_allow(allow)
+    check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
@@ -88,7 +88,7 @@ def _convert(
         check_receipt(output, format, force=force)
         check_kind(receipt, directory=False)
     findings = examine(checkpoint)
-    _stop_on(blocking(findings, tuple(allow)), checkpoint)
+    stop_on(blocking(findings, tuple(allow)), checkpoint)
     before = checkpoint.digest()
     record: dict[str, Any] = {}
 
@@ -189,7 +189,7 @@ def converted(
     return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
 
 
-def _check_allow(allow: Sequence[str]) -> None:
+def check_allow(allow: Sequence[str]) -> None:
     for code in allow:
         if code not in PASSABLE:
             raise UsageError(
@@ -199,7 +199,7 @@ def _check_allow(allow: Sequence[str]) -> None:
             )
 
 
-def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
+def stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
     if findings:
         first, more = findings[0], len(findings) - 1
         where = f"`{checkpoint.source.path}`" + (f", `{first.tensor}`" if first.tensor else "")
@@ -216,23 +216,29 @@ def scales_changed(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]
     for name, entry in before.entries.items():
         if not entry.ternary:
             continue
-        old = np.asarray(before.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
-        new = np.asarray(after.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
-        if old.shape != new.shape:
-            out.append({"name": name, "ulps": None, "before": old.size, "after": new.size})
-        elif not np.array_equal(old, new):
-            # Positive floats order as their bits do, so the bits' difference counts ULPs.
-            steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
-            worst = int(steps.argmax())
-            out.append(
-                {
-                    "name": name,
-                    "ulps": int(steps[worst]),
-                    "before": float(old[worst]),
-                    "after": float(new[worst]),
-                }
-            )
+        old, new = before.read(name).scale, after.read(name).scale  # type: ignore[union-attr]
+        out += ulps(name, old, new)
     return out
+
+
+def ulps(name: str, before: Any, after: Any) -> list[dict[str, Any]]:
+    """The row of a tensor whose scales differ; nothing where they are equal."""
+    old, new = (np.asarray(scale, np.float32).reshape(-1) for scale in (before, after))
+    if old.shape != new.shape:
+        return [{"name": name, "ulps": None, "before": old.size, "after": new.size}]
+    if np.array_equal(old, new):
+        return []
+    # Positive floats order as their bits do, so the bits' difference counts ULPs.
+    steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
+    worst = int(steps.argmax())
+    return [
+        {
+            "name": name,
+            "ulps": int(steps[worst]),
+            "before": float(old[worst]),
+            "after": float(new[worst]),
+        }
+    ]
 
 
 def _probe(before: Checkpoint, after: Checkpoint) -> float:

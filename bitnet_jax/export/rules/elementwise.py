@@ -199,7 +199,12 @@ def _select_n(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
 
 
 # Floats that do not fit are the nearest integer in JAX, and anything in ONNX.
-_SATURATED = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1)}
+_SATURATED = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-(2**15), 2**15 - 1),
+    "uint16": (0, 2**16 - 1),
+}
 
 
 def _convert(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
@@ -227,7 +232,9 @@ def _reduce_precision(low: Lowering, eqn: Any, values: Sequence[str]) -> list[st
     if bits in ((8, 23), (11, 52)):
         return list(values)
     if bits not in _PRECISIONS:
-        raise low.refuse(eqn, f"precision {bits} is that of no ONNX type", "use bfloat16 or float16")
+        raise low.refuse(
+            eqn, f"precision {bits} is that of no ONNX type", "use bfloat16 or float16"
+        )
     return [low.builder.cast(low.builder.cast(values[0], _PRECISIONS[bits]), dtype)]
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core import jax_compat
-from bitnet_jax.export.builder import ONNX_TYPES
-from bitnet_jax.export.dims import is_static, same, same_shape
+from bitnet_jax.export.dims import same, same_shape
 from bitnet_jax.export.lowering import WIDER, Lowering, Rule
 from bitnet_jax.export.rules.elementwise import where
 from bitnet_jax.export.rules.shapes import arange
@@ -61,7 +60,9 @@ def _gather(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
         if valid is not None:
             out = _filled(low, eqn, out, _over_offsets(low, eqn, valid))
         return [out]
-    flat, valid = _positions(low, eqn, ids, source.shape, eqn.invars[1].aval.shape, sizes, target.shape, mode)
+    flat, valid = _positions(
+        low, eqn, ids, source.shape, eqn.invars[1].aval.shape, sizes, target.shape, mode
+    )
     out = b.op("Gather", b.op("Reshape", x, b.ints([-1])), flat, axis=0)
     return [out if valid is None else _filled(low, eqn, out, valid)]
 
@@ -78,7 +79,11 @@ def _row_axis(dims: Any, sizes: Sequence[Any], shape: Sequence[Any]) -> int | No
         return None
     if getattr(dims, "operand_batching_dims", ()):
         return None
-    whole = all(same(s, n) for axis, (s, n) in enumerate(zip(sizes, shape, strict=True)) if axis != indexed[0])
+    whole = all(
+        same(s, n)
+        for axis, (s, n) in enumerate(zip(sizes, shape, strict=True))
+        if axis != indexed[0]
+    )
     return indexed[0] if whole else None
 
 
@@ -95,27 +100,37 @@ def _placed(
 
 def _over_offsets(low: Lowering, eqn: Any, valid: str) -> str:
     """`valid` [batch axes], with axes of 1 where the result has offsets."""
-    places = [a for a in range(len(eqn.outvars[0].aval.shape)) if a in eqn.params["dimension_numbers"].offset_dims]
+    places = [
+        a
+        for a in range(len(eqn.outvars[0].aval.shape))
+        if a in eqn.params["dimension_numbers"].offset_dims
+    ]
     return low.builder.unsqueeze(valid, *places)
 
 
 def _filled(low: Lowering, eqn: Any, out: str, valid: str) -> str:
     dtype = eqn.outvars[0].aval.dtype
-    fill = jax_compat.out_of_range(eqn)[1] if np.issubdtype(dtype, np.floating) else eqn.params.get("fill_value")
+    fill = (
+        jax_compat.out_of_range(eqn)[1]
+        if np.issubdtype(dtype, np.floating)
+        else eqn.params.get("fill_value")
+    )
     if fill is None:
         fill = _default_fill(dtype)
     name = str(dtype)
-    value = low.scalar(fill, "float32") if name in ("bfloat16", "float16") else low.scalar(fill, dtype)
+    value = (
+        low.scalar(fill, "float32") if name in ("bfloat16", "float16") else low.scalar(fill, dtype)
+    )
     value = low.builder.cast(value, name) if name in ("bfloat16", "float16") else value
     return where(low.builder, valid, out, value, name)
 
 
 def _default_fill(dtype: Any) -> Any:
     """What JAX fills with: NaN, or of integers the number that is none of the array's."""
-    if not (np.issubdtype(dtype, np.integer) or dtype == bool):
-        return np.nan
-    if dtype == bool:
+    if np.issubdtype(dtype, np.bool_):
         return True
+    if not np.issubdtype(dtype, np.integer):
+        return np.nan
     info = np.iinfo(dtype)
     return info.max if info.kind == "u" else info.min
 
@@ -194,7 +209,9 @@ def _indices_batching(dims: Any) -> Sequence[int]:
 
 
 def _index_map(dims: Any) -> Sequence[int]:
-    return dims.start_index_map if hasattr(dims, "offset_dims") else dims.scatter_dims_to_operand_dims
+    return (
+        dims.start_index_map if hasattr(dims, "offset_dims") else dims.scatter_dims_to_operand_dims
+    )
 
 
 # ------------------------------------------------------------------------------------ scatter
@@ -236,7 +253,11 @@ def _starts(low: Lowering, eqn: Any, starts: Sequence[str], sizes: Sequence[Any]
     """Axis to its start, INT64 scalar, moved inside; of axes that are not taken whole."""
     shape = eqn.invars[0].aval.shape
     return {
-        axis: clamped(low, low.builder.cast(starts[axis], "int64"), _number(low, _less(shape[axis], sizes[axis])))
+        axis: clamped(
+            low,
+            low.builder.cast(starts[axis], "int64"),
+            _number(low, _less(shape[axis], sizes[axis])),
+        )
         for axis in range(len(shape))
         if not same(shape[axis], sizes[axis])
     }

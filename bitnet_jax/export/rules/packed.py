@@ -27,9 +27,7 @@ def _f32(low: Lowering, value: float) -> str:
     return low.scalar(value, np.float32)
 
 
-def _quantized(
-    low: Lowering, x: str, activation: Activation, peak: str | None, size: int
-) -> tuple[str, str]:
+def _quantized(low: Lowering, x: str, activation: Activation, peak: str | None) -> tuple[str, str]:
     """INT8 activations of float32 x [..., in], and the token's scale [..., 1]."""
     b = low.builder
     if peak is None:
@@ -51,17 +49,16 @@ def _matmul(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
     p, b = eqn.params, low.builder
     aval, out = eqn.invars[0].aval, str(eqn.outvars[0].aval.dtype)
     activation = p.get("activation", DEFAULT)
-    quant = codes.quant
     x = _float(low, x, str(aval.dtype))
     block = low.weights.blocks(codes) if activation == DEFAULT and not rest else None
     if block is not None:
         y = nbits_product(low.weights, x, codes, scale, block)
         return [y if out == "float32" else b.cast(y, out)]
     peak = _float(low, rest[0], str(eqn.invars[3].aval.dtype)) if rest else None
-    q, by_token = _quantized(low, x, activation, peak, quant.in_features)
-    matrix = low.weights.matrix(codes)  # [B, in, out]
+    q, by_token = _quantized(low, x, activation, peak)
+    matrix, shape = low.weights.matrix(codes)  # [in, out] where B is 1
     if p["scale_kind"] == "group":
-        y = _grouped(low, q, matrix, scale, aval.shape, quant.in_features, p)
+        y = _grouped(low, q, (matrix, shape), scale, aval.shape, p)
         y = b.op("Mul", y, by_token)
     else:
         acc = b.cast(b.op("MatMulInteger", q, matrix), "float32")
@@ -72,21 +69,21 @@ def _matmul(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
 
 
 def _grouped(
-    low: Lowering, q: str, matrix: str, scale: str, shape: Sequence[Any], inputs: int, p: Any
+    low: Lowering, q: str, codes: tuple[str, list[int]], scale: str, shape: Sequence[Any], p: Any
 ) -> str:
     """Each group's sum by itself, times its scale [B, out, G], added up: [B, M, out]."""
     b, size, outputs = low.builder, p["group_size"], p["out_features"]
-    stack, tokens, groups = shape[0], shape[1], inputs // size
+    stack, tokens, groups = shape[0], shape[1], shape[2] // size
     q = low.reshape(q, shape, [stack, tokens, groups, size])
     q = b.transpose(q, (0, 2, 1, 3))  # [B, G, M, size]
-    matrix = low.reshape(matrix, [stack, inputs, outputs], [stack, groups, size, outputs])
+    matrix = low.reshape(*codes, [stack, groups, size, outputs])
     acc = b.cast(b.op("MatMulInteger", q, matrix), "float32")  # [B, G, M, out]
     by_group = b.unsqueeze(b.transpose(scale, (0, 2, 1)), 2)  # [B, G, 1, out]
     return b.op("ReduceSum", b.op("Mul", acc, by_group), b.ints([1]), keepdims=0)
 
 
 def _accumulate(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
-    return [low.builder.op("MatMulInteger", values[0], low.weights.matrix(values[1]))]
+    return [low.builder.op("MatMulInteger", values[0], low.weights.matrix(values[1])[0])]
 
 
 def _lookup(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
@@ -102,7 +99,8 @@ def _lookup(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
         negative = b.op("Less", ids, low.scalar(0, "int64"))
         ids = b.op("Where", negative, b.op("Add", ids, low.scalar(rows, "int64")), ids)
     safe = clamped(low, ids, low.scalar(rows - 1, "int64"))
-    matrix = b.squeeze(low.weights.matrix(codes), 0)  # [in, out]
+    name, shape = low.weights.matrix(codes)
+    matrix = low.reshape(name, shape, shape[-2:])  # [in, out]
     found = b.transpose(b.op("Gather", matrix, safe, axis=1), (1, 0))  # [N, in]
     own = b.squeeze(scale, 0)  # [], [out] or [out, G]
     if p["scale_kind"] != "tensor":
@@ -137,4 +135,3 @@ ON_CODES: dict[str, Rule] = {
     "ternary_accumulate": _accumulate,
     "ternary_matmul": _matmul,
 }
-

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_jax.export.dims import same
 from bitnet_jax.export.lowering import WIDER, Lowering, Rule
 from bitnet_jax.export.rules.shapes import pad
 
@@ -26,7 +25,10 @@ def matmul(low: Lowering, a: str, b: str, dtypes: Sequence[str], out: str) -> st
             return acc if out == "int32" else builder.cast(acc, out)
     floats = any("float" in dtype for dtype in dtypes)
     wide = ("float64" if "float64" in dtypes else "float32") if floats else _integers(dtypes, out)
-    sides = [x if dtype == wide else builder.cast(x, wide) for x, dtype in zip((a, b), dtypes, strict=True)]
+    sides = [
+        x if dtype == wide else builder.cast(x, wide)
+        for x, dtype in zip((a, b), dtypes, strict=True)
+    ]
     y = builder.op("MatMul", *sides)
     return y if out == wide else builder.cast(y, out)
 
@@ -60,7 +62,9 @@ def _dot_general(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     w = b.transpose(w, [*batch[1], *inner[1], *free[1]])
     moved = [
         [avals[side].shape[axis] for axis in order]
-        for side, order in enumerate(([*batch[0], *free[0], *inner[0]], [*batch[1], *inner[1], *free[1]]))
+        for side, order in enumerate(
+            ([*batch[0], *free[0], *inner[0]], [*batch[1], *inner[1], *free[1]])
+        )
     ]
     x = low.reshape(x, moved[0], [*sizes, rows, depth])
     w = low.reshape(w, moved[1], [*sizes, depth, columns])
@@ -100,12 +104,21 @@ def _convolution(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     }
     if "float" in dtypes[0]:
         wide = "float64" if dtypes[0] == "float64" else "float32"
-        y = b.op("Conv", *(b.cast(v, wide) if d != wide else v for v, d in zip((x, kernel), dtypes, strict=True)), **attributes)
+        y = b.op(
+            "Conv",
+            *(
+                b.cast(v, wide) if d != wide else v
+                for v, d in zip((x, kernel), dtypes, strict=True)
+            ),
+            **attributes,
+        )
     elif all(dtype in _EIGHT_BITS for dtype in dtypes):
         wide = "int32"
         y = b.op("ConvInteger", x, kernel, **attributes)
     else:
-        raise low.refuse(eqn, f"a convolution of {dtypes[0]}", "floats and 8-bit integers are exported")
+        raise low.refuse(
+            eqn, f"a convolution of {dtypes[0]}", "floats and 8-bit integers are exported"
+        )
     y = y if out == wide else b.cast(y, out)
     order = [numbers.out_spec.index(axis) for axis in range(len(numbers.out_spec))]
     return [b.transpose(y, order)]
@@ -146,7 +159,9 @@ def window(kind: str) -> Rule:
         y = _POOLS[kind](low, x, sizes, attributes)
         y = b.cast(y, dtype) if dtype in WIDER else y
         target = eqn.outvars[0].aval.shape
-        y = low.reshape(y, [count, 1, *(target[a] for a in axes)], [target[a] for a in (*rest, *axes)])
+        y = low.reshape(
+            y, [count, 1, *(target[a] for a in axes)], [target[a] for a in (*rest, *axes)]
+        )
         order = [*rest, *axes]
         return [b.transpose(y, [order.index(a) for a in range(rank)])]
 
@@ -178,4 +193,3 @@ RULES: dict[str, Rule] = {
     "reduce_window_min": window("min"),
     "reduce_window_sum": window("sum"),
 }
-

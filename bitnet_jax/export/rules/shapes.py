@@ -58,7 +58,9 @@ def _slice(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
 
 def _concatenate(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     axis = eqn.params["dimension"]
-    parts = [v for v, var in zip(values, eqn.invars, strict=True) if not same(var.aval.shape[axis], 0)]
+    parts = [
+        v for v, var in zip(values, eqn.invars, strict=True) if not same(var.aval.shape[axis], 0)
+    ]
     if len(parts) <= 1:
         return [*(parts or values)][:1]
     return [low.builder.op("Concat", *parts, axis=axis)]
@@ -94,7 +96,10 @@ def pad(
             x = b.slice(x, axis, 0, -inner)
             sizes[axis] = whole - inner
     for axis, (before, after, _) in enumerate(config):
-        cut = (-before if is_static(before) and before < 0 else 0, after if is_static(after) and after < 0 else 0)
+        cut = (
+            -before if is_static(before) and before < 0 else 0,
+            after if is_static(after) and after < 0 else 0,
+        )
         if cut != (0, 0):
             x = b.slice(x, axis, cut[0], cut[1] if cut[1] else np.iinfo(np.int64).max)
     edges = [0 if is_static(e[i]) and e[i] < 0 else e[i] for i in (0, 1) for e in config]
@@ -216,8 +221,17 @@ def _codes_dynamic_slice(low: Lowering, eqn: Any, values: Sequence[Any]) -> list
             if size == before[axis]:
                 continue
             start = b.cast(starts[axis], "int64")
-            start = b.op("Max", b.op("Min", start, low.scalar(before[axis] - size, "int64")), low.scalar(0, "int64"))
-            name = b.op("Gather", name, b.op("Add", b.unsqueeze(start, 0), b.const(np.arange(size))), axis=axis)
+            start = b.op(
+                "Max",
+                b.op("Min", start, low.scalar(before[axis] - size, "int64")),
+                low.scalar(0, "int64"),
+            )
+            name = b.op(
+                "Gather",
+                name,
+                b.op("Add", b.unsqueeze(start, 0), b.const(np.arange(size))),
+                axis=axis,
+            )
         return name
 
     return [codes.then(lead, move)]
