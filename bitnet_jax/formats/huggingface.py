@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from bitnet_jax.containers.dtypes import FLOATS
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import TensorInfo
 from bitnet_jax.core.errors import BadData, few, nearest
 from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
-from bitnet_jax.formats.huggingface_config import Config
+from bitnet_jax.formats.huggingface_config import Config, Quantization
 from bitnet_jax.formats.huggingface_files import IGNORED, tensors_of
 from bitnet_jax.formats.huggingface_packing import packed_rows
 from bitnet_jax.formats.huggingface_weights import (
+    BIAS_SUFFIX,
     LATENT_KEY,
     SCALE_SUFFIX,
     ExactScale,
@@ -34,6 +37,8 @@ from bitnet_jax.formats.huggingface_weights import (
     read_latent,
     read_master,
     read_packed,
+    read_scaled,
+    scale_of_bias,
 )
 from bitnet_jax.formats.model_files import CONFIG
 from bitnet_jax.models.names import Expected, expected, tied_away
@@ -66,10 +71,13 @@ def open_huggingface(path: Path) -> Checkpoint:
     )
     warnings = list(config.warnings)
     wanted = expected(config.spec)
-    _check_names(path, wanted, stored, config, warnings)
-    encoding = _encoding(wanted, stored, config)
+    ones = _absent_norms(path, wanted, stored, config, warnings)
+    there = {name: item for name, item in wanted.items() if name not in ones}
+    _check_names(path, there, stored, config, warnings)
+    encoding = _encoding(there, stored, config)
     entries = {
-        name: _entry(item, stored, config, encoding, f"`{path}`") for name, item in wanted.items()
+        name: ones.get(name) or _entry(item, stored, config, encoding, f"`{path}`")
+        for name, item in wanted.items()
     }
     tokenizer = tokenizer_files.from_files(
         lambda name: tokenizer_files.read_small(folder / name), f"`{folder}`"
@@ -86,6 +94,38 @@ def open_huggingface(path: Path) -> Checkpoint:
 
 
 # ------------------------------------------------------------------- names and shapes
+
+
+def _absent_norms(
+    path: Path,
+    wanted: Mapping[str, Expected],
+    stored: Stored,
+    config: Config,
+    warnings: list[str],
+) -> dict[str, TensorEntry]:
+    """Norms inside linears that the file has not: the reference starts them at 1, and says so."""
+    norms = [item for item in wanted.values() if item.name.endswith(".rms_norm")]
+    kept = [i for i in wanted.values() if i.ternary and config.quantization.excludes(_module(i))]
+    if norms and kept:
+        raise BadData(
+            "config.unsupported",
+            f"`{path}`: use_rms_norm, and `{_module(kept[0])}` is not to be converted: that linear "
+            "alone would have no norm",
+            "all linears of the layers must be quantized, or none have a norm",
+        )
+    absent = [item for item in norms if item.huggingface not in stored.tensors]
+    if absent:
+        warnings.append(
+            f"`{path}` lacks {len(absent)} of {len(norms)} norms inside its linears: "
+            f"{few([item.huggingface for item in absent])}; they are 1, as in transformers"
+        )
+
+    def one(item: Expected) -> TensorEntry:
+        return TensorEntry(
+            item.name, item.shape, "float32", False, lambda: np.ones(item.shape, np.float32)
+        )
+
+    return {item.name: one(item) for item in absent}
 
 
 def _check_names(
@@ -202,6 +242,14 @@ def _module(item: Expected) -> str:
     return item.huggingface.removesuffix(".weight")
 
 
+def _is_scaled(item: Expected, stored: Stored, quantization: Quantization) -> bool:
+    """True for the bias of a packed `autobitlinear`: it adds it first, and then multiplies."""
+    multiplies = quantization.linear_class == "autobitlinear" and quantization.mode == "offline"
+    if not multiplies or not item.huggingface.endswith(BIAS_SUFFIX):
+        return False
+    return scale_of_bias(item) in stored.tensors
+
+
 def _entry(
     item: Expected, stored: Stored, config: Config, encoding: str, where: str
 ) -> TensorEntry:
@@ -209,6 +257,10 @@ def _entry(
     quantization = config.quantization
     is_float = not item.ternary or encoding == "float" or quantization.excludes(_module(item))
 
+    if _is_scaled(item, stored, quantization):
+        return TensorEntry(
+            item.name, item.shape, "float32", False, lambda: read_scaled(item, stored, where)
+        )
     if is_float and info.dtype != "U8":
         return TensorEntry(
             item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored)

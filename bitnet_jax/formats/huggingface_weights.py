@@ -35,6 +35,7 @@ from bitnet_jax.quant.ternary import (
 EXACT_KEY = "bitnet_jax.scales"
 LATENT_KEY = "bitnet_jax.latent"  # "true": the weights are trainable ones, not trits * s/p
 SCALE_SUFFIX = "_scale"  # `<module>.weight` has its scale in `<module>.weight_scale`
+BIAS_SUFFIX = ".bias"
 # A master's mean is recomputed by the reader in another order of additions.
 MASTER_TOLERANCE = 1e-6
 
@@ -175,6 +176,18 @@ def turned(item: Expected, value: np.ndarray) -> np.ndarray:
 def read_float(item: Expected, stored: Stored) -> np.ndarray:
     """A parameter that is not ternary."""
     return turned(item, stored.read(item.huggingface))
+
+
+def scale_of_bias(item: Expected) -> str:
+    """Where the scale of the linear lies whose bias `item` is."""
+    return item.huggingface.removesuffix(BIAS_SUFFIX) + ".weight" + SCALE_SUFFIX
+
+
+def read_scaled(item: Expected, stored: Stored, where: str) -> np.ndarray:
+    """A bias that is added before `weight_scale` multiplies the sum: here, their product."""
+    scale = stored.read(scale_of_bias(item)).reshape(-1).astype(np.float32)
+    check_scales(item.name, scale, where)
+    return stored.read(item.huggingface).astype(np.float32) * scale
 
 
 def _check_exact_packed(

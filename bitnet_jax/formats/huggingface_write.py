@@ -231,7 +231,7 @@ def write_huggingface(
       CannotCreate: the encoding cannot hold the model (codes ``huggingface.*``).
     """
     encoding, warnings = choose_encoding(checkpoint, encoding)
-    check_spelling(checkpoint.spec)
+    check_spelling(checkpoint.spec, encoding != "float")
     written = Written(encoding, warnings=warnings)
     matrices = _Matrices(checkpoint, encoding)
     wanted = expected(checkpoint.spec)

@@ -84,8 +84,8 @@ def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
 
 
 def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
-    check_spelling(checkpoint.spec)
-    choose_encoding(checkpoint, encoding)
+    chosen, _ = choose_encoding(checkpoint, encoding)
+    check_spelling(checkpoint.spec, chosen != "float")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,12 @@ from bitnet_jax.core.errors import BadData, BitnetError, UsageError, did_you_mea
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import plugins, verify
 from bitnet_jax.models.bitnet import FAMILY as BITNET
+from bitnet_jax.models.bitnet_1bitllm import FAMILY as BITNET_1BITLLM
 from bitnet_jax.models.family import Family, Params
+from bitnet_jax.models.llama import FAMILY as LLAMA
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BITNET,)}
+# Where a config says no architecture, the first with its model type is meant.
+FAMILIES: dict[str, Family] = {family.name: family for family in (BITNET, LLAMA, BITNET_1BITLLM)}
 
 ELSEWHERE = "A family of your own: install its package, or pass --plugin FILE.py."
 

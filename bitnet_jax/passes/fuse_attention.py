@@ -46,9 +46,8 @@ def _fused(graph: Graph, eqn: Any) -> tuple[int, Replacement] | None:
         *(turn_q.invars[0], turn_k.invars[0], writes[1].invars[1], positions),
         *(write.invars[0] for write in writes),
     )
-    theta = turn_q.params["theta"]
 
     def run(*operands: Any) -> tuple[Any, ...]:
-        return cached_attention(*operands, theta=theta)
+        return cached_attention(*operands, **turn_q.params)
 
     return graph.index(eqn), Replacement(inputs, (eqn.outvars[0], k, v), run)

@@ -152,6 +152,10 @@ def test_every_format_holds_the_same_model(row, family, format, encoding, tmp_pa
             with pytest.raises(CannotCreate, match="no multiple of 4"):
                 save_checkpoint(model, tmp_path / "out", format=format, encoding=encoding)
             return
+    if encoding == "autobitlinear" and any(name.endswith("_proj.bias") for name in model.entries):
+        with pytest.raises(CannotCreate, match="multiplies that by the scale"):
+            save_checkpoint(model, tmp_path / "out", format=format, encoding=encoding)
+        return
     save_checkpoint(model, tmp_path / "out", format=format, encoding=encoding)
     again = open_checkpoint(tmp_path / "out")
     assert again.spec == row.spec

@@ -17,7 +17,15 @@ cached_attention_p = define_fused(
 
 
 def cached_attention(
-    q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any, *, theta: float
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    keys: Any,
+    values: Any,
+    *,
+    theta: float,
+    scaling: tuple[Any, ...] = (),
 ) -> tuple[Any, Any, Any]:
     """Rotates `q` and `k`, writes `k` and `v` into the caches, and attends.
 
@@ -29,9 +37,11 @@ def cached_attention(
       positions: int32 [batch, length], ascending by one along a row.
       keys, values: float32 [batch, capacity, kv_heads, head_dim], or int8 with rows as
         `quant.cache_rows` has them.
+      theta, scaling: as `rotary` takes them.
 
     Returns:
       `q`'s shape, and both caches with the new rows.
     """
-    y, keys, values = cached_attention_p.bind(q, k, v, positions, keys, values, theta=float(theta))
+    turn = {"theta": float(theta)} | ({"scaling": tuple(scaling)} if scaling else {})
+    y, keys, values = cached_attention_p.bind(q, k, v, positions, keys, values, **turn)
     return y, keys, values
