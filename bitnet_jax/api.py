@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.regression import bench_regression as bench_regression
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.bench.validate import bench_validate as bench_validate
+    from bitnet_jax.export.function import export_onnx as export_onnx
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from bitnet_jax.workflows.create import list_architectures as list_architectures
     from bitnet_jax.workflows.digest import digest as digest
     from bitnet_jax.workflows.environment import environment as environment
+    from bitnet_jax.workflows.export import export_model as export_model
     from bitnet_jax.workflows.kernels import build_kernels as build_kernels
     from bitnet_jax.workflows.quickstart import quickstart as quickstart
     from bitnet_jax.workflows.train import train_qat as train_qat
@@ -96,6 +98,8 @@ HOMES: dict[str, str] = {
     "dump_passes": "ir.stages",
     "environment": "workflows.environment",
     "explain": "passes.explain",
+    "export_model": "workflows.export",
+    "export_onnx": "export.function",
     "inspect": "analysis.inspect",
     "list_architectures": "workflows.create",
     "load": "runtime.model",
@@ -146,6 +150,8 @@ __all__ = (
     "dump_passes",
     "environment",
     "explain",
+    "export_model",
+    "export_onnx",
     "inspect",
     "list_architectures",
     "load",

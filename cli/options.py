@@ -65,16 +65,20 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface")
+FORMATS = ("bitnet", "huggingface", "onnx")
 # Those that are announced and not built yet, and the suffixes of an output that mean them.
 PLANNED_FORMATS = {
     "gguf": (".gguf",),
-    "onnx": (".onnx",),
     "safetensors": (".safetensors",),
     "stablehlo": (".stablehlo", ".mlir"),
 }
 # What the name of a model may end with, told by nothing but that.
-MODEL_SUFFIXES = (".bitnet", ".hf", *(s for names in PLANNED_FORMATS.values() for s in names))
+MODEL_SUFFIXES = (
+    ".bitnet",
+    ".hf",
+    ".onnx",
+    *(s for names in PLANNED_FORMATS.values() for s in names),
+)
 
 
 @dataclass
@@ -226,6 +230,19 @@ def check_suffix(output: str, format: Optional[str]) -> None:
                 f"format `{name}`, which `{output}` asks for by its name,",
                 "pass --format: " + ", ".join(FORMATS),
             )
+
+
+def allow_option():
+    return option(
+        "-a",
+        "--allow",
+        default_factory=list,
+        type=str,
+        repeat=True,
+        commas=True,
+        metavar="CODE",
+        help="go on past this finding of the checks, and record it; may be repeated",
+    )
 
 
 def force_option(help: str = "replace the output if it exists"):

@@ -75,6 +75,8 @@ def formats(width: int) -> str:
         "tokenizer, checksums (docs/formats/bitnet.md)",
         "huggingface": "a folder with config.json, safetensors and tokenizer; --encoding says how "
         "the weights stand in it",
+        "onnx": "a graph and, beside it, its data: a decoder with its KV cache for ONNX Runtime; "
+        "--encoding is the profile of `bitnet model export` (docs/formats/onnx.md)",
     }
     rows = [(name, about[name]) for name in FORMATS]
     rows += [

@@ -96,9 +96,11 @@ class Dims:
             return self._builder.op("Neg", self._value(node.operand, text))
         if isinstance(node, ast.BinOp):
             if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
+                times = node.right.value
+                assert isinstance(times, int)
                 base = self._value(node.left, text)
                 out = base
-                for _ in range(int(node.right.value) - 1):
+                for _ in range(times - 1):
                     out = self._builder.op("Mul", out, base)
                 return out
             for kind, op in _BINARY.items():

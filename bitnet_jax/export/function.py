@@ -16,7 +16,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.export.onnx import Port, as_json, lower, write
-from bitnet_jax.export.profiles import profile_of
+from bitnet_jax.export.profiles import DEFAULT, profile_of
 from bitnet_jax.export.reopen import reopen
 from bitnet_jax.ir.program import Program, named_leaves, path_name, trace
 from bitnet_jax.passes import pipelines
@@ -31,7 +31,7 @@ def export_onnx(
     params: Any,
     *args: Any,
     path: str | os.PathLike,
-    profile: str = "portable",
+    profile: str = DEFAULT,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     force: bool = False,

@@ -63,7 +63,8 @@ class Lowering:
         def read(atom: Any) -> Value:
             if not isinstance(atom, jec.Literal):
                 return env[atom]
-            return self.builder.const(np.asarray(atom.val, atom.aval.dtype))
+            aval: Any = atom.aval
+            return self.builder.const(np.asarray(atom.val, aval.dtype))
 
         for eqn in _needed(jaxpr):
             values = [read(atom) for atom in eqn.invars]
@@ -99,7 +100,7 @@ class Lowering:
         if dtype is not None and str(dtype) not in ONNX_TYPES:
             raise UsageError(
                 "export.dtype",
-                f"`{eqn.primitive.name}`{self.at(eqn)} has the dtype {dtype}, which is not exported",
+                f"`{eqn.primitive.name}`{self.at(eqn)}: the dtype {dtype} is not exported",
                 f"known: {', '.join(ONNX_TYPES)}",
             )
 

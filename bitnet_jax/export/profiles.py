@@ -53,6 +53,9 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+DEFAULT = "portable"
+
+
 def profile_of(name: str) -> Profile:
     """The row of that name.
 

@@ -94,8 +94,10 @@ def _codes(
     data: np.ndarray, row: Mapping[str, Any], stack: list[int], out: int, inner: int
 ) -> np.ndarray:
     if row["storage"] == "nbits2":
-        fields = (data[:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & np.uint8(3)).reshape(out, -1)
-        return fields[:, :inner].astype(np.int8) - np.int8(2)
+        fields = (data[:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & np.uint8(3)).reshape(
+            out, -1
+        )
+        return fields.reshape(out, -1)[:, :inner].astype(np.int8) - np.int8(2)
     bits = {"int8": 8, "int4": 4, "int2": 2}[row["storage"]]
     flat = data.view(np.int8) if bits == 8 else _fields(data, bits)
     count = math.prod([*stack, inner, out])

@@ -90,7 +90,7 @@ class Weights:
             return self._float(name, str(aval.dtype))
         leaf, _, part = name.rpartition(".")
         quant = self.leaves.get(leaf)
-        if not is_quant(quant) or part not in ("codes", "scale"):
+        if not isinstance(quant, QuantTensor) or part not in ("codes", "scale"):
             raise InternalError("export.parameter", f"parameter `{name}` has no value")
         if part == "scale":
             return self.builder.parameter(name)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jax.core.errors import BadData, BitnetError, InternalError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BitnetError, InternalError
 from bitnet_jax.core.paths import atomic_file
+from bitnet_jax.export.profiles import DEFAULT as DEFAULT_PROFILE
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
-from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
+from bitnet_jax.formats.doctor import examine
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import (
@@ -29,9 +30,9 @@ from bitnet_jax.formats.save import (
     save_checkpoint,
 )
 from bitnet_jax.runtime.model import Model
+from bitnet_jax.workflows.allowed import check_allow, stop_on
+from bitnet_jax.workflows.export import PROBE_TOKENS, export_model
 from bitnet_jax.workflows.parity import compare_logits
-
-PROBE_TOKENS = 24
 
 
 def convert(
@@ -64,6 +65,10 @@ def convert(
     """
     check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
+    if format_of(Path(output), format) == "onnx":  # written from its program, not its tensors
+        profile = encoding or DEFAULT_PROFILE
+        asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
+        return export_model(source, output, optimize_for=profile, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         record = _convert(checkpoint, delivery, format, encoding, allow, probe, force)
@@ -88,7 +93,7 @@ def _convert(
         check_receipt(output, format, force=force)
         check_kind(receipt, directory=False)
     findings = examine(checkpoint)
-    stop_on(blocking(findings, tuple(allow)), checkpoint)
+    stop_on(findings, allow, checkpoint)
     before = checkpoint.digest()
     record: dict[str, Any] = {}
 
@@ -189,56 +194,29 @@ def converted(
     return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
 
 
-def check_allow(allow: Sequence[str]) -> None:
-    for code in allow:
-        if code not in PASSABLE:
-            raise UsageError(
-                "convert.allow",
-                f"`{code}` is no finding that a conversion can go on past",
-                did_you_mean(code, PASSABLE),
-            )
-
-
-def stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
-    if findings:
-        first, more = findings[0], len(findings) - 1
-        where = f"`{checkpoint.source.path}`" + (f", `{first.tensor}`" if first.tensor else "")
-        raise BadData(
-            first.code,
-            f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
-            first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
-        )
-
-
 def scales_changed(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
     """The ternary tensors whose scales differ, with the largest difference in float32 ULPs."""
     out: list[dict[str, Any]] = []
     for name, entry in before.entries.items():
         if not entry.ternary:
             continue
-        old, new = before.read(name).scale, after.read(name).scale  # type: ignore[union-attr]
-        out += ulps(name, old, new)
+        old = np.asarray(before.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
+        new = np.asarray(after.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
+        if old.shape != new.shape:
+            out.append({"name": name, "ulps": None, "before": old.size, "after": new.size})
+        elif not np.array_equal(old, new):
+            # Positive floats order as their bits do, so the bits' difference counts ULPs.
+            steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
+            worst = int(steps.argmax())
+            out.append(
+                {
+                    "name": name,
+                    "ulps": int(steps[worst]),
+                    "before": float(old[worst]),
+                    "after": float(new[worst]),
+                }
+            )
     return out
-
-
-def ulps(name: str, before: Any, after: Any) -> list[dict[str, Any]]:
-    """The row of a tensor whose scales differ; nothing where they are equal."""
-    old, new = (np.asarray(scale, np.float32).reshape(-1) for scale in (before, after))
-    if old.shape != new.shape:
-        return [{"name": name, "ulps": None, "before": old.size, "after": new.size}]
-    if np.array_equal(old, new):
-        return []
-    # Positive floats order as their bits do, so the bits' difference counts ULPs.
-    steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
-    worst = int(steps.argmax())
-    return [
-        {
-            "name": name,
-            "ulps": int(steps[worst]),
-            "before": float(old[worst]),
-            "after": float(new[worst]),
-        }
-    ]
 
 
 def _probe(before: Checkpoint, after: Checkpoint) -> float:

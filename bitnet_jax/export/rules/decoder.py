@@ -152,12 +152,12 @@ def _cached_attention(low: Lowering, eqn: Any, values: Sequence[str]) -> list[st
     return [attended(low, q, keys, values_, positions, shape[1]), keys, values_]
 
 
-def _weight_note(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
+def _weight_note(low: Lowering, eqn: Any, values: Sequence[str]) -> list[Any]:
     # A note that masks is packed into codes; on a float that stayed one it means its reference.
     avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     note = eqn.params["note"]
     closed = jax.make_jaxpr(lambda w, *arrays: weight_note_reference(w, *arrays, note=note))(*avals)
-    return list(low.inside(eqn).run(closed.jaxpr, closed.consts, values))
+    return low.inside(eqn).run(closed.jaxpr, closed.consts, values)
 
 
 RULES: dict[str, Rule] = {

@@ -23,7 +23,7 @@ def _float(low: Lowering, x: str, dtype: str) -> str:
     return x if dtype == "float32" else low.builder.cast(x, "float32")
 
 
-def _f32(low: Lowering, value: float) -> str:
+def _f32(low: Lowering, value: float | np.float32) -> str:
     return low.scalar(value, np.float32)
 
 

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from bitnet_jax.core.errors import UsageError

@@ -18,20 +18,6 @@ from ...planned import Planned
 
 
 @dataclass
-class ExportArgs(ModelArgs):
-    """Options of `bitnet model export`."""
-
-    model: str = model_option("-i", "--input")
-    output: str = output_option(help="the file to write (.onnx, .stablehlo)", needed=True)
-    optimize_for: str = option(
-        choices=("portable", "size", "inference", "accuracy"),
-        default="portable",
-        help="the profile: exact everywhere, small on disk, ONNX Runtime's kernels, float edges",
-    )
-    force: bool = force_option()
-
-
-@dataclass
 class PairArgs(ModelArgs):
     """Two models; base class of compare and diff."""
 
@@ -97,11 +83,6 @@ class PublishArgs(ModelArgs):
 
 
 PLANNED = {
-    "export": Planned(
-        ExportArgs,
-        "bitnet model export --input model.bitnet --output model.onnx --optimize-for inference",
-        "bitnet model export model.bitnet -o model.onnx",
-    ),
     "compare": Planned(
         CompareArgs,
         "bitnet model compare --model1 original.hf --model2 quantized.bitnet "
