@@ -46,6 +46,8 @@ __all__ = (
     "dump_passes",
     "environment",
     "explain",
+    "export_model",
+    "export_onnx",
     "inspect",
     "list_architectures",
     "load",

@@ -21,6 +21,8 @@ from bitnet_jax.quant.tensor import TERNARY, QuantTensor, is_quant
 
 # Sizes of block that MatMulNBits has a fast kernel for, the best first (ONNX Runtime 1.32).
 BLOCKS = (128, 64, 32)
+# And those that it takes at all.
+GROUPS = (16, 32, 64, 128, 256)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -181,9 +183,9 @@ class Weights:
 
 
 def block_size(quant: QuantTensor) -> int | None:
-    """Inputs to a block of MatMulNBits: whole groups are whole blocks; None: none fits."""
+    """Inputs to a block of MatMulNBits: a group is one block; None: no block fits."""
     if quant.scale_kind == "group":
-        return next((size for size in BLOCKS if quant.group_size % size == 0), None)
+        return quant.group_size if quant.group_size in GROUPS else None
     return next((size for size in BLOCKS if size <= quant.in_features), BLOCKS[-1])
 
 
@@ -254,30 +256,35 @@ _STORAGES: dict[str, Callable[..., tuple[str, tuple[int, ...], np.ndarray]]] = {
 
 # ------------------------------------------------------------------------------- MatMulNBits
 def nbits_product(weights: Weights, x: str, codes: Codes, scale: str, block: int) -> str:
-    """``x @ weight.T`` by ONNX Runtime's own rounding of x: float32 [..., in] to [..., out].
+    """``x @ weight.T`` by ONNX Runtime's own rounding of x: float32 [1, M, in] to [1, M, out].
+
+    Its scales are an initializer, as they are stored: of computed ones, a session that does not
+    fold constants makes other numbers without a word (ONNX Runtime 1.32, accuracy level 4). So
+    only groups' are its own; for a tensor's or a row's they are 1, and ours multiply the result.
 
     Args:
       scale: FLOAT [1], [1, out] or [1, out, groups], as the op was given it.
     """
     quant, builder = codes.quant, weights.builder
     outputs, count = quant.out_features, -(-quant.in_features // block)
-    # MatMulNBits wants a scale for each block. The file holds ours; a runtime folds this.
-    if quant.scale_kind == "group":
-        each = builder.op("Reshape", scale, builder.ints([outputs, -1, 1]))
-        repeats = quant.group_size // block
-        each = builder.op("Expand", each, builder.ints([outputs, count // repeats, repeats]))
-    else:
-        each = builder.op("Reshape", scale, builder.ints([-1, 1]))
-        each = builder.op("Expand", each, builder.ints([outputs, count]))
-    return builder.op(
+    grouped = quant.scale_kind == "group"
+    y = builder.op(
         "MatMulNBits",
         x,
         weights.block_codes(codes),
-        builder.op("Reshape", each, builder.ints([outputs, count])),
+        builder.parameter(f"{codes.leaf}.scale")
+        if grouped
+        else builder.const(np.ones((outputs, count), np.float32)),
         domain=CONTRIB,
         K=quant.in_features,
         N=outputs,
         bits=2,
         block_size=block,
         accuracy_level=weights.profile.accuracy_level,
+    )
+    if grouped:
+        return y
+    # [1] and [1, out] against [1, M, out]
+    return builder.op(
+        "Mul", y, scale if quant.scale_kind == "tensor" else builder.unsqueeze(scale, 1)
     )

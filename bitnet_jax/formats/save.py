@@ -127,8 +127,8 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
-    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
+    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",)),
 }
 
 

@@ -45,14 +45,10 @@ def _gather(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     row = _row_axis(dims, sizes, source.shape)
     if row is not None:
         number = low.reshape(ids, eqn.invars[1].aval.shape, eqn.invars[1].aval.shape[:-1])
-        valid = None
-        if mode != "promise":
-            most = _number(low, _less(source.shape[row], 1))
-            safe = clamped(low, number, most)
-            if mode == "fill":
-                valid = b.op("Equal", safe, number)
-            number = safe
-        out = b.op("Gather", raw, number, axis=row)
+        # Where the user promised that all lie inside, JAX has the nearest row too.
+        safe = clamped(low, number, _number(low, _less(source.shape[row], 1)))
+        valid = b.op("Equal", safe, number) if mode == "fill" else None
+        out = b.op("Gather", raw, safe, axis=row)
         if raw != x:
             out = b.cast(out, str(source.dtype))
         batch = len(eqn.invars[1].aval.shape) - 1
@@ -69,7 +65,7 @@ def _gather(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
 
 def _mode(eqn: Any) -> str:
     text = str(eqn.params.get("mode"))
-    return "fill" if "FILL" in text else "promise" if "PROMISE" in text else "clip"
+    return "fill" if "FILL" in text else "clip"
 
 
 def _row_axis(dims: Any, sizes: Sequence[Any], shape: Sequence[Any]) -> int | None:
@@ -165,13 +161,11 @@ def _positions(
             column = list(_index_map(dims)).index(axis)
             start = b.op("Gather", ids, low.scalar(column, "int64"), axis=depth)
             most = _number(low, _less(shape[axis], sizes[axis]))
-            if mode != "promise":
-                safe = clamped(low, start, most)
-                if mode == "fill":
-                    inside = b.op("Equal", safe, start)
-                    valid = inside if valid is None else b.op("And", valid, inside)
-                start = safe
-            index = b.unsqueeze(start, *(p for p in range(rank) if p not in batch_places))
+            safe = clamped(low, start, most)
+            if mode == "fill":
+                inside = b.op("Equal", safe, start)
+                valid = inside if valid is None else b.op("And", valid, inside)
+            index = b.unsqueeze(safe, *(p for p in range(rank) if p not in batch_places))
         elif axis in _batching(dims):
             of_ids = _indices_batching(dims)[list(_batching(dims)).index(axis)]
             index = _along(low, ids_shape[of_ids], batch_places[of_ids], rank)
@@ -339,11 +333,9 @@ RULES: dict[str, Rule] = {
     "gather": _gather,
     "scatter": scatter("none"),
     "scatter-add": scatter("add"),
-    "scatter_add": scatter("add"),
+    "scatter-max": scatter("max"),
+    "scatter-min": scatter("min"),
     "scatter-mul": scatter("mul"),
-    "scatter_mul": scatter("mul"),
-    "scatter_max": scatter("max"),
-    "scatter_min": scatter("min"),
     "sort": _sort,
     "top_k": _top_k,
 }

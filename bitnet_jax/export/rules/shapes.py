@@ -66,6 +66,12 @@ def _concatenate(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     return [low.builder.op("Concat", *parts, axis=axis)]
 
 
+def _stack(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
+    axis = eqn.params["axis"]
+    parts = [low.builder.unsqueeze(value, axis) for value in values]
+    return [parts[0] if len(parts) == 1 else low.builder.op("Concat", *parts, axis=axis)]
+
+
 def _split(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     sizes, axis = eqn.params["sizes"], eqn.params["axis"]
     if len(sizes) == 1:
@@ -160,6 +166,7 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "split": _split,
     "squeeze": _reshape,
+    "stack": _stack,
     "tile": _tile,
     "transpose": _transpose,
 }
