@@ -58,10 +58,12 @@ class Lowering:
     def run(self, jaxpr: jec.Jaxpr, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
         """The values of a (sub-)jaxpr's results."""
         env: dict[Any, Value] = dict(zip(jaxpr.invars, args, strict=True))
-        env.update(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
+        closed_over = dict(zip(jaxpr.constvars, consts, strict=True))
 
         def read(atom: Any) -> Value:
             if not isinstance(atom, jec.Literal):
+                if atom not in env:  # what nobody reads may be of any type
+                    env[atom] = self.constant(closed_over[atom])
                 return env[atom]
             aval: Any = atom.aval
             return self.builder.const(np.asarray(atom.val, aval.dtype))
@@ -123,6 +125,12 @@ class Lowering:
     # ------------------------------------------------------------------------------ values
     def constant(self, value: Any) -> str:
         """An array that the function closes over."""
+        if str(getattr(value, "dtype", "int32")) not in ONNX_TYPES:
+            raise UsageError(
+                "export.dtype",
+                f"the function closes over an array of dtype {value.dtype}, which is not exported",
+                f"known: {', '.join(ONNX_TYPES)}",
+            )
         return self.builder.const(np.asarray(value))
 
     def scalar(self, value: Any, dtype: Any) -> str:

@@ -1,35 +1,40 @@
-"""Small models whose layers matter to their logits, and the files made of them."""
+"""Small models whose layers matter to their logits."""
+
+import math
 
 import numpy as np
 
 from bitnet_jax.formats.checkpoint import Source, checkpoint_of
-from bitnet_jax.models.families import family_for
-from bitnet_jax.passes.pack import pack
-from bitnet_jax.quant.rules import Rule
+from bitnet_jax.models.names import expected
+from bitnet_jax.quant.tensor import from_codes
 from tests.tiny import tiny_spec
-
-LINEARS = ("layers.*.self_attn.*_proj", "layers.*.mlp.*_proj")
 
 
 def small_checkpoint(tmp_path, scale="tensor", dtype=np.float32, **changes):
-    """A checkpoint of two layers; `scale` is of its ternary matrices, `dtype` of its floats."""
-    import jax
-    import jax.numpy as jnp
+    """A checkpoint of two layers.
 
+    Args:
+      scale: of its ternary matrices: tensor, row or group-N.
+      dtype: of its floats.
+    """
     spec = tiny_spec(**{"hidden_size": 64, "intermediate_size": 160, "head_dim": 16, **changes})
-    family = family_for(spec)
-    # Fresh output projections are near zero, and hide whatever is wrong before them.
-    params = {
-        name: value * (40 if "o_proj" in name or "down_proj" in name else 1)
-        for name, value in family.init(spec, 0).items()
-    }
-    rules = [Rule(path, scale=scale) for path in LINEARS]
-    packed = pack(family.forward(spec), params, rules, jnp.zeros((1, 4), jnp.int32))
-    leaves = jax.tree.map(np.asarray, packed.leaves)
-    leaves = {
-        name: leaf.astype(dtype) if isinstance(leaf, np.ndarray) else leaf
-        for name, leaf in leaves.items()
-    }
+    rng = np.random.default_rng(0)
+    kind, _, group = scale.partition("-")
+    leaves = {}
+    for name, item in expected(spec).items():
+        if not item.ternary:
+            center = 1.0 if len(item.shape) == 1 else 0.0
+            leaves[name] = (center + rng.normal(size=item.shape) / 5).astype(dtype)
+            continue
+        out, inner = item.shape
+        shape = {"tensor": (), "row": (out,), "group": (out, inner // int(group or 1))}[kind]
+        scales = (rng.uniform(0.5, 2, shape) / math.sqrt(inner)).astype(np.float32)
+        leaves[name] = from_codes(
+            rng.integers(-1, 2, item.shape).astype(np.int8),
+            scales if shape else np.asarray(scales),
+            scale_kind=kind,
+            group_size=int(group or 0),
+        )
     return checkpoint_of(spec, leaves, None, Source(tmp_path / "memory", "bitnet", "packed"))
 
 

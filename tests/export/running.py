@@ -13,8 +13,8 @@ ROUNDINGS = 2**-20
 
 def feeds(running, args):
     """Inputs of a session, by name, from the arguments' leaves in order."""
-    leaves = jax.tree.leaves(args)
-    return {port.name: np.asarray(leaf) for port, leaf in zip(running.get_inputs(), leaves, strict=True)}
+    leaves, ports = jax.tree.leaves(args), running.get_inputs()
+    return {port.name: np.asarray(leaf) for port, leaf in zip(ports, leaves, strict=True)}
 
 
 def exported(tmp_path, fn, params, *args, sizes=None, profile="portable", **options):

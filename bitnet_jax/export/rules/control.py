@@ -37,7 +37,6 @@ def _typed(name: str, aval: Any) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, ONNX_TYPES[str(aval.dtype)], shape)
 
 
-_TRUTH = helper.make_tensor_value_info
 _BOOL = ONNX_TYPES["bool"]
 
 
@@ -177,12 +176,10 @@ RULES: dict[str, Rule] = {
     "jit": call("jaxpr"),
     "pjit": call("jaxpr"),
     "closed_call": call("call_jaxpr"),
-    "core_call": call("call_jaxpr"),
     "checkpoint": call("jaxpr"),
     "remat2": call("jaxpr"),
     "custom_jvp_call": call("call_jaxpr"),
     "custom_vjp_call": call("call_jaxpr"),
-    "custom_vjp_call_jaxpr": call("fun_jaxpr"),
     "cond": _cond,
     "scan": _scan,
     "while": _while,

@@ -80,10 +80,6 @@ def extreme(op: str, of_bools: str) -> Rule:
     return rule
 
 
-def _f32(value: float) -> np.float32:
-    return np.float32(value)
-
-
 def _like(low: Lowering, eqn: Any) -> str:
     """The dtype that an equation is computed in."""
     dtype = str(eqn.outvars[0].aval.dtype)
@@ -296,7 +292,6 @@ RULES: dict[str, Rule] = {
     "clamp": _clamp,
     "convert_element_type": _convert,
     "copy": _same,
-    "copy_p": _same,
     "erfc": with_constants(lambda b, number, x: b.op("Sub", number(1), b.op("Erf", x))),
     "exp2": with_constants(lambda b, number, x: b.op("Pow", number(2), x)),
     "expm1": with_constants(_expm1),
@@ -308,8 +303,8 @@ RULES: dict[str, Rule] = {
     "round": _round,
     "rsqrt": with_constants(lambda b, number, x: b.op("Div", number(1), b.op("Sqrt", x))),
     "select_n": _select_n,
-    "square": elementwise(lambda b, x: b.op("Mul", x, x)),
     "stop_gradient": _same,
+    "square": elementwise(lambda b, x: b.op("Mul", x, x)),
     "eq": compared("Equal"),
     "ne": elementwise(lambda b, *x: b.op("Not", b.op("Equal", *x)), narrow=False),
     "lt": compared("Less"),

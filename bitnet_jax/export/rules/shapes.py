@@ -158,7 +158,6 @@ RULES: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "dim_as_value": _dim,
-    "expand_dims": _reshape,
     "iota": _iota,
     "pad": _pad,
     "reshape": _reshape,
