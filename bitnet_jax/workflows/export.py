@@ -81,7 +81,7 @@ def export_model(
     stop_on(findings, allow, checkpoint)
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
-    passes = probed.passes() if probed else [{"name": s.name} for s in pipelines.exported(None)]
+    passes = probed.passes() if probed else _unmeasured(described)
     record: dict[str, Any] = {}
 
     def prove(written: Path) -> None:
@@ -106,6 +106,11 @@ def export_model(
         "outputs": [str(file) for file in files],
         "warnings": [*checkpoint.warnings, *record["warnings"]],
     }
+
+
+def _unmeasured(described: Described) -> list[dict[str, Any]]:
+    steps = pipelines.exported(described.packed())
+    return [{"name": step.name, "max_logit_difference": None} for step in steps]
 
 
 # --------------------------------------------------------------------------------- the proof
