@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from bitnet_jax.containers.onnx_write import DataWriter, data_name, set_metadata, write_graph
-from bitnet_jax.core import paths
+from bitnet_jax.core import jax_compat, paths
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.export.builder import CONTRIB, ONNX_TYPES, Builder, live_nodes
 from bitnet_jax.export.dims import Dims, is_static
@@ -112,7 +112,8 @@ def _lower(
         same = outside == str(aval.dtype)
         arguments.append(port.name if same else builder.cast(port.name, str(aval.dtype)))
     closed = program.jaxpr
-    results = low.run(closed.jaxpr, closed.consts, arguments)
+    # What is dead inside a loop (the random keys of layers that drop nothing out) goes first.
+    results = low.run(jax_compat.without_dead(closed.jaxpr), closed.consts, arguments)
     ends = []
     for port, aval, value in zip(outputs, closed.out_avals, results, strict=True):
         if isinstance(value, Codes):

@@ -31,8 +31,10 @@ from bitnet_jax.formats.save import (
 )
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.workflows.allowed import check_allow, stop_on
-from bitnet_jax.workflows.export import PROBE_TOKENS, export_model
+from bitnet_jax.workflows.export import export_model
 from bitnet_jax.workflows.parity import compare_logits
+
+PROBE_TOKENS = 24
 
 
 def convert(
