@@ -50,6 +50,8 @@ __all__ = (
     "edit",
     "environment",
     "explain",
+    "export_model",
+    "export_onnx",
     "inspect",
     "list_architectures",
     "load",

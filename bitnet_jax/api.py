@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.regression import bench_regression as bench_regression
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.bench.validate import bench_validate as bench_validate
+    from bitnet_jax.export.function import export_onnx as export_onnx
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from bitnet_jax.workflows.digest import digest as digest
     from bitnet_jax.workflows.edit import edit as edit
     from bitnet_jax.workflows.environment import environment as environment
+    from bitnet_jax.workflows.export import export_model as export_model
     from bitnet_jax.workflows.kernels import build_kernels as build_kernels
     from bitnet_jax.workflows.publish import publish as publish
     from bitnet_jax.workflows.quant_analyze import quant_analyze as quant_analyze
@@ -109,6 +111,8 @@ HOMES: dict[str, str] = {
     "edit": "workflows.edit",
     "environment": "workflows.environment",
     "explain": "passes.explain",
+    "export_model": "workflows.export",
+    "export_onnx": "export.function",
     "inspect": "analysis.inspect",
     "list_architectures": "workflows.create",
     "load": "runtime.model",
@@ -168,6 +172,8 @@ __all__ = (
     "edit",
     "environment",
     "explain",
+    "export_model",
+    "export_onnx",
     "inspect",
     "list_architectures",
     "load",

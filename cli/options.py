@@ -65,10 +65,9 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface", "gguf")
+FORMATS = ("bitnet", "huggingface", "gguf", "onnx")
 # Those that are announced and not built yet, and the suffixes of an output that mean them.
 PLANNED_FORMATS = {
-    "onnx": (".onnx",),
     "safetensors": (".safetensors",),
     "stablehlo": (".stablehlo", ".mlir"),
 }
@@ -77,6 +76,7 @@ MODEL_SUFFIXES = (
     ".bitnet",
     ".hf",
     ".gguf",
+    ".onnx",
     *(s for names in PLANNED_FORMATS.values() for s in names),
 )
 
@@ -230,6 +230,19 @@ def check_suffix(output: str, format: Optional[str]) -> None:
                 f"format `{name}`, which `{output}` asks for by its name,",
                 "pass --format: " + ", ".join(FORMATS),
             )
+
+
+def allow_option():
+    return option(
+        "-a",
+        "--allow",
+        default_factory=list,
+        type=str,
+        repeat=True,
+        commas=True,
+        metavar="CODE",
+        help="go on past this finding of the checks, and record it; may be repeated",
+    )
 
 
 def force_option(help: str = "replace the output if it exists"):

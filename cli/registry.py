@@ -44,7 +44,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "commands.model.convert:ConvertArgs",
             "convert a model to another format, with digests before and after",
         ),
-        ("model", "export", None, "export for another runtime (ONNX, StableHLO) by profile"),
+        (
+            "model",
+            "export",
+            "commands.model.export:ExportArgs",
+            "export for another runtime (ONNX) by profile, with what each step changed",
+        ),
         (
             "model",
             "validate",

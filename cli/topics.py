@@ -77,6 +77,8 @@ def formats(width: int) -> str:
         "the weights stand in it",
         "gguf": "one .gguf file for llama.cpp, tokenizer and chat template in it "
         "(docs/formats/gguf.md)",
+        "onnx": "a graph and, beside it, its data: a decoder with its KV cache for ONNX Runtime; "
+        "--encoding is the profile of `bitnet model export` (docs/formats/onnx.md)",
     }
     rows = [(name, about[name]) for name in FORMATS]
     rows += [

@@ -176,6 +176,13 @@ def bodies(eqn: Any) -> list[Any]:
     return found
 
 
+def without_dead(jaxpr: Any) -> Any:
+    """An open jaxpr less what its results do not need, in the bodies of loops too."""
+    from jax.interpreters import partial_eval
+
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
 def in_derivative(eqn: Any) -> bool:
     """True if `eqn` came from a derivative taken inside the traced function itself.
 

@@ -188,7 +188,7 @@ def write_bitnet(
             if not entries[n].ternary
         },
         files=files,
-        origin=_origin(checkpoint.source),
+        origin=origin_of(checkpoint.source),
         producer=PRODUCER,
         metadata=checkpoint.metadata,
     )
@@ -237,7 +237,7 @@ def _row(tensor: QuantTensor) -> Row:
     )
 
 
-def _origin(source: Source) -> dict[str, Any]:
+def origin_of(source: Source) -> dict[str, Any]:
     """What the first source was: kept from file to file, without paths or times."""
     if source.format == "bitnet":
         return dict(source.detail.get("origin", {}))

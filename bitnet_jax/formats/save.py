@@ -108,6 +108,27 @@ def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:
     return saved
 
 
+# As `export.profiles` has them, which stands above this: the encodings of an ONNX file.
+ONNX_PROFILES = ("portable", "size", "inference", "accuracy")
+
+
+def _save_onnx(checkpoint: Checkpoint, order: Order) -> Saved:
+    raise UsageError(
+        "format.lowered",
+        "an ONNX file is written from a model's program, not from its tensors alone",
+        "bitnet model export, or bj.export_model(source, output)",
+    )
+
+
+def _check_onnx(checkpoint: Checkpoint, encoding: str | None) -> None:
+    if encoding is not None and encoding not in ONNX_PROFILES:
+        raise UsageError(
+            "format.encoding",
+            f"encoding `{encoding}` is not one of the ONNX format",
+            f"known: {', '.join(ONNX_PROFILES)}",
+        )
+
+
 @dataclass(frozen=True)
 class Format:
     """One row: the writer, what it refuses, its encodings, the suffixes that imply it.
@@ -128,6 +149,7 @@ FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
     "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
+    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",)),
 }
 
 

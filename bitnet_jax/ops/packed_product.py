@@ -6,13 +6,13 @@ of platforms: see `packed_primitive.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.extend.core import Primitive
 
@@ -105,7 +105,7 @@ def canonical(x: Array, w: QuantTensor) -> tuple[Array, Array, Array, tuple[int,
     """x [B, M, in], codes [B, ...], scale [B, ...], and the result's shape."""
     depth = len(w.stack_axes)
     stack, lead = x.shape[:depth], x.shape[depth:-1]
-    batch, tokens = int(np.prod(stack)), int(np.prod(lead))
+    batch, tokens = math.prod(stack), math.prod(lead)  # sizes may be symbols
     codes = jnp.asarray(w.codes)
     scale = jnp.asarray(w.scale)
     return (

@@ -1,7 +1,7 @@
 """Which passes run when, with the reason for each place: the only file that says so.
 
 A pipeline is a list of steps; `run_pipeline` runs it. `ternarize` runs `qat` and `packed`,
-the engine `serving`. Knows
+the engine `serving`, `export` `exported`. Knows
 what no pass does, only in which order they may do it.
 """
 
@@ -97,6 +97,19 @@ def serving(params: Packed, *, implementation: str | None = None) -> list[Pass]:
             kernel_forms.NAME,
             kernel_forms.kernel_forms,
             "after what fuses: it marks what is left of those ops",
+        ),
+    ]
+
+
+def exported(params: Packed | None) -> list[Pass]:
+    """What is written as a graph for another runtime: `packed`, flat; of floats, only that."""
+    return [
+        *([] if params is None else packed(params)),
+        Pass(
+            inline_calls.NAME,
+            inline_calls.inline_calls,
+            "after the parameters are codes, for following them needs the calls; a graph has no "
+            "calls, and what is asked for twice is seen as one",
         ),
     ]
 

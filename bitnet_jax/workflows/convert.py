@@ -15,19 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BadData, BitnetError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BadData, BitnetError
 from bitnet_jax.core.paths import atomic_file
 from bitnet_jax.core.system import usable_cores
+from bitnet_jax.export.profiles import DEFAULT as DEFAULT_PROFILE
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
-from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
+from bitnet_jax.formats.doctor import examine
 from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import Saved, check_kind, check_save, format_of, save_checkpoint
 from bitnet_jax.formats.survey import size
 from bitnet_jax.workflows import proof
+from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
+from bitnet_jax.workflows.export import export_model
 from bitnet_jax.workflows.survey import Pass
 
 
@@ -68,8 +71,12 @@ def convert(
       InternalError: the output would not hold the same trits (nothing is left behind).
       CannotCreate, IOFailure, …: from writing.
     """
-    _check_allow(allow)
+    check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
+    if format_of(Path(output), format) == "onnx":  # written from its program, not its tensors
+        profile = encoding or DEFAULT_PROFILE
+        asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
+        return export_model(source, output, optimize_for=profile, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         return convert_checkpoint(
@@ -164,7 +171,7 @@ class _Conversion:
                     self.receipt.unlink(missing_ok=True)
                 if isinstance(error, BadData) and "convert" not in self.seconds:
                     # A tensor that cannot be read: the whole list is worth another pass.
-                    self._stop_on(examine(self.checkpoint))
+                    stop_on(examine(self.checkpoint), self.allow, self.checkpoint)
                 raise
         if not self.receipted:
             self._write_receipt()
@@ -192,7 +199,7 @@ class _Conversion:
         self, before: Pass, temporary: Path, saved: Saved, stamps: Callable[[], list[Any]]
     ) -> None:
         findings = before.findings()
-        self._stop_on(findings)
+        stop_on(findings, self.allow, self.checkpoint)
         started = time.perf_counter()
         written = open_checkpoint(temporary)
         with _steps(self.progress, "checking the output", written) as step:
@@ -251,19 +258,6 @@ class _Conversion:
         with atomic_file(self.receipt, force=replaces) as stream:
             stream.write(self._receipt())
         self.receipted = True
-
-    def _stop_on(self, findings: tuple[Finding, ...]) -> None:
-        stopping = blocking(findings, self.allow)
-        if not stopping:
-            return
-        first, more = stopping[0], len(stopping) - 1
-        where = f"`{self.checkpoint.source.path}`"
-        where += f", `{first.tensor}`" if first.tensor else ""
-        raise BadData(
-            first.code,
-            f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
-            first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
-        )
 
 
 # Below this, all is over before anybody has read what is going on.
@@ -338,13 +332,3 @@ def converted(
         return None
     told = {"source": checkpoint.source.to_json(), "outputs": [str(path) for path in outputs]}
     return {**record, **told, "receipt": str(receipt)}
-
-
-def _check_allow(allow: Sequence[str]) -> None:
-    for code in allow:
-        if code not in PASSABLE:
-            raise UsageError(
-                "convert.allow",
-                f"`{code}` is no finding that a conversion can go on past",
-                did_you_mean(code, PASSABLE),
-            )

@@ -18,12 +18,12 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     sections: list[Section] = [
         Figures(
             [
-                ("weights", "the same trits" if _same(data, "trits") else "DIFFERENT trits"),
-                ("scales", "the same" if _same(data, "trits_scales") else "changed, listed below"),
+                ("weights", "the same trits" if same(data, "trits") else "DIFFERENT trits"),
+                ("scales", "the same" if same(data, "trits_scales") else "changed, listed below"),
                 ("largest logit difference", difference),
             ]
         ),
-        _digests(data),
+        digests(data),
         Pairs(
             [
                 (name.replace("_", " "), data[name])
@@ -43,13 +43,13 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def _same(data: Mapping[str, Any], name: str) -> bool:
+def same(data: Mapping[str, Any], name: str) -> bool:
     return data["digest_before"][name] == data["digest_after"][name]
 
 
-def _digests(data: Mapping[str, Any]) -> Table:
+def digests(data: Mapping[str, Any]) -> Table:
     rows = [
-        [name.replace("_", " and "), before, data["digest_after"][name], _same(data, name)]
+        [name.replace("_", " and "), before, data["digest_after"][name], same(data, name)]
         for name, before in data["digest_before"].items()
     ]
     return Table(["digest of", "before", "after", "equal"], rows, title="Digests")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from bitnet_jax.core.errors import UsageError
@@ -66,13 +66,13 @@ def quantized_lookup(
         )
     if not w.out_features and indices.size:
         raise UsageError("op.shape", "quantized_lookup has no row in a table without rows")
-    batch = int(np.prod(stack))
+    batch = math.prod(stack)
     lead = indices.shape[depth:]
     codes, scale = jnp.asarray(w.codes), jnp.asarray(w.scale)
     rows = quantized_lookup_p.bind(
         codes.reshape(batch, *codes.shape[depth:]),
         scale.reshape(batch, *scale.shape[depth:]),
-        indices.reshape(batch, int(np.prod(lead))),
+        indices.reshape(batch, math.prod(lead)),
         layout=w.layout,
         out_features=w.out_features,
         in_features=w.in_features,

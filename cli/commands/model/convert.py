@@ -10,6 +10,7 @@ from ...fields import option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
+    allow_option,
     check_suffix,
     dump_passes_option,
     encoding_option,
@@ -50,16 +51,7 @@ class ConvertArgs(ManyModelsArgs, ModelArgs):
     )
     format: Optional[str] = format_option()
     encoding: Optional[str] = encoding_option()
-    allow: list[str] = option(
-        "-a",
-        "--allow",
-        default_factory=list,
-        type=str,
-        repeat=True,
-        commas=True,
-        metavar="CODE",
-        help="go on past this finding of the checks, and record it; may be repeated",
-    )
+    allow: list[str] = allow_option()
     strict: bool = option(
         default=False, help="refuse an output that holds any value otherwise than the source"
     )
@@ -70,7 +62,7 @@ class ConvertArgs(ManyModelsArgs, ModelArgs):
 
 
 # What the output is called, of each format; the first is written unless another is asked for.
-SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf", "gguf": ".gguf"}
+SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf", "gguf": ".gguf", "onnx": ".onnx"}
 
 
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:

@@ -99,6 +99,26 @@ RECORDS = {
         "settings_differ": [],
         "ops": [{"phase": "prefill", "position": 0, "op": "norm:rms_norm", "absmean": 0.5}],
     },
+    "export_model": {
+        "source": {"path": "model.bitnet"},
+        "source_format": "bitnet",
+        "format": "onnx",
+        "encoding": "inference",
+        "exact": False,
+        "digest_before": DIGEST,
+        "digest_after": DIGEST,
+        "scales_changed": [],
+        "max_logit_difference": 0.0297,
+        "parity": {"median_logit_difference": 0.0169, "top1_agreement": 0.96, "holds": False},
+        "runtime": "onnxruntime 1.32.0",
+        "passes": [
+            {"name": "pack_weights", "max_logit_difference": 0.0},
+            {"name": "onnx (inference)", "max_logit_difference": 0.0297},
+        ],
+        "findings": [],
+        "allowed": [],
+        "outputs": ["model.onnx", "model.onnx.data"],
+    },
     "inspect": {
         "digest": DIGEST,
         "architecture": "bitnet",
@@ -336,6 +356,18 @@ def said(calls, name):
         ),
         ("model list-architectures", "list_architectures", (), {}),
         (
+            "model export --input m --output m.onnx --optimize-for inference --allow x.y --force",
+            "export_model",
+            (),
+            {
+                "source": "m",
+                "output": "m.onnx",
+                "optimize_for": "inference",
+                "allow": ("x.y",),
+                "force": True,
+            },
+        ),
+        (
             "train start --config training.yaml --resume-from runs/first",
             "train_start",
             (),
@@ -459,6 +491,7 @@ def test_what_is_asked_of_the_library_and_the_record_returned(
     [
         ("model convert a -o b", "convert"),
         ("model create --shape s -o o", "create"),
+        ("model export m -o m.onnx", "export_model"),
         ("model inspect m", "inspect"),
         ("model validate m", "validate"),
         ("bench run m", "bench_run"),
@@ -532,6 +565,14 @@ def test_convert_shows_the_digests_and_the_scales_that_changed(bitnet, fake_api)
     page = bitnet("model", "convert", "a", "-o", "b").out
     assert f"{DIGEST['trits']} (equal)" in page and "(DIFFERENT)" in page
     assert "ulps" in page
+
+
+def test_export_shows_what_each_step_changed_and_that_nothing_was_measured(bitnet, fake_api, api):
+    page = bitnet("model", "export", "m", "-o", "m.onnx").out
+    assert "onnx (inference)" in page and "0.0297" in page and "onnxruntime 1.32.0" in page
+    record = {**RECORDS["export_model"], "max_logit_difference": None, "runtime": None}
+    fake_api(export_model=record, report_page=report_page)
+    assert "not measured" in bitnet("model", "export", "m", "-o", "m.onnx").out
 
 
 def test_inspect_shows_what_is_asked_and_keeps_the_whole_record(bitnet, api):

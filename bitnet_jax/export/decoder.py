@@ -1,0 +1,92 @@
+"""A family's decoder as a Program with its KV cache as inputs and results.
+
+Batch, length and what stands in the cache are sizes that are known as it runs. Knows no ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from bitnet_jax.core.errors import UsageError
+from bitnet_jax.ir.program import Program, trace
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.cache import KVCache
+from bitnet_jax.models.families import family_for
+from bitnet_jax.passes.packed import Packed
+
+Pairs = list[tuple[Any, Any]]
+
+
+def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
+    """``step(params, tokens, positions, past) -> (logits, present)``.
+
+    `past` and `present` are a pair (key, value) a layer, [batch, kv_heads, entries, head_dim];
+    `present` has as many entries more as there are tokens. Logits are those of every position.
+
+    Raises:
+      UsageError: the family has a cache of its own (``export.cache``).
+    """
+    family = family_for(spec)
+    if family.cache != KVCache.empty:
+        raise UsageError(
+            "export.cache",
+            f"family `{family.name}` has a cache of its own, which has no past and present in ONNX",
+            "export its forward function: bj.export_onnx(family.forward(spec), params, tokens)",
+        )
+    function = family.function(spec)
+
+    def step(params: Any, tokens: Any, positions: Any, past: Pairs) -> tuple[Any, Pairs]:
+        def grown(entries: Any) -> Any:
+            batch, heads, _, width = entries.shape
+            room = jnp.zeros((batch, heads, tokens.shape[1], width), entries.dtype)
+            return _turned(jnp.concatenate([entries, room], axis=2))
+
+        keys, values = zip(*past, strict=True)
+        cache = KVCache(tuple(map(grown, keys)), tuple(map(grown, values)))
+        logits, cache = function(params, tokens, positions, cache, None)
+        pairs = zip(map(_turned, cache.keys), map(_turned, cache.values), strict=True)
+        return logits, list(pairs)
+
+    return step
+
+
+def _turned(entries: Any) -> Any:
+    """[batch, entries, heads, width] from [batch, heads, entries, width], and back."""
+    return jnp.transpose(entries, (0, 2, 1, 3))
+
+
+def trace_step(
+    spec: ModelSpec, packed: Packed, sizes: tuple[Any, Any, Any] | None = None
+) -> Program:
+    """Traces the step.
+
+    Args:
+      packed: its parameters, whose leaves may be abstract.
+      sizes: batch, length and entries of the past; symbols if None.
+    """
+    batch, length, past = sizes or export.symbolic_shape(
+        "batch, sequence, past", constraints=["batch >= 1", "sequence >= 1", "past >= 0"]
+    )
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    shape = (batch, spec.num_kv_heads, past, spec.head_dim)
+    entries = jax.ShapeDtypeStruct(shape, jnp.float32)
+    pairs = [(entries, entries)] * spec.num_layers
+    return trace(step_function(spec), packed.float_avals(), ids, ids, pairs)
+
+
+def past_names(spec: ModelSpec) -> list[str]:
+    """The names of the cache's inputs, in order."""
+    return [f"past_key_values.{n}.{part}" for n in range(spec.num_layers) for part in _PARTS]
+
+
+def present_names(spec: ModelSpec) -> list[str]:
+    """The names of the cache's results, in order."""
+    return [f"present.{n}.{part}" for n in range(spec.num_layers) for part in _PARTS]
+
+
+_PARTS = ("key", "value")

@@ -1,0 +1,199 @@
+"""Exporting a model for another runtime, with proof: digests, and what each step changed.
+
+The files are opened again, checked, and run where ONNX Runtime is installed, before they get
+their names. Knows no primitive: `export` writes the graph.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+
+from bitnet_jax.containers.onnx_write import data_name
+from bitnet_jax.core import paths
+from bitnet_jax.core.errors import InternalError
+from bitnet_jax.export.decoder import trace_step
+from bitnet_jax.export.measure import decoder_logits, runtime_name, session
+from bitnet_jax.export.model import Described, describe, write_model
+from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
+from bitnet_jax.export.reopen import Written, reopen
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.doctor import examine
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import check_not_input
+from bitnet_jax.passes import pipelines
+from bitnet_jax.runtime.model import Model
+from bitnet_jax.stores.address import require_local
+from bitnet_jax.workflows.allowed import check_allow, stop_on
+from bitnet_jax.workflows.parity import compare_logits
+
+# Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
+# two sums differ in a last bit, spoils the tokens after it in its row, and no others.
+PROBE = (6, 12)
+NO_RUNTIME = "ONNX Runtime is not installed: what the file computes was not measured"
+
+
+def export_model(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    optimize_for: str = DEFAULT,
+    allow: Sequence[str] = (),
+    probe: bool = True,
+    force: bool = False,
+    offline: bool | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Writes `source` as an ONNX decoder with its KV cache, and proves what was written.
+
+    Args:
+      output: the graph's path; its data are written to that with ``.data`` after it.
+      optimize_for: a key of `export.profiles.PROFILES`.
+      allow: codes of findings that do not stop it.
+      probe: run the model after each step on a few tokens and compare the logits with ours.
+      offline: fetch nothing; None: as HF_HUB_OFFLINE says.
+
+    Returns:
+      The record of `model export`. ``passes`` lists the steps, each with
+      ``max_logit_difference`` after it, relative to the largest logit; the last is the file,
+      whose difference is None where ONNX Runtime is not installed.
+
+    Raises:
+      UsageError: an unknown profile; a family whose function is not exported.
+      BadData: the doctor found an error that is not allowed.
+      InternalError: the file would not hold the same trits and scales, or is no valid ONNX.
+      CannotCreate: a file exists, and `force` is false.
+    """
+    profile = profile_of(optimize_for)
+    check_allow(allow)
+    require_local(output, "what an export writes", "write it here, and upload both files")
+    path = Path(output)
+    checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    for file in (path, path.with_name(data_name(path.name))):
+        paths.check_output(file, force=force, inputs=(checkpoint.source.path,))
+        check_not_input(file, checkpoint.source.path)
+    findings = examine(checkpoint)
+    stop_on(findings, allow, checkpoint)
+    described = describe(checkpoint)
+    probed = _Probe(checkpoint) if probe else None
+    passes = probed.passes() if probed else _unmeasured(described)
+    record: dict[str, Any] = {}
+
+    def prove(written: Path) -> None:
+        _check(written)
+        again = reopen(written)
+        record.update(_same(described, checkpoint, again, path))
+        record.update(_measured(written, profile, probed))
+
+    files = write_model(checkpoint, described, profile, path, force=force, prove=prove)
+    difference = record["max_logit_difference"]
+    passes.append({"name": f"onnx ({profile.name})", "max_logit_difference": difference})
+    return {
+        "source": checkpoint.source.to_json(),
+        "source_format": checkpoint.source.format,
+        "format": "onnx",
+        "encoding": profile.name,
+        "exact": profile.exact,
+        **record,
+        "passes": passes,
+        "findings": [finding.to_json() for finding in findings],
+        "allowed": sorted(set(allow) & {finding.code for finding in findings}),
+        "outputs": [str(file) for file in files],
+        "warnings": [*checkpoint.warnings, *record["warnings"]],
+    }
+
+
+def _unmeasured(described: Described) -> list[dict[str, Any]]:
+    steps = pipelines.exported(described.packed())
+    return [{"name": step.name, "max_logit_difference": None} for step in steps]
+
+
+# --------------------------------------------------------------------------------- the proof
+def _check(path: Path) -> None:
+    """Raises unless ONNX's own checker takes the model, shapes inferred."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InternalError(
+            "export.invalid",
+            f"the graph is no valid ONNX: {str(error).splitlines()[0]}",
+            "this is a bug: please report it",
+        ) from error
+
+
+def _same(
+    described: Described, checkpoint: Checkpoint, again: Written, path: Path
+) -> dict[str, Any]:
+    """Digests before and after, which are equal."""
+    before, after = described.digest, again.digest()
+    if after != before:  # scales are float32 in every profile: they cannot change either
+        raise InternalError(
+            "export.digest_changed",
+            f"`{path}` would hold other trits or scales than `{checkpoint.source.path}`: "
+            f"{after} != {before}; it was not written",
+            "this is a bug: please report it",
+        )
+    return {
+        "digest_before": before.to_json(),
+        "digest_after": after.to_json(),
+        "scales_changed": [],
+    }
+
+
+def _measured(path: Path, profile: Profile, probe: _Probe | None) -> dict[str, Any]:
+    """What ONNX Runtime computes from the file, compared with our engine."""
+    name = runtime_name()
+    if probe is None or name is None:
+        unmeasured: dict[str, Any] = {"max_logit_difference": None, "parity": None, "runtime": name}
+        warning = NO_RUNTIME if probe is not None else None
+        if warning and not profile.exact:
+            warning += f"; profile `{profile.name}` is not exact"
+        return unmeasured | {"warnings": [warning] if warning else []}
+    logits = decoder_logits(session(path), probe.spec, probe.tokens, probe.tokens.shape[1] // 2)
+    parity = compare_logits(probe.reference, logits)
+    warnings = []
+    if profile.exact and not parity.holds:
+        warnings.append(
+            f"{name} and our engine differ by more than the parity rules have it: the median over "
+            f"tokens is {parity.median_logit_difference:.3g} of the largest logit"
+        )
+    return {
+        "max_logit_difference": parity.max_logit_difference,
+        "parity": asdict(parity) | {"holds": parity.holds},
+        "runtime": name,
+        "warnings": warnings,
+    }
+
+
+class _Probe:
+    """A few tokens, and our engine's logits of them."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.spec = checkpoint.spec
+        rows, length = PROBE[0], min(PROBE[1], self.spec.max_positions)
+        rng = np.random.default_rng(0)
+        self.tokens = rng.integers(0, self.spec.vocab_size, (rows, length)).astype(np.int32)
+        self._model = Model(checkpoint)
+        self.reference = self._model.logits(self.tokens)
+
+    def passes(self) -> list[dict[str, Any]]:
+        """Each step of the pipeline, with the largest difference of a logit after it."""
+        packed, (rows, length) = self._model.packed, self.tokens.shape
+        program = trace_step(self.spec, packed, (rows, length, 0))
+        empty = np.zeros((rows, self.spec.num_kv_heads, 0, self.spec.head_dim), np.float32)
+        past = [(empty, empty)] * self.spec.num_layers
+        positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        found = []
+        for step in pipelines.exported(packed):
+            program = pipelines.run_pipeline(program, [step])
+            logits, _ = jax.jit(program.__call__)(packed, self.tokens, positions, past)
+            parity = compare_logits(self.reference, logits)
+            found.append({"name": step.name, "max_logit_difference": parity.max_logit_difference})
+        return found
