@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,16 @@ class GgufFile:
         """Returns the data of `name` as a 64-byte aligned uint8 vector."""
         info = self.info(name)
         return self._blob.read(info.begin, info.nbytes)
+
+    def parts(self, name: str, rows: int, dtype: np.dtype) -> Iterator[np.ndarray]:
+        """Reads a matrix of `dtype` some rows at a time, each piece into the same memory."""
+        info = self.info(name)
+        of_row = info.nbytes // info.shape[0]
+        held = self._blob.empty(min(rows, info.shape[0]) * of_row)
+        for at in range(0, info.shape[0], rows):
+            part = held[: min(rows, info.shape[0] - at) * of_row]
+            self._blob.read_into(info.begin + at * of_row, part)
+            yield part.view(dtype).reshape(-1, *info.shape[1:])
 
     def read_prefix(self, name: str, nbytes: int) -> np.ndarray:
         """Returns at most the first `nbytes` bytes of `name`."""

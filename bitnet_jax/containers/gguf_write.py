@@ -95,16 +95,23 @@ class GgufWriter:
 
     def write(self, name: str, data: np.ndarray) -> None:
         """Appends the next tensor's bytes, and zeros up to the alignment."""
-        tensor = self._plan[self._next]
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        if (tensor.name, tensor.nbytes) != (name, flat.size):
+        self.write_pieces(name, [data])
+
+    def write_pieces(self, name: str, pieces: Iterable[np.ndarray]) -> None:
+        """As `write`, the bytes coming a piece at a time."""
+        tensor, count = self._plan[self._next], 0
+        if tensor.name != name:
+            raise InternalError("gguf.plan", f"`{tensor.name}` was planned, given `{name}`")
+        for piece in pieces:
+            flat = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+            self._stream.write(memoryview(flat))
+            count += flat.size
+        if count != tensor.nbytes:
             raise InternalError(
                 "gguf.plan",
-                f"`{tensor.name}` was planned with {tensor.nbytes} bytes, given `{name}` with "
-                f"{flat.size}",
+                f"`{name}` was planned with {tensor.nbytes} bytes, given {count}",
             )
-        self._stream.write(memoryview(flat))
-        self._stream.write(b"\0" * (-flat.size % DEFAULT_ALIGNMENT))
+        self._stream.write(b"\0" * (-count % DEFAULT_ALIGNMENT))
         self._next += 1
 
     def finish(self) -> None:

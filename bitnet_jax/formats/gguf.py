@@ -8,7 +8,7 @@ where each scale is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +40,7 @@ from bitnet_jax.formats.gguf_weights import (
     Kept,
     encode_float,
     encode_ternary,
+    interleave,
     looks_ternary,
     plan_ternary,
     read_float,
@@ -61,6 +62,8 @@ DIGEST = "bitnet_jax.digest."
 _FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40,
 }  # fmt: skip
+# Elements that pass through at a time: an embedding is the largest tensor there is.
+_PIECE = 1 << 22
 # Of a tensor that is none of the model's parameters.
 _LARGEST_FURTHER = 1 << 20
 
@@ -217,10 +220,16 @@ def _entry(
         ternary = item.ternary and stored in TERNARY.values()
     dtype = kept.dtype if kept is not None else str(FLOATS.get(stored, np.dtype("<f4")))
     if not ternary:
+        as_stored = stored in FLOATS and dtype == str(FLOATS[stored])
+        plain = as_stored and heads is None and not item.transposed and len(item.shape) > 1
         return TensorEntry(
-            item.name, item.shape, dtype, False,
+            item.name,
+            item.shape,
+            dtype,
+            False,
             lambda: read_float(file, item, theirs, kept, heads),
-        )  # fmt: skip
+            parts=(lambda rows: file.parts(theirs, rows, FLOATS[stored])) if plain else None,
+        )
 
     def read() -> QuantTensor:
         if stored == "I2_S":
@@ -346,6 +355,16 @@ def _plan(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -
     return plan
 
 
+def _float_parts(checkpoint: Checkpoint, item: Expected, heads: int | None) -> Iterator[np.ndarray]:
+    """A float parameter as the file has it; what needs no turning comes some rows at a time."""
+    if len(item.shape) == 2 and not item.transposed and heads is None:
+        rows = max(1, _PIECE // item.shape[1])
+        yield from checkpoint.parts(item.name, rows)
+        return
+    value = turned(item, np.asarray(checkpoint.entries[item.name].read()))
+    yield interleave(value, heads) if heads is not None else value
+
+
 def _write_tensors(
     checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form], writer: GgufWriter
 ) -> tuple[Digest, list[str]]:
@@ -363,11 +382,15 @@ def _write_tensors(
             if form.outer is not None:
                 writer.write(scale_name(names[name]), np.array([form.outer], "<f4"))
             continue
-        value = turned(wanted[name], np.asarray(checkpoint.entries[name].read()))
-        data, exact = encode_float(name, value, chosen.types[name], heads)
-        writer.write(names[name], data)
-        if not exact:
-            rounded.append(name)
+
+        def pieces(name: str = name, heads: int | None = heads) -> Iterator[np.ndarray]:
+            for value in _float_parts(checkpoint, wanted[name], heads):
+                data, exact = encode_float(name, value, chosen.types[name])
+                if not exact and name not in rounded:
+                    rounded.append(name)
+                yield data
+
+        writer.write_pieces(names[name], pieces())
     for name, value in row.tensors(spec).items():
         writer.write(name, value.astype("<f4"))
     return builder.result(), rounded

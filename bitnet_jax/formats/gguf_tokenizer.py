@@ -21,7 +21,7 @@ from bitnet_jax.formats.gguf_pre import name_of
 from bitnet_jax.ir.spec import ModelSpec
 
 PREFIX = "tokenizer.ggml."
-HF_JSON = "tokenizer.huggingface.json"
+TOKENIZER_JSON = "tokenizer.huggingface.json"
 TEMPLATE = "tokenizer.chat_template"
 CONFIG, GENERATION = "bitnet_jax.tokenizer_config", "bitnet_jax.generation_config"
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
@@ -51,7 +51,7 @@ def tokenizer_keys(
     found |= _special(spec, raw)
     if files.chat_template is not None:
         found[TEMPLATE] = ("string", files.chat_template)
-    found[HF_JSON] = ("string", files.tokenizer_json.decode("utf-8-sig"))
+    found[TOKENIZER_JSON] = ("string", files.tokenizer_json.decode("utf-8-sig"))
     for key, value in ((CONFIG, files.config), (GENERATION, files.generation)):
         if value:
             found[key] = ("string", json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -47,7 +47,7 @@ def read_tokenizer(
         raise _bad(
             where, f"it has {len(tokens)} tokens for {spec.vocab_size} rows of the embedding"
         )
-    if ours and keys.HF_JSON in metadata:
+    if ours and keys.TOKENIZER_JSON in metadata:
         return _carried(metadata, spec, tokens, template, where), []
     builders = {"gpt2": _gpt2, "llama": _llama}
     if model not in builders:
@@ -101,24 +101,24 @@ def _carried(
     where: str,
 ) -> TokenizerFiles:
     """The files as they were, where what llama.cpp reads is still what they say."""
-    text = metadata[keys.HF_JSON]
+    text = metadata[keys.TOKENIZER_JSON]
     if not isinstance(text, str):
-        raise _bad(where, f"{keys.HF_JSON} is no text", _EDITED)
+        raise _bad(where, f"{keys.TOKENIZER_JSON} is no text", _EDITED)
     config, generation = (_object(metadata, key, where) for key in (keys.CONFIG, keys.GENERATION))
     if isinstance(default_template(config), str) and default_template(config) != template:
         config = {**config, "chat_template": template}  # people edit the key that engines read
     files = TokenizerFiles(text.encode(), config, template, generation)
-    load_json(files.tokenizer_json, code="gguf.tokenizer", where=f"{where}: {keys.HF_JSON}")
+    load_json(files.tokenizer_json, code="gguf.tokenizer", where=f"{where}: {keys.TOKENIZER_JSON}")
     try:
         said, _ = keys.vocabulary(keys.parse(files), spec.vocab_size)
     except (CannotCreate, KeyError, TypeError, AttributeError, ValueError) as error:
         what = error.message if isinstance(error, CannotCreate) else type(error).__name__
         raise _bad(
-            where, f"{keys.HF_JSON} is no tokenizer of this model: {what}", _EDITED
+            where, f"{keys.TOKENIZER_JSON} is no tokenizer of this model: {what}", _EDITED
         ) from error
     for key, (_, value) in said.items():
         if not _same(metadata.get(key), value):
-            raise _bad(where, f"{key} is not what {keys.HF_JSON} says", _EDITED)
+            raise _bad(where, f"{key} is not what {keys.TOKENIZER_JSON} says", _EDITED)
     return files
 
 

@@ -269,19 +269,19 @@ def encode_ternary(tensor: QuantTensor, form: Form, heads: int | None) -> np.nda
     return BLOCKED[form.kind][0](trits, d.astype("<f2"))
 
 
-def encode_float(
-    name: str, value: np.ndarray, kind: str, heads: int | None
-) -> tuple[np.ndarray, bool]:
-    """The bytes of a float tensor, and whether they hold it exactly.
+def encode_float(name: str, value: np.ndarray, kind: str) -> tuple[np.ndarray, bool]:
+    """The bytes of a float tensor, or of some rows, and whether they hold them exactly.
 
     Raises:
       CannotCreate: a value becomes infinite in `kind` (``gguf.range``).
     """
-    value = interleave(value, heads) if heads is not None else value
+    if value.dtype == FLOATS.get(kind):
+        return value, True
     codec, shape = CODECS[kind], value.shape
     wide = value if value.dtype == np.float64 else value.astype(np.float32)
+    assert codec.encode is not None  # what is only read is no encoding
     with np.errstate(over="ignore"):
-        data = np.ascontiguousarray(codec.encode(wide)).reshape(-1).view(np.uint8)  # type: ignore[misc]
+        data = np.ascontiguousarray(codec.encode(wide)).reshape(-1).view(np.uint8)
     again = codec.decode(data, shape)
     if not is_finite(again) and is_finite(wide):
         raise CannotCreate(

@@ -75,7 +75,8 @@ def test_what_kind_of_value_is_completed(words, name, kind):
 
 
 def test_choices_and_keys():
-    assert value_of(("model", "convert"), "--format").choices == ["bitnet", "huggingface"]
+    formats = ["bitnet", "huggingface", "gguf"]
+    assert value_of(("model", "convert"), "--format").choices == formats
     assert value_of((), "--emit").choices[0] == "table"
     assert value_of(("dev", "completion"), "word_shell").choices == list(SHELLS)
     found = value_of(("dev", "config"), "word_name").choices
