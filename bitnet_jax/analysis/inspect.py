@@ -16,7 +16,7 @@ from bitnet_jax.analysis.runs_in import runs_in
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.quant.digest import DigestBuilder
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 
 def inspect(
@@ -42,6 +42,7 @@ def inspect(
     layers = [rows[name] for name in checkpoint.entries]
     parameters = sum(math.prod(row["shape"]) for row in layers)
     ternary = sum(math.prod(row["shape"]) for row in layers if "trits" in row)
+    quantized = sum(math.prod(row["shape"]) for row in layers if "kind" in row)
     stored = stored_bytes(checkpoint)
     return {
         "path": str(path),
@@ -53,7 +54,8 @@ def inspect(
         "parameters": parameters,
         "ternary_parameters": ternary,
         "trits": _shares(layers),
-        "bits_per_weight": 8 * packed_bytes / ternary if ternary else None,
+        "quantized_parameters": quantized,
+        "bits_per_weight": 8 * packed_bytes / quantized if quantized else None,
         "file_bytes": stored,
         "file_bits_per_parameter": 8 * stored / parameters,
         "memory_bytes": packed_bytes + float_bytes,
@@ -70,12 +72,14 @@ def _row(checkpoint: Checkpoint, name: str, value: np.ndarray | QuantTensor) -> 
     row: dict[str, Any] = {"name": name, "shape": list(entry.shape), "dtype": entry.dtype}
     if not isinstance(value, QuantTensor):
         return row
-    counts = np.bincount((value.trits() + 1).reshape(-1).astype(np.uint8), minlength=3)
-    total = int(counts.sum())
-    row["trits"] = {
-        name: int(count) / total
-        for name, count in zip(("minus", "zero", "plus"), counts, strict=True)
-    }
+    total = math.prod(value.shape)
+    row["kind"] = value.kind
+    if value.kind == TERNARY:
+        counts = np.bincount((value.trits() + 1).reshape(-1).astype(np.uint8), minlength=3)
+        row["trits"] = {
+            name: int(count) / total
+            for name, count in zip(("minus", "zero", "plus"), counts, strict=True)
+        }
     scale = np.asarray(value.scale)
     row["bits_per_weight"] = 8 * value.nbytes / total
     row["scale"] = float(scale) if scale.size == 1 else float(np.median(scale))

@@ -1,26 +1,22 @@
-"""The tensor table of a `.bitnet` file: one row for each ternary tensor.
+"""The tensor table of a `.bitnet` file: one row for each quantized tensor.
 
 What the header says of a tensor's codes and scales, and the checks that it is
-possible at all. Knows layouts by id and size only; `quant` knows what they mean.
+possible at all. How codes lie is in `native_codes.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bitnet_jax.containers import native_codes
 from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.native_codes import KINDS, LAYOUTS
 from bitnet_jax.core.errors import BadData, shown
 
-# Must-understand: layout id -> (rows and columns of a block, bytes of a block).
-LAYOUTS: dict[str, tuple[int, int, int]] = {"t2.16x16": (16, 16, 64), "t1.16x20": (16, 20, 64)}
-# layout id -> inputs that share a scale of their own come in a multiple of it
-_GROUP_STEPS = {"t2.16x16": 1, "t1.16x20": 80}
-KINDS = ("ternary",)
 _WORDS = {
     "dtype": ("float32", "bfloat16", "float16", "float64"),
     "scale_dtype": ("float32", "bfloat16", "float16"),
@@ -34,7 +30,7 @@ _DAMAGED = "the file is damaged: download or copy it again"
 
 @dataclass(frozen=True)
 class Row:
-    """How one ternary tensor is stored.
+    """How one quantized tensor is stored.
 
     Invariants: the three axes lists together name each axis of `shape` once;
     `scales` is [offset, length] in elements of ``__scales__``, its length the
@@ -74,8 +70,7 @@ class Row:
     @property
     def codes_shape(self) -> tuple[int, ...]:
         """Shape of the U8 tensor that holds the codes."""
-        rows, columns, line = LAYOUTS[self.layout]
-        return (*self.stack, -(-self.out_features // rows), -(-self.in_features // columns), line)
+        return (*self.stack, *LAYOUTS[self.layout].shape(self.out_features, self.in_features))
 
     @property
     def scale_shape(self) -> tuple[int, ...]:
@@ -127,6 +122,8 @@ def parse_row(name: str, raw: Any, where: str) -> Row:
             f"layout {shown(raw['layout'])} is not known here (known: {known})",
             _UPDATE,
         )
+    if LAYOUTS[raw["layout"]].kind != raw["kind"]:
+        raise bad("bitnet.table", f"layout {raw['layout']} holds no codes of kind {raw['kind']}")
     for field, words in _WORDS.items():
         if raw[field] not in words:
             raise bad("bitnet.table", f"{field} {shown(raw[field])} is none of {', '.join(words)}")
@@ -144,11 +141,11 @@ def parse_row(name: str, raw: Any, where: str) -> Row:
         raise bad(
             "bitnet.table", f"group size {row.group_size} does not fit {row.in_features} inputs"
         )
-    if row.group_size % _GROUP_STEPS[row.layout]:
+    if row.group_size % LAYOUTS[row.layout].group_step:
         raise bad(
             "bitnet.table",
-            f"layout {row.layout} takes groups of a multiple of {_GROUP_STEPS[row.layout]} inputs, "
-            f"not of {row.group_size}",
+            f"layout {row.layout} takes groups of a multiple of {LAYOUTS[row.layout].group_step} "
+            f"inputs, not of {row.group_size}",
         )
     wanted = math.prod(row.scale_shape)
     if wanted != row.scales[1]:
@@ -188,76 +185,8 @@ def check_slices(rows: dict[str, Row], total: int, where: str) -> None:
 
 
 def check_codes(name: str, codes: np.ndarray, row: Row, where: str) -> None:
-    """Raises on a code that is no trit, and on padding that is not the trit 0."""
-    layout = _CODES[row.layout]
-    bad = layout.illegal(codes)
-    if bad.any():
-        at = np.unravel_index(int((bad != 0).argmax()), codes.shape)
-        count = int(np.unpackbits(bad[bad != 0]).sum())
-        raise TensorError(
-            "bitnet.illegal_code",
-            f"{where}, tensor `{name}`: {count} {layout.words}; the first at "
-            f"{_element(at, int(bad[at]), row)}",
-            _DAMAGED,
-            tensor=name,
-        )
-    rows, columns, _ = LAYOUTS[row.layout]
-    lines = codes.reshape(-1, *codes.shape[-3:-1], rows, 4)
-    edge = row.out_features % rows
-    wrong = bool(edge) and bool((lines[:, -1, :, edge:] != layout.zeros).any())
-    inside = row.in_features % columns
-    if not wrong and inside:
-        digits = layout.digits(lines[:, :, -1])  # [j, ..., r, p]
-        padding = np.arange(columns).reshape(-1, 4) >= inside  # [j, p]
-        wrong = any(bool((digits[j][..., padding[j]] != 1).any()) for j in range(len(digits)))
-    if wrong:
-        raise TensorError(
-            "bitnet.padding",
-            f"{where}, tensor `{name}`: its padding holds something else than zeros",
-            _DAMAGED,
-            tensor=name,
-        )
-
-
-@dataclass(frozen=True)
-class _Codes:
-    """How a layout's bytes hold codes.
-
-    Attributes:
-      zeros: the byte whose codes are all trit 0.
-      words: what `illegal` finds, in an error's words.
-      illegal: byte -> a bit for each thing in it that is no trit; bit 2j for code j.
-      digits: byte -> its codes, one array each; code j is of column 4j + p of the block.
-    """
-
-    zeros: int
-    words: str
-    illegal: Callable[[np.ndarray], np.ndarray]
-    digits: Callable[[np.ndarray], list[np.ndarray]]
-
-
-_CODES = {
-    "t2.16x16": _Codes(
-        0x55,
-        "codes are 0b11, which is no trit",
-        lambda codes: codes & (codes >> np.uint8(1)) & np.uint8(0x55),
-        lambda codes: [codes >> np.uint8(2 * j) & np.uint8(3) for j in range(4)],
-    ),
-    "t1.16x20": _Codes(
-        121,
-        "bytes are above 242, which is no five trits",
-        lambda codes: (codes > np.uint8(242)).view(np.uint8),
-        lambda codes: [codes // np.uint8(3**j) % np.uint8(3) for j in range(5)],
-    ),
-}
-
-
-def _element(at: tuple[Any, ...], bits: int, row: Row) -> str:
-    """Where the code of the lowest of `bits` in a byte lies, as [*stack, row, column]."""
-    rows, columns, _ = LAYOUTS[row.layout]
-    *stack, ob, ib, byte = map(int, at)
-    column = ((bits & -bits).bit_length() - 1) // 2 * 4 + byte % 4
-    return str([*stack, ob * rows + byte // 4, ib * columns + column])
+    """Raises on a code that its kind does not have, and on padding that is not 0."""
+    native_codes.check_codes(name, codes, row.layout, row.out_features, row.in_features, where)
 
 
 def check_scales(name: str, scale: np.ndarray, where: str) -> None:

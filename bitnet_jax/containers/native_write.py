@@ -24,7 +24,8 @@ from bitnet_jax.containers.native import (
     checksum,
     header_checksum,
 )
-from bitnet_jax.containers.native_table import KINDS, LAYOUTS, Row
+from bitnet_jax.containers.native_codes import LAYOUTS
+from bitnet_jax.containers.native_table import Row
 from bitnet_jax.containers.safetensors_write import (
     Planned,
     SafetensorsWriter,
@@ -115,16 +116,17 @@ class NativeWriter:
         }
 
     def add_ternary(self, name: str, row: Row, codes: np.ndarray, scale: np.ndarray) -> None:
-        """Appends one ternary tensor; `row.scales` is filled in here.
+        """Appends one quantized tensor, codes as uint8; `row.scales` is filled in here.
 
         Raises:
           CannotCreate: version 1 of the format holds no such kind (``bitnet.kind``).
         """
-        if row.kind not in KINDS or row.layout not in LAYOUTS:
+        if row.layout not in LAYOUTS or LAYOUTS[row.layout].kind != row.kind:
+            known = ", ".join(f"{layout.kind} in {id}" for id, layout in LAYOUTS.items())
             raise CannotCreate(
                 "bitnet.kind",
                 f"tensor `{name}` is {row.kind} in layout {row.layout}; a .bitnet file of version "
-                f"{VERSION} holds {', '.join(KINDS)} in {', '.join(LAYOUTS)}",
+                f"{VERSION} holds {known}",
                 "keep it float, or make it ternary, by a rule",
             )
         fields = {**vars(row), "scales": (self._count, scale.size)}

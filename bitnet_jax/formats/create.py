@@ -34,6 +34,8 @@ DEFECTS: dict[str, str] = {
     "inverted_scale": "one scale is 1/s where s belongs: a divider written for a multiplier",
     "missing_subnorm": "the first attention sub-norm is not in the file",
     "f16_subnorm": "sub-norms are stored as float16, where their small values become zero",
+    "nan": "one weight of the last norm is no number",
+    "no_zeros": "one matrix was quantized by sign: it holds no zeros",
 }
 _FIRST_SUB_NORM = "layers.0.self_attn.attn_sub_norm"
 _INVERTED = "layers.0.mlp.down_proj"
@@ -43,6 +45,13 @@ _PLACES = {
     "inverted_scale": _INVERTED,
     "missing_subnorm": _FIRST_SUB_NORM,
     "f16_subnorm": "sub_norm",
+    "nan": "norm",
+    "no_zeros": "layers.0.mlp.up_proj",
+}
+# What a master cannot show, and why.
+_NOT_IN_MASTER = {
+    "inverted_scale": "stores no scale that could be inverted",
+    "no_zeros": "is quantized at load, and has its zeros then",
 }
 _ROWS_AT_ONCE = 4096
 # Share of trits that are 0 in the released model's family, in 256ths: 31 %.
@@ -103,27 +112,34 @@ def save_created(
     """Writes a created model; as `huggingface` in the released checkpoint's own spelling.
 
     `packed` is what microsoft/bitnet-b1.58-2B-4T holds, `master` its bf16 twin (the
-    trainable weights, not ``trits * s/p``). Other formats as `save_checkpoint`, which
-    alone calls `prove`: a folder is replaced with all that it holds.
+    trainable weights, not ``trits * s/p``); in another family, what its released models
+    hold. Other formats as `save_checkpoint`, which alone calls `prove`: a folder is replaced
+    with all that it holds.
     """
     if format != "huggingface" or encoding not in (None, "packed", "master"):
         return save_checkpoint(
             checkpoint, path, format=format, encoding=encoding, force=force, prove=prove
         )
-    if encoding == "master" and checkpoint.source.detail.get("defect") == "inverted_scale":
-        raise UsageError(
-            "create.defect_encoding", "a master stores no scale that could be inverted",
-            "use --encoding packed",
-        )  # fmt: skip
+    encoding = encoding or ("master" if _released(checkpoint) == "latent" else "packed")
+    why = _NOT_IN_MASTER.get(str(checkpoint.source.detail.get("defect")))
+    if encoding == "master" and why is not None:
+        raise UsageError("create.defect_encoding", f"a master {why}", "use --encoding packed")
     check_output(path, force=force)
     check_kind(path, directory=True)
     extra = _real_keys(checkpoint)
     spelling = Spelling(old=True, exact=False, extra=extra, partial=True, card=False)
     with telling_space(checkpoint, path), atomic_directory(path, force=force) as folder:
-        stored = "latent" if encoding == "master" else "autobitlinear"
+        packed = _released(checkpoint).replace("latent", "bitlinear")
+        stored = "latent" if encoding == "master" else packed
         written = write_huggingface(checkpoint, folder, stored, spelling=spelling)
     outputs = tuple(path / file for file in written.files)
-    return Saved(path, outputs, "huggingface", encoding or "packed", tuple(written.warnings))
+    return Saved(path, outputs, "huggingface", encoding, tuple(written.warnings))
+
+
+def _released(checkpoint: Checkpoint) -> str:
+    """How released checkpoints of its family are stored (`HuggingFace.released`)."""
+    huggingface = family_of(checkpoint.spec.family).huggingface
+    return "autobitlinear" if huggingface is None else huggingface.released
 
 
 def _real_keys(checkpoint: Checkpoint) -> dict[str, object]:
@@ -148,7 +164,8 @@ def _rng(seed: int, name: str) -> np.random.Generator:
 def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
     name, size = item.name, item.shape
     if item.ternary:
-        matrix = _Matrix(name, item.file_shape, seed, defect, item.transposed)
+        stored = item.shape if item.rows else item.file_shape
+        matrix = _Matrix(name, stored, seed, defect, item.transposed)
         return TensorEntry(name, size, "bfloat16", True, matrix.read, matrix.latent)
     make = _kind_of(name)
     half = defect == "f16_subnorm" and "sub_norm" in name
@@ -156,7 +173,10 @@ def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
 
     def read() -> np.ndarray:
         with np.errstate(over="ignore", under="ignore"):
-            return make(_rng(seed, name), size).astype(numpy_dtype(dtype))
+            values = make(_rng(seed, name), size).astype(numpy_dtype(dtype))
+        if defect == "nan" and name == _PLACES[defect]:
+            values.reshape(-1)[size[0] // 2] = np.nan
+        return values
 
     return TensorEntry(name, size, dtype, False, read)
 
@@ -179,7 +199,8 @@ class _Matrix:
         if self.defect == "zero_mlp" and self.name.startswith("layers.0.mlp."):
             return np.zeros(self.shape, np.int8)
         rng = _rng(self.seed, self.name)
-        return _TRIT_OF_BYTE[rng.integers(0, 256, self.shape, dtype=np.uint8)]
+        low = _ZEROS if self.defect == "no_zeros" and self.name == _PLACES["no_zeros"] else 0
+        return _TRIT_OF_BYTE[rng.integers(low, 256, self.shape, dtype=np.uint8)]
 
     def _scale(self) -> np.ndarray:
         rng = _rng(self.seed, self.name + "#scale")

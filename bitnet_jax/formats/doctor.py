@@ -22,7 +22,7 @@ from bitnet_jax.formats.survey import Survey
 from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.digest import Digest
 from bitnet_jax.quant.finite import is_finite
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 ERROR, WARNING = "error", "warning"
 
@@ -113,10 +113,12 @@ class Examiner:
             part(np.asarray(value))
             part(None)
             return
-        faults = tuple(_check_trits(name, value))
+        ternary = value.kind == TERNARY
+        faults = tuple((_check_trits if ternary else _check_integers)(name, value))
         self._found += faults
-        # The scale of nothing but zeros is a floor, not a measurement.
-        if not any(fault.code == "weights.all_zero" for fault in faults):
+        # The scale of nothing but zeros is a floor, not a measurement; that of other kinds is of
+        # a peak, and lies elsewhere.
+        if ternary and not any(fault.code == "weights.all_zero" for fault in faults):
             self._scales[name] = float(np.exp(np.mean(np.log(np.asarray(value.scale)))))
 
     def begin(self, name: str) -> Callable[[np.ndarray | None], None]:
@@ -231,6 +233,23 @@ def _check_trits(name: str, tensor: QuantTensor) -> Iterator[Finding]:
             "compare it with the original: `bitnet model inspect` shows the shares of both",
         )  # fmt: skip
     rows = constant_rows(tensor)
+    if rows:
+        yield Finding(
+            "weights.constant_rows", WARNING, name, f"{rows} rows hold one value only",
+            "dead outputs: look at the training, or compare with the original",
+        )  # fmt: skip
+
+
+def _check_integers(name: str, tensor: QuantTensor) -> Iterator[Finding]:
+    """Codes of int8, int6 and int4."""
+    codes = np.asarray(tensor.codes_matrix())
+    if not codes.any():
+        yield Finding(
+            "weights.all_zero", ERROR, name, f"all {codes.size} codes are zero",
+            "the file was made from a broken one: quantize the original again",
+        )  # fmt: skip
+        return
+    rows = int((codes == codes[..., :1]).all(-1).sum()) if codes.shape[-1] > 1 else 0
     if rows:
         yield Finding(
             "weights.constant_rows", WARNING, name, f"{rows} rows hold one value only",

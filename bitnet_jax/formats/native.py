@@ -29,7 +29,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.ops.native.repack import repack
 from bitnet_jax.quant.digest import Digest, DigestBuilder
-from bitnet_jax.quant.layouts import LAYOUTS_OF
+from bitnet_jax.quant.layouts import LAYOUTS_OF, layout_of
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 # No version: the same input gives the same bytes from every version that writes format 1.
@@ -118,7 +118,7 @@ def _entry(file: NativeFile, item: Expected) -> TensorEntry:
 def _read_ternary(file: NativeFile, name: str) -> QuantTensor:
     row = file.rows[name]
     tensor = QuantTensor(
-        codes=file.read_codes(name),
+        codes=file.read_codes(name).view(layout_of(row.layout).dtype),
         scale=file.read_scale(name),
         shape=row.shape,
         dtype=row.dtype,
@@ -210,7 +210,8 @@ def write_bitnet(
         elif isinstance(value, QuantTensor):
             if digest is None:
                 builder.add(name, value)
-            writer.add_ternary(name, _row(value), np.asarray(value.codes), np.asarray(value.scale))
+            codes = np.asarray(value.codes).view(np.uint8)
+            writer.add_ternary(name, _row(value), codes, np.asarray(value.scale))
         elif entries[name].ternary:
             raise InternalError("bitnet.entry", f"`{name}` said it was ternary, and is not")
         else:

@@ -202,7 +202,7 @@ def _windows(
     wanted = max(tokens // (inside + len(head)), FEWEST)
     places = [(at, row) for row, ids in enumerate(rows) for at in range(len(ids) // inside)]
     found = [rows[row][at * inside :][:inside] for at, row in sorted(places)]
-    rest = np.concatenate([ids[len(ids) // inside * inside :] for ids in rows] or [[]])
+    rest = np.concatenate([ids[len(ids) // inside * inside :] for ids in rows])
     found += [rest[at : at + inside] for at in range(0, len(rest) - inside + 1, inside)]
     if len(found) < FEWEST:
         return None

@@ -181,8 +181,7 @@ def quantized_checkpoint(
 def _entry(model: FloatModel, entry: TensorEntry, given: QuantTensor | None) -> TensorEntry:
     def read() -> QuantTensor:
         found = given or pack_parameter(model.plan, entry.name, model.read(entry.name))
-        host = {"codes": np.asarray(found.codes), "scale": np.asarray(found.scale)}
-        return replace(found, **host)
+        return replace(found, codes=np.asarray(found.codes), scale=np.asarray(found.scale))
 
     def latent() -> np.ndarray:
         return np.asarray(entry.read())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -91,7 +92,7 @@ def float_model(
       BadData: it is quantized already (``quant.already``), or a rule takes what files hold as
         floats (``quant.not_a_linear``), or half of a parameter's uses (``checkpoint.names``).
       UsageError: `precision` is unknown (``quant.precision``); a rule took nothing, and what
-        else `make_plan` raises.
+        else `make_plan` raises; they keep everything (``quant.nothing``).
       ConfigError: the recipe is wrong.
     """
     if precision not in PRECISIONS:
@@ -116,14 +117,21 @@ def float_model(
     for name in checkpoint.entries:
         if plan.rule(name) is None:
             continue
-        check_single(plan, name)
         if not wanted[name].ternary:
             raise BadData(
                 "quant.not_a_linear",
                 f"a rule quantizes `{name}`, which files of family `{spec.family}` hold as floats",
                 "leave it out of the rules, or keep it: {path: " + name + ", use: '*', to: keep}",
             )
-    return FloatModel(checkpoint, forward, rules, plan)
+        check_single(plan, name)
+    model = FloatModel(checkpoint, forward, rules, plan)
+    if not model.names():
+        raise UsageError(
+            "quant.nothing",
+            f"the rules keep every parameter of `{checkpoint.source.path}` as it is",
+            "let a rule take some: {path: '**.*_proj'}; the family's own take all linears",
+        )
+    return model
 
 
 def _traced(forward: Callable[..., Any], checkpoint: Checkpoint) -> Program:
@@ -142,7 +150,7 @@ def _narrowed(dtype: str) -> Any:
 def _rules(
     own: tuple[Rule, ...], precision: str, recipe: str | os.PathLike | None
 ) -> tuple[Rule, ...]:
-    asked = () if recipe is None else load_rules(recipe)
+    asked = () if recipe is None else load_rules(Path(recipe))
     kind = PRECISIONS[precision]
     out = []
     for rule in asked or own:

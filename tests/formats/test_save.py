@@ -18,6 +18,7 @@ from bitnet_jax.formats.huggingface_weights import EXACT_KEY
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.quant.kinds import KINDS
 from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.quant.ternary import from_trits, ternarize
 from tests.formats.checkpoints import AUTO, BIT, ONLINE, TINY, config, tensors, write
@@ -106,19 +107,33 @@ def test_row_and_group_scales_keep_in_bitnet_and_are_refused_elsewhere(scale_kin
     assert sorted(os.listdir(tmp_path)) == ["m.bitnet"]
 
 
+@pytest.mark.parametrize("scale_kind", ["tensor", "row", "group"])
 @pytest.mark.parametrize("kind", ["int8", "int6", "int4"])
-def test_other_kinds_of_weights_are_refused_by_name_and_nothing_is_left(kind, tmp_path):
+def test_other_kinds_of_weights_keep_in_bitnet_and_are_refused_elsewhere(
+    kind, scale_kind, tmp_path
+):
     model = awkward()
     name, entry = next((name, entry) for name, entry in model.entries.items() if entry.ternary)
-    codes = np.ones(entry.shape, np.int8)
-    tensor = from_codes(codes, np.float32(0.5), kind=kind, dtype="bfloat16")
+    out, inputs = entry.shape
+    high, group = KINDS[kind].high, 16 * (scale_kind == "group")
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-high, high + 1, entry.shape).astype(np.int8)
+    sizes = {"tensor": (), "row": (out,), "group": (out, inputs // 16)}[scale_kind]
+    scale = rng.uniform(0.1, 1, sizes).astype(np.float32)
+    tensor = from_codes(
+        codes, scale, kind=kind, scale_kind=scale_kind, group_size=group, dtype="bfloat16"
+    )
     model = replace(model, entries={**model.entries, name: replace(entry, read=lambda: tensor)})
-    model.digest()  # of the others
-    for path, code in (("m.bitnet", "bitnet.kind"), ("m.hf", "huggingface.kind")):
-        with pytest.raises(errors.CannotCreate, match=f"`{name}` is {kind}") as caught:
-            save_checkpoint(model, tmp_path / path)
-        assert caught.value.code == code
-    assert not os.listdir(tmp_path)
+    save_checkpoint(model, tmp_path / "m.bitnet")
+    back = open_checkpoint(tmp_path / "m.bitnet").read(name)
+    assert (back.kind, back.layout) == (kind, tensor.layout)
+    np.testing.assert_array_equal(back.codes_matrix(), codes)
+    np.testing.assert_array_equal(back.scale, scale)
+    assert open_checkpoint(tmp_path / "m.bitnet").digest() == model.digest()
+    with pytest.raises(errors.CannotCreate, match=f"`{name}` is {kind}") as caught:
+        save_checkpoint(model, tmp_path / "m.hf")
+    assert caught.value.code == "huggingface.kind"
+    assert os.listdir(tmp_path) == ["m.bitnet"]
 
 
 def test_packed_is_what_the_source_was(tmp_path):

@@ -14,6 +14,7 @@ from bitnet_jax.bench.regression import bench_regression
 from bitnet_jax.core.errors import BadData, UsageError
 from bitnet_jax.report.page import report_page
 from tests.bench.records import compare_record, profile_record, run_record, validate_record
+from tests.workflows import quant_records
 
 ROOT = Path(__file__).parents[3]
 DIGEST = {"trits": "aa" * 32, "trits_scales": "bb" * 32}
@@ -116,6 +117,10 @@ RECORDS = {
     "build_kernels": {"files": ["kernels/libbitnet.so"]},
     "bench_run": run_record(),
     "bench_compare": compare_record(),
+    "quant_analyze": quant_records.analyze_record(),
+    "quant_convert": quant_records.convert_record(),
+    "quant_converted": None,
+    "quant_validate": quant_records.validate_record(),
     "bench_profile": profile_record(),
     "bench_validate": {**validate_record(), "passed": True, "failed": []},
     "bench_regression": {
