@@ -62,6 +62,23 @@ def test_and_so_they_are_after_a_way_through_three_formats(source, tmp_path):
     assert record["scales_changed"] == record["floats_changed"] == []
 
 
+@pytest.mark.heavy
+def test_and_after_a_way_through_gguf(tmp_path):
+    """A shape whose rows are whole blocks of 256; each receipt holds of its own two models."""
+    from bitnet_jax.workflows.check_receipt import check_receipt
+
+    create(shape="700m", layers=1, vocab_size=512, output=tmp_path / "a.hf")
+    way = [("a.hf", None), ("b.bitnet", None), ("c.gguf", "tq2_0"), ("d.hf", "autobitlinear")]
+    for (source, _), (target, encoding) in zip(way, way[1:], strict=False):
+        record = convert(tmp_path / source, tmp_path / target, encoding=encoding, strict=True)
+        assert record["max_logit_difference"] == 0 and record["scales_changed"] == []
+        checked = check_receipt(
+            tmp_path / target, record["receipt"], tmp_path / source, probe=False
+        )
+        assert checked["holds"], checked["findings"]
+    assert digests(tmp_path / "d.hf") == digests(tmp_path / "a.hf") == record["digest_after"]
+
+
 # ------------------------------------------------------------------ the same everywhere
 
 
