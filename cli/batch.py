@@ -225,6 +225,8 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
             )
         if makes:
             own = dataclasses.replace(own, output=output)
+        if len(entries) > 1 and _jobs(args) > 1:
+            own = dataclasses.replace(own, jobs=1)  # models at once; of one, it is threads
         items.append(Item(entry["model"], own, output))
     _check_apart(items, makes)
     return items
@@ -281,7 +283,7 @@ def _results(
         return result
 
     done: Iterable[tuple[int, CommandResult]]
-    if _jobs(args) == 1:
+    if _jobs(args) == 1 or len(left) <= 1:  # of one model, it is how many threads
         work = ((i, partial(one, items[i].model, items[i].args, ctx)) for i in left)
         done = ((i, _safely(call, ctx) or CommandResult()) for i, call in work)
     else:
@@ -292,7 +294,9 @@ def _results(
 
 
 def _jobs(args: Any) -> int:
-    return getattr(args, "jobs", 1)  # what measures has no --jobs: two would disturb each other
+    return (
+        getattr(args, "jobs", 1) or 1
+    )  # what measures has no --jobs: two would disturb each other
 
 
 def _make_folder(folder: str) -> None:

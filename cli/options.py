@@ -365,6 +365,22 @@ def jobs_option(help: str):
     return option("-j", "--jobs", type=whole(1), default=1, metavar="N", help=help)
 
 
+def models_or_threads_option():
+    """Of several models, how many at once; of one, its threads (`batch` keeps the two apart)."""
+    return option(
+        "-j",
+        "--jobs",
+        type=whole(1),
+        metavar="N",
+        shown_default="one thread for each processor",
+        help="how many models at once, each in a process; of one model, how many threads",
+    )
+
+
+def no_probe_option(help: str):
+    return option("--no-probe", default=False, help=help)
+
+
 def yes_option(help: str):
     return option("-y", "--yes", default=False, help=help)
 

@@ -7,10 +7,11 @@ passed by; the header goes in after them. The same input gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 
 from bitnet_jax.containers.dtypes import NAMES
 from bitnet_jax.containers.native import (
@@ -137,6 +138,21 @@ class NativeWriter:
     def add_float(self, name: str, data: np.ndarray) -> None:
         """Appends one float tensor."""
         self._add(name, data)
+
+    def add_float_parts(
+        self, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]
+    ) -> None:
+        """Appends one float matrix that comes in pieces of rows, in their order."""
+        digest = xxhash.xxh3_64()
+
+        def hashed() -> Iterator[np.ndarray]:
+            for part in parts:
+                digest.update(memoryview(part.reshape(-1).view(np.uint8)))
+                yield part
+
+        place = self._writer.reserve(Planned(name, NAMES[dtype], shape))
+        self._writer.fill_parts(place, hashed())
+        self._checksums[name] = digest.hexdigest()
 
     def _add(self, name: str, data: np.ndarray, reserved: bool = False) -> None:
         if name.startswith(RESERVED) and not reserved:

@@ -43,6 +43,14 @@ def planned(name: str, dtype: np.dtype | str, shape: Iterable[int]) -> Planned:
     return Planned(name, NAMES[np.dtype(dtype)], tuple(int(size) for size in shape))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a planned tensor's data goes, from the start of all data."""
+
+    plan: Planned
+    offset: int
+
+
 def natural_order(plan: Iterable[Planned]) -> list[Planned]:
     """The order of the `safetensors` library: widest dtype first, then by name.
 
@@ -84,7 +92,7 @@ def with_padding(plan: Iterable[Planned], align: int) -> list[Planned]:
 
 
 class SafetensorsWriter:
-    """Writes tensors in the order given, then the header in front of them.
+    """Lays tensors out in the order given, and writes the header in front of them at the end.
 
     ``reserve`` is the header's length in the file, padded with trailing spaces.
     Invariant: the same calls give the same bytes.
@@ -99,7 +107,7 @@ class SafetensorsWriter:
         self._rows: list[tuple[Planned, int]] = []
         self._offset = 0
         self._pads = 0
-        stream.seek(LENGTH_BYTES + self._reserve)
+        self._position = 0  # of the stream
 
     @property
     def offset(self) -> int:
@@ -108,25 +116,61 @@ class SafetensorsWriter:
 
     def write(self, tensor: Planned, data: np.ndarray) -> None:
         """Appends one tensor, after padding where the alignment needs it."""
+        self.fill(self.reserve(tensor), data)
+
+    def reserve(self, tensor: Planned) -> Place:
+        """Appends room for a tensor that `fill` writes, after padding where it is needed."""
+        if self._align > 8 and self._offset % self._align:
+            gap = self._align - self._offset % self._align
+            pad = Planned(f"{PAD_PREFIX}{self._pads}", "U8", (gap,))
+            self._pads += 1
+            self.fill(self._append(pad), np.zeros(gap, np.uint8))
+        return self._append(tensor)
+
+    def _append(self, tensor: Planned) -> Place:
+        place = Place(tensor, self._offset)
+        self._rows.append((tensor, self._offset))
+        self._offset += tensor.nbytes
+        return place
+
+    def fill(self, place: Place, data: np.ndarray) -> None:
+        """Writes a tensor's data to its place."""
+        tensor = place.plan
         if (data.dtype, data.shape) != (DTYPES[tensor.dtype], tensor.shape):
             raise InternalError(
                 "safetensors.plan",
                 f"`{tensor.name}` was planned as {tensor.dtype} {list(tensor.shape)}, "
                 f"given {data.dtype} {list(data.shape)}",
             )
-        if self._align > 8 and self._offset % self._align:
-            gap = self._align - self._offset % self._align
-            pad = Planned(f"{PAD_PREFIX}{self._pads}", "U8", (gap,))
-            self._pads += 1
-            self._append(pad, np.zeros(gap, np.uint8))
-        self._append(tensor, data)
+        self.fill_bytes(place, 0, data)
 
-    def _append(self, tensor: Planned, data: np.ndarray) -> None:
-        self._rows.append((tensor, self._offset))
+    def fill_bytes(self, place: Place, at: int, data: np.ndarray) -> None:
+        """Writes a piece of a tensor's data, from byte `at` of it on."""
         # A view of another layout would be written in the wrong order.
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        start = LENGTH_BYTES + self._reserve + place.offset + at
+        if self._position != start:
+            self._stream.seek(start)
         self._stream.write(memoryview(flat))
-        self._offset += tensor.nbytes
+        self._position = start + flat.size
+
+    def fill_parts(self, place: Place, parts: Iterable[np.ndarray]) -> None:
+        """Writes a tensor that comes in pieces of rows; the dtype is checked, and that all came."""
+        tensor, at = place.plan, 0
+        for part in parts:
+            if part.dtype != DTYPES[tensor.dtype] or at + part.nbytes > tensor.nbytes:
+                raise InternalError(
+                    "safetensors.plan",
+                    f"`{tensor.name}` was planned as {tensor.dtype} {list(tensor.shape)}, a piece "
+                    f"at byte {at} is {part.dtype} {list(part.shape)}",
+                )
+            self.fill_bytes(place, at, part)
+            at += part.nbytes
+        if at != tensor.nbytes:
+            raise InternalError(
+                "safetensors.plan",
+                f"`{tensor.name}` was planned with {tensor.nbytes} bytes, {at} came",
+            )
 
     def finish(
         self, metadata: Mapping[str, str], seal: Callable[[bytes], bytes] | None = None

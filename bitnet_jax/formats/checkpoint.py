@@ -67,7 +67,8 @@ class Source:
     Attributes:
       format: key of the formats table: ``bitnet``, ``huggingface``, …
       encoding: how it stores ternary tensors: ``packed``, ``master``, …
-      detail: what the format alone knows (linear class, shards, config keys kept).
+      detail: what the format alone knows (linear class, config keys kept); under ``files``, the
+        names of all files that it read, where the model is more than the file at `path`.
       origin: where it was fetched from (`locate.Place`); empty for a path.
     """
 

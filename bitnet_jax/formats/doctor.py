@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from bitnet_jax.core.errors import BadData, NoInput
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.survey import Survey
 from bitnet_jax.quant.dense import as_plain
-from bitnet_jax.quant.digest import DigestBuilder
+from bitnet_jax.quant.digest import Digest
+from bitnet_jax.quant.finite import is_finite
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 ERROR, WARNING = "error", "warning"
@@ -81,45 +83,83 @@ def examine_path(path: os.PathLike | str | Place) -> tuple[Finding, ...]:
 
 def examine(checkpoint: Checkpoint) -> tuple[Finding, ...]:
     """Reads and checks every tensor; errors first, else in the model's order."""
-    findings: list[Finding] = list(_check_tokenizer(checkpoint))
-    scales: dict[str, float] = {}
-    digest: DigestBuilder | None = DigestBuilder()
+    examiner = Examiner(checkpoint)
+    survey = Survey(checkpoint, (examiner,))
+    digest = True
     for name in sorted(checkpoint.entries, key=str.encode):
         entry = checkpoint.entries[name]
         try:
             value = entry.read()
         except BadData as error:
-            findings.append(_of_error(error, name))
-            digest = None if entry.ternary else digest
+            examiner.fault(name, error)
+            digest &= not entry.ternary
             continue
-        if isinstance(value, QuantTensor):
-            ternary = value.kind == TERNARY
-            faults = tuple((_check_trits if ternary else _check_integers)(name, value))
-            findings += faults
-            # The scale of nothing but zeros is a floor, not a measurement; that of other kinds
-            # is of a peak, and lies elsewhere.
-            if ternary and not any(fault.code == "weights.all_zero" for fault in faults):
-                scales[name] = float(np.exp(np.mean(np.log(np.asarray(value.scale)))))
-            if digest is not None:
-                digest.add(name, value)
-        else:
-            findings += _check_floats(name, entry, np.asarray(value))
-    findings += _check_scales(scales)
-    findings += _check_digests(checkpoint, digest)
-    if not any(entry.ternary for entry in checkpoint.entries.values()):
-        findings.append(
-            Finding(
-                "model.not_ternary",
-                WARNING,
-                None,
-                "no tensor is ternary: this is a float model",
-                "`bitnet train qat` trains a ternary one from it",
+        survey.see(name, value)
+    return examiner.findings(survey.digest if digest else None)
+
+
+class Examiner:
+    """The checks, of tensors that somebody else reads; `see` may be called from many threads."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint = checkpoint
+        self._found: list[Finding] = []
+        self._scales: dict[str, float] = {}
+
+    def see(self, name: str, value: QuantTensor | np.ndarray) -> None:
+        """Checks one tensor."""
+        if not isinstance(value, QuantTensor):
+            part = self.begin(name)
+            part(np.asarray(value))
+            part(None)
+            return
+        ternary = value.kind == TERNARY
+        faults = tuple((_check_trits if ternary else _check_integers)(name, value))
+        self._found += faults
+        # The scale of nothing but zeros is a floor, not a measurement; that of other kinds is
+        # of a peak, and lies elsewhere.
+        if ternary and not any(fault.code == "weights.all_zero" for fault in faults):
+            self._scales[name] = float(np.exp(np.mean(np.log(np.asarray(value.scale)))))
+
+    def begin(self, name: str) -> Callable[[np.ndarray | None], None]:
+        """Checks a float tensor that comes in pieces, and is at its end with None."""
+        floats = _Floats()
+
+        def part(value: np.ndarray | None) -> None:
+            if value is None:
+                self._found += _check_floats(name, self._checkpoint.entries[name], floats)
+            else:
+                floats.add(value)
+
+        return part
+
+    def fault(self, name: str, error: BadData) -> None:
+        """Keeps what a tensor could not be read for."""
+        self._found.append(_of_error(error, name))
+
+    def findings(self, digest: Digest | None) -> tuple[Finding, ...]:
+        """What was found, once every tensor has passed by; `digest` is None if it has none."""
+        checkpoint = self._checkpoint
+        findings = [*_check_tokenizer(checkpoint), *self._found]
+        scales = dict(sorted(self._scales.items()))
+        findings += [*_check_scales(scales), *_check_digests(checkpoint, digest)]
+        if not any(entry.ternary for entry in checkpoint.entries.values()):
+            findings.append(
+                Finding(
+                    "model.not_ternary",
+                    WARNING,
+                    None,
+                    "no tensor is ternary: this is a float model",
+                    "`bitnet train qat` trains a ternary one from it",
+                )
+            )
+        order = {name: index for index, name in enumerate(checkpoint.entries)}
+        return tuple(
+            sorted(
+                findings,
+                key=lambda f: (f.severity != ERROR, order.get(f.tensor or "", -1), f.code),
             )
         )
-    order = {name: index for index, name in enumerate(checkpoint.entries)}
-    return tuple(
-        sorted(findings, key=lambda f: (f.severity != ERROR, order.get(f.tensor or "", -1)))
-    )
 
 
 def blocking(findings: tuple[Finding, ...], allow: tuple[str, ...] = ()) -> tuple[Finding, ...]:
@@ -134,39 +174,39 @@ def _of_error(error: BadData | NoInput, tensor: str | None = None) -> Finding:
 
 # ------------------------------------------------------------------------ one tensor
 
-_COUNTS = np.array(
-    [
-        [sum((byte >> 2 * j & 3) == code for j in range(4)) for code in range(3)]
-        for byte in range(256)
-    ]
-)
+_LOW_BITS = np.uint64(0x5555555555555555)
 
 
 def trit_counts(tensor: QuantTensor) -> tuple[int, int, int]:
     """How many trits are -1, 0 and 1, padding not counted."""
     codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
-    histogram = np.zeros(256, np.int64)
-    for piece in codes.reshape(-1, codes.shape[-1] * codes.shape[-2]):
-        histogram += np.bincount(piece, minlength=256)
-    minus, zero, plus = (int(count) for count in histogram @ _COUNTS)
-    padding = codes.size * 4 - math.prod(tensor.canonical_shape)
-    return minus, zero - padding, plus
+    words = np.ascontiguousarray(codes).reshape(-1).view(np.uint64)  # lines are 64 bytes
+    # Code 1 (the trit 0) has the low bit of its pair, code 2 (the trit 1) the high one.
+    zero = plus = 0
+    for start in range(0, words.size, 1 << 20):
+        piece = words[start : start + (1 << 20)]
+        zero += int(np.bitwise_count(piece & _LOW_BITS).sum(dtype=np.int64))
+        plus += int(np.bitwise_count(piece & ~_LOW_BITS).sum(dtype=np.int64))
+    total = math.prod(tensor.canonical_shape)
+    padding = codes.size * 4 - total
+    return total - (zero - padding) - plus, zero - padding, plus
+
+
+_ALL_ALIKE = np.array([0x00000000, 0x55555555, 0xAAAAAAAA], np.uint32)
 
 
 def constant_rows(tensor: QuantTensor) -> int:
     """How many rows hold one trit only (mostly: rows of zeros)."""
     codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
-    blocks = codes.reshape(-1, *codes.shape[-2:])
-    bands = codes.shape[-3]
-    whole = tensor.in_features // 16  # blocks without padding tell; the last may not
+    # A line is 16 rows of 16 trits: a word each, whatever the order inside.
+    bands = np.ascontiguousarray(codes).view("<u4").reshape(-1, *codes.shape[-3:-1], 16)
+    whole = tensor.in_features // 16 or 1  # blocks without padding tell; the last may not
+    first = bands[:, :, 0]
     found = 0
-    for index, block in enumerate(blocks):
-        last = index % bands == bands - 1
-        real = tensor.out_features - 16 * (bands - 1) if last else 16
-        lines = block[: whole or None].reshape(-1, 16, 4)
-        same = (lines == lines[:1, :, :1]).all(axis=(0, 2))
-        same &= np.isin(lines[0, :, 0], (0x00, 0x55, 0xAA))
-        found += int(same[:real].sum())
+    for matrix, band, row in np.argwhere(np.isin(first, _ALL_ALIKE)):
+        if band * 16 + row < tensor.out_features:
+            line = bands[matrix, band, :whole, row]
+            found += bool((line == line[0]).all())
     return found
 
 
@@ -217,25 +257,41 @@ def _check_integers(name: str, tensor: QuantTensor) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_floats(name: str, entry: TensorEntry, value: np.ndarray) -> Iterator[Finding]:
+@dataclass
+class _Floats:
+    """What is counted of a float tensor: values, those that are no numbers, those that are zero."""
 
-    bad = int(value.size - np.isfinite(value).sum())
-    if bad:
+    size: int = 0
+    bad: int = 0
+    zeros: int = 0
+
+    def add(self, part: np.ndarray) -> None:
+        self.size += part.size
+        if not is_finite(part):
+            self.bad += int(part.size - np.isfinite(part).sum())
+        # -0.0 is zero too; numpy takes ten times longer over bfloat16 than over its bits.
+        bits = part.view(np.uint16) << np.uint16(1) if part.dtype.itemsize == 2 else part
+        self.zeros += part.size - int(np.count_nonzero(bits))
+
+
+def _check_floats(name: str, entry: TensorEntry, floats: _Floats) -> Iterator[Finding]:
+    if floats.bad:
         yield Finding(
-            "weights.not_finite", ERROR, name, f"{bad} of {value.size} values are NaN or infinite",
+            "weights.not_finite", ERROR, name,
+            f"{floats.bad} of {floats.size} values are NaN or infinite",
             "a cast overflowed or the training diverged: convert from the original dtype",
         )  # fmt: skip
-    if not value.any() and not name.endswith("bias"):  # the bias of a fresh model is zero
+    # The bias of a fresh model is zero.
+    if floats.zeros == floats.size and not name.endswith("bias"):
         yield Finding(
-            "weights.all_zero", ERROR, name, f"all {value.size} values are zero",
+            "weights.all_zero", ERROR, name, f"all {floats.size} values are zero",
             "the upload is broken: get another revision",
         )  # fmt: skip
     elif "sub_norm" in name and entry.dtype == "float16":
-        lost = int((value == 0).sum())
         yield Finding(
-            "norm.float16", ERROR if lost else WARNING, name,
-            f"a sub-norm in float16, which cannot hold its values near 1e-32: {lost} of "
-            f"{value.size} are zero",
+            "norm.float16", ERROR if floats.zeros else WARNING, name,
+            f"a sub-norm in float16, which cannot hold its values near 1e-32: {floats.zeros} of "
+            f"{floats.size} are zero",
             "take the sub-norms from the bfloat16 original",
         )  # fmt: skip
 
@@ -275,11 +331,11 @@ def _check_scales(scales: dict[str, float]) -> Iterator[Finding]:
             )
 
 
-def _check_digests(checkpoint: Checkpoint, digest: DigestBuilder | None) -> Iterator[Finding]:
+def _check_digests(checkpoint: Checkpoint, digest: Digest | None) -> Iterator[Finding]:
     stated = checkpoint.source.detail.get("digests")
     if not stated or digest is None:
         return
-    found = digest.result().to_json()
+    found = digest.to_json()
     for key in ("trits", "trits_scales"):
         if stated.get(key) != found[key]:
             yield Finding(

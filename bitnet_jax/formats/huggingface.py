@@ -41,7 +41,7 @@ from bitnet_jax.formats.huggingface_weights import (
     scale_of_bias,
 )
 from bitnet_jax.formats.metadata import CONFIG_KEY, check_metadata
-from bitnet_jax.formats.model_files import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, INDEX
 from bitnet_jax.models.names import Expected, expected, tied_away
 
 
@@ -88,11 +88,16 @@ def open_huggingface(path: Path) -> Checkpoint:
     detail = {
         "linear_class": config.quantization.linear_class if config.quantization.present else None,
         "quantization_mode": config.quantization.mode if config.quantization.present else None,
-        "files": sorted(file.path.name for file in files),
+        "files": sorted({file.path.name for file in files} | _small_files(folder)),
     }
     source = Source(path, "huggingface", encoding, detail)
     metadata = check_metadata(raw.get(CONFIG_KEY), f"`{config_path}`")
     return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings), metadata)
+
+
+def _small_files(folder: Path) -> set[str]:
+    """Names of the files beside the weights that are read, those that are there."""
+    return {name for name in (CONFIG, INDEX, *tokenizer_files.NAMES) if (folder / name).is_file()}
 
 
 # ------------------------------------------------------------------- names and shapes
@@ -264,9 +269,11 @@ def _entry(
             item.name, item.shape, "float32", False, lambda: read_scaled(item, stored, where)
         )
     if is_float and info.dtype != "U8":
+        whole = not (item.transposed or item.rows)
         return TensorEntry(
-            item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored)
-        )
+            item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored),
+            parts=(lambda rows: stored.parts(item.huggingface, rows)) if whole else None,
+        )  # fmt: skip
     divides = quantization.linear_class == "bitlinear"
     exact: ExactScale | None = stored.exact.get(item.name)
     if info.dtype == "U8":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.native_table import check_scales
 from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo
 from bitnet_jax.core.errors import BadData
-from bitnet_jax.formats.huggingface_packing import unpack
+from bitnet_jax.formats.huggingface_packing import to_lines, unpack
 from bitnet_jax.models.names import Expected
 from bitnet_jax.quant.recover import recover
 from bitnet_jax.quant.tensor import QuantTensor
@@ -64,6 +64,10 @@ class Stored:
     def read(self, name: str) -> np.ndarray:
         """Reads the tensor."""
         return self.tensors[name][0].read(name)
+
+    def parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Reads a matrix some rows at a time, each piece into the same memory."""
+        return self.tensors[name][0].parts(name, rows)
 
     def prefix(self, name: str, count: int) -> np.ndarray:
         """Reads its first elements."""
@@ -156,8 +160,22 @@ def read_packed(
     if exact is not None:
         _check_exact_packed(item, stored, divides, exact, where)
         scale, scale_dtype = exact.value, exact.scale_dtype
-    trits = unpack(stored.read(item.huggingface), item.file_shape[0], item.name, where)
-    return _tensor(item, trits, scale, scale_dtype, dtype)
+    outputs, inputs = item.file_shape
+    if item.rows is not None:  # of several that are one matrix there
+        trits = unpack(stored.read(item.huggingface), outputs, item.name, where)
+        return _tensor(item, trits, scale, scale_dtype, dtype)
+    codes = to_lines(stored.read(item.huggingface), outputs, item.name, where)
+    tensor = QuantTensor(
+        codes=codes,
+        scale=np.array(scale, np.float32),
+        shape=(outputs, inputs),
+        dtype=dtype,
+        stack_axes=(),
+        out_axes=(0,),
+        in_axes=(1,),
+        scale_dtype=scale_dtype,
+    )
+    return _placed(item, tensor)
 
 
 def _tensor(
@@ -180,6 +198,11 @@ def _tensor(
         scale_dtype=scale_dtype,
         dtype=dtype,
     )
+    return _placed(item, tensor)
+
+
+def _placed(item: Expected, tensor: QuantTensor) -> QuantTensor:
+    """A tensor of the checkpoint's [out, in] as the parameter that it is."""
     if not item.transposed:
         return tensor
     return replace(tensor, shape=item.shape, out_axes=(1,), in_axes=(0,))

@@ -10,9 +10,11 @@ the scales are known. Writes into a folder it is given: the caller makes it atom
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +31,7 @@ from bitnet_jax.formats import model_card, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.huggingface_config import Quantization, check_spelling, spell
 from bitnet_jax.formats.huggingface_encoding import UNQUANTIZED, choose_encoding
-from bitnet_jax.formats.huggingface_packing import pack, packed_rows
+from bitnet_jax.formats.huggingface_packing import from_lines, pack, packed_rows
 from bitnet_jax.formats.huggingface_weights import (
     LATENT_KEY,
     SCALE_SUFFIX,
@@ -38,12 +40,16 @@ from bitnet_jax.formats.huggingface_weights import (
     turned,
 )
 from bitnet_jax.formats.metadata import CONFIG_KEY
+from bitnet_jax.formats.survey import each, is_large, pieces
 from bitnet_jax.models.names import Expected, expected
+from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.recover import one_scale_loss, recover
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor, broadcast_scale
 from bitnet_jax.quant.ternary import EPSILON
 
 MAX_SHARD_BYTES = 5 << 30
+# The rank of a scale: after all else in its file.
+_SCALE = 1
 
 
 @dataclass
@@ -76,7 +82,26 @@ class Spelling:
 
 # --------------------------------------------------------------------------- tensors
 
-Piece = tuple[Planned, Callable[[], np.ndarray]]
+
+@dataclass(frozen=True)
+class _Piece:
+    """One tensor to write: of which parameters, its rank (floats, codes, scales), how it is read.
+
+    Attributes:
+      names: canonical; of several where they are one matrix there.
+      parts: reads it in pieces of rows, where that spares memory.
+    """
+
+    names: tuple[str, ...]
+    rank: int
+    plan: Planned
+    read: Callable[[], np.ndarray]
+    parts: Callable[[], Iterator[np.ndarray]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of them: where it stands in the order of reading."""
+        return self.names[0]
 
 
 class _Matrices:
@@ -106,6 +131,10 @@ class _Matrices:
                     if latent
                 ]
             )
+        if len(tensors) == 1 and self._encoding != "master":
+            [tensor] = tensors
+            codes = as_plain(np.asarray(tensor.codes), tensor.layout, tensor.in_features)
+            return from_lines(codes, tensor.out_features, tensor.in_features)
         trits = np.concatenate([np.asarray(tensor.trits()) for tensor in tensors])
         if self._encoding == "master":
             return _master(items[0].name, trits, scale)
@@ -198,8 +227,8 @@ def _master(name: str, trits: np.ndarray, scale: np.float32) -> np.ndarray:
 
 def _planned(
     checkpoint: Checkpoint, wanted: Mapping[str, Expected], encoding: str, matrices: _Matrices
-) -> Iterator[tuple[int, Piece]]:
-    """Every tensor to write, with its rank: floats first, codes next, scales last."""
+) -> Iterator[_Piece]:
+    """Every tensor to write; in a file, floats come first, codes next, scales last."""
     # Those that are parts of one tensor there stand together.
     groups: dict[str, list[Expected]] = {}
     for item in wanted.values():
@@ -213,10 +242,14 @@ def _planned(
                 "make all of them ternary, or none",
             )
         entry, shape = entries[0], items[0].file_shape
+        names = tuple(item.name for item in items)
         if not entry.ternary:
             wide = max((numpy_dtype(e.dtype) for e in entries), key=lambda d: d.itemsize)
             plan = Planned(name, NAMES[wide], shape)
-            yield -wide.itemsize, (plan, _reader(items, entries, wide))
+            alone = len(items) == 1 and is_large(entry) and not items[0].transposed
+            parts = partial(pieces, entry) if alone else None
+            read = _reader(items, entries, wide)
+            yield _Piece(names, -wide.itemsize, plan, read, parts)
             continue
         stored = {
             "master": "F32",
@@ -226,10 +259,10 @@ def _planned(
         packed = stored == "U8"
         plan = Planned(name, stored, (packed_rows(shape[0]), *shape[1:]) if packed else shape)
         rank = 0 if packed else -numpy_dtype("float32" if stored == "F32" else entry.dtype).itemsize
-        yield rank, (plan, partial(matrices.weight, items))
+        yield _Piece(names, rank, plan, partial(matrices.weight, items))
         if packed:
             plan = Planned(name + SCALE_SUFFIX, "F32", (1,))
-            yield 1, (plan, partial(matrices.scale, items[0]))
+            yield _Piece(names, _SCALE, plan, partial(matrices.scale, items[0]))
 
 
 def _reader(
@@ -245,60 +278,93 @@ def _reader(
     return read
 
 
-def _shards(pieces: list[tuple[int, Piece]], limit: int) -> list[list[tuple[int, Piece]]]:
+def _shards(pieces: list[_Piece], limit: int) -> list[list[_Piece]]:
     """Cuts the tensors, in the model's order, into files of at most `limit` bytes each."""
-    shards: list[list[tuple[int, Piece]]] = [[]]
+    shards: list[list[_Piece]] = [[]]
     size = 0
-    for rank, piece in pieces:
+    for piece in pieces:
         # A scale stays with its codes: it is known when those have been read.
-        if shards[-1] and rank != 1 and size + piece[0].nbytes > limit:
+        if shards[-1] and piece.rank != _SCALE and size + piece.plan.nbytes > limit:
             shards.append([])
             size = 0
-        shards[-1].append((rank, piece))
-        size += piece[0].nbytes
+        shards[-1].append(piece)
+        size += piece.plan.nbytes
     return shards
 
 
-def _write_file(
-    path: Path,
-    pieces: list[tuple[int, Piece]],
-    matrices: _Matrices,
-    encoding: str,
-    exact: bool,
-) -> dict[str, int]:
-    """Writes one safetensors file; returns tensor name -> bytes."""
-    # Wide before narrow keeps each aligned to its element; scales come after all codes.
-    pieces = sorted(pieces, key=lambda item: item[0])
-    fixed = {"format": "pt"}
-    if encoding == "latent" and exact:
-        fixed[LATENT_KEY] = "true"
-    bound = {
-        piece[0].name: ExactScale(np.float32(-1.2345678806304932e-38), "bfloat16", "bfloat16")
-        for rank, piece in pieces
-    }
-    rows = [(plan, 1 << 50) for _, (plan, _) in pieces] + [(Planned(PAD_PREFIX, "U8", (3,)), 1)]
-    reserve = len(encode_header(rows, fixed | exact_metadata(bound)))
-    before = set(matrices.exact)
-    sizes: dict[str, int] = {}
-    with path.open("wb") as stream:
-        writer = SafetensorsWriter(stream, reserve)
-        scales: list[tuple[Planned, np.ndarray]] = []
-        for rank, (plan, read) in pieces:
-            data = read()
-            if rank == 1:
-                scales.append((Planned(plan.name, NAMES[data.dtype], plan.shape), data))
-                continue
-            writer.write(plan, data)
-            sizes[plan.name] = plan.nbytes
-        if scales and writer.offset % 4:
-            gap = 4 - writer.offset % 4
-            writer.write(Planned(PAD_PREFIX + "0", "U8", (gap,)), np.zeros(gap, np.uint8))
+class _Shard:
+    """One safetensors file while it is written: tensors come in any order, scales at the end."""
+
+    def __init__(
+        self, stream: BinaryIO, pieces: list[_Piece], matrices: _Matrices, fixed: dict[str, str]
+    ):
+        # Wide before narrow keeps each aligned to its element; scales come after all codes.
+        self.pieces = sorted(pieces, key=lambda piece: piece.rank)
+        self._matrices, self._fixed = matrices, fixed
+        widest = ExactScale(np.float32(-1.2345678806304932e-38), "bfloat16", "bfloat16")
+        named = [name for piece in pieces for name in (piece.plan.name, *piece.names[1:])]
+        bound = exact_metadata(dict.fromkeys(named, widest))
+        rows = [(piece.plan, 1 << 50) for piece in self.pieces]
+        rows.append((Planned(PAD_PREFIX, "U8", (3,)), 1))
+        self._writer = SafetensorsWriter(stream, len(encode_header(rows, fixed | bound)))
+        self._places = {
+            piece.plan.name: self._writer.reserve(piece.plan)
+            for piece in self.pieces
+            if piece.rank != _SCALE
+        }
+        self.sizes = {name: place.plan.nbytes for name, place in self._places.items()}
+
+    def put(self, piece: _Piece, data: np.ndarray | None) -> None:
+        """Writes one tensor, no scale, to its place; None: it is read here, in pieces."""
+        place = self._places[piece.plan.name]
+        if data is not None:
+            self._writer.fill(place, data)
+        elif piece.parts is not None:
+            self._writer.fill_parts(place, piece.parts())
+
+    def finish(self, exact: bool) -> None:
+        """Writes the scales, whose dtype was not known before, and the header."""
+        scales = [
+            (Planned(piece.plan.name, NAMES[data.dtype], piece.plan.shape), data)
+            for piece in self.pieces
+            if piece.rank == _SCALE
+            for data in [piece.read()]
+        ]
+        if scales and self._writer.offset % 4:
+            gap = 4 - self._writer.offset % 4
+            self._writer.write(Planned(PAD_PREFIX + "0", "U8", (gap,)), np.zeros(gap, np.uint8))
         for plan, data in sorted(scales, key=lambda item: -item[1].itemsize):
-            writer.write(plan, data)
-            sizes[plan.name] = plan.nbytes
-        here = {name: value for name, value in matrices.exact.items() if name not in before}
-        writer.finish(fixed | (exact_metadata(here) if exact else {}))
-    return sizes
+            self._writer.write(plan, data)
+            self.sizes[plan.name] = plan.nbytes
+        known = self._matrices.exact
+        here = {name: known[name] for piece in self.pieces for name in piece.names if name in known}
+        self._writer.finish(self._fixed | (exact_metadata(here) if exact else {}))
+
+
+def _write_files(
+    paths: list[Path],
+    shards: list[list[_Piece]],
+    matrices: _Matrices,
+    fixed: dict[str, str],
+    exact: bool,
+    run: Callable[[list[_Piece]], Iterator[np.ndarray | None]],
+) -> list[dict[str, int]]:
+    """Writes the safetensors files; returns tensor name -> bytes, of each.
+
+    Tensors are read by ascending name, as digests take them, wherever they go.
+    """
+    with ExitStack() as stack:
+        files = [
+            _Shard(stack.enter_context(path.open("wb")), pieces, matrices, fixed)
+            for path, pieces in zip(paths, shards, strict=True)
+        ]
+        work = [(piece, file) for file in files for piece in file.pieces if piece.rank != _SCALE]
+        work.sort(key=lambda item: item[0].name.encode())
+        for (piece, file), data in zip(work, run([piece for piece, _ in work]), strict=True):
+            file.put(piece, data)
+        for file in files:
+            file.finish(exact)
+        return [file.sizes for file in files]
 
 
 # ------------------------------------------------------------------------- directory
@@ -311,8 +377,12 @@ def write_huggingface(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     spelling: Spelling = Spelling(),
+    jobs: int = 1,
 ) -> Written:
     """Writes `checkpoint` into the empty `folder`.
+
+    Args:
+      jobs: threads that read tensors and turn them; the bytes are the same for any number.
 
     Raises:
       CannotCreate: the encoding cannot hold the model (codes ``huggingface.*``).
@@ -328,12 +398,25 @@ def write_huggingface(
     shards = _shards(pieces, max_shard_bytes)
     weight_map: dict[str, str] = {}
     total = 0
-    for number, shard in enumerate(shards, 1):
-        single = len(shards) == 1
-        name = (
-            "model.safetensors" if single else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        )
-        sizes = _write_file(folder / name, shard, matrices, encoding, spelling.exact)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        count = range(1, len(shards) + 1)
+        names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in count]
+    fixed = {"format": "pt"}
+    if encoding == "latent" and spelling.exact:
+        fixed[LATENT_KEY] = "true"
+
+    def run(work: list[_Piece]) -> Iterator[np.ndarray | None]:
+        reads = {piece.name: piece for piece in work}
+
+        def read(name: str) -> np.ndarray | None:
+            return reads[name].read() if reads[name].parts is None else None
+
+        return each(checkpoint, list(reads), read, jobs)
+
+    files = [folder / name for name in names]
+    found = _write_files(files, shards, matrices, fixed, spelling.exact, run)
+    for name, sizes in zip(names, found, strict=True):
         weight_map |= dict.fromkeys(sizes, name)
         total += sum(sizes.values())
         written.files.append(name)

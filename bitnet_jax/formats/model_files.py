@@ -1,14 +1,20 @@
 """Which file of a folder is its model: one rule, for a folder here and for one in a store.
 
 With a `config.json` or an index it is a checkpoint of `transformers`; else one `.bitnet` file.
-Looks at names only, and opens nothing.
+`model_file` looks at names only, and opens nothing; `stamp` says which bytes a file holds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from bitnet_jax.containers.blob import Blob
 from bitnet_jax.core.errors import BadData, NoInput, few
 
 CONFIG = "config.json"
@@ -69,3 +75,33 @@ def model_file(names: Collection[str], folder: str | os.PathLike) -> str:
         + (few(sorted(names)) if names else "it is empty"),
         _HINT,
     )
+
+
+def files_of(path: Path, detail: Mapping[str, Any]) -> list[Path]:
+    """Every file that a checkpoint was read from, by name.
+
+    Args:
+      path, detail: of its `Source`; ``detail["files"]`` holds names beside the path, or below
+        it, where the model is more than the file at `path`.
+    """
+    folder = path if path.is_dir() else path.parent
+    names = {*detail.get("files", ()), *(() if path.is_dir() else (path.name,))}
+    return [folder / name for name in sorted(names)]
+
+
+_AT_ONCE = 4 << 20
+
+
+def stamp(path: Path) -> dict[str, Any]:
+    """A file's name, how many bytes it has, and their SHA-256, as hubs list them.
+
+    Raises:
+      NoInput, BadData, PermissionDenied, IOFailure: it cannot be read, or is no regular file.
+    """
+    blob, digest = Blob(path), hashlib.sha256()
+    held = np.empty(min(_AT_ONCE, blob.size), np.uint8)
+    for at in range(0, blob.size, _AT_ONCE):
+        part = held[: min(_AT_ONCE, blob.size - at)]
+        blob.read_into(at, part)
+        digest.update(part)
+    return {"name": path.name, "bytes": blob.size, "sha256": digest.hexdigest()}

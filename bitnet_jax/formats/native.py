@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ from bitnet_jax.core.errors import InternalError, UsageError, nearest
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.metadata import check_metadata
+from bitnet_jax.formats.survey import each, is_large, pieces
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.ops.native.repack import repack
@@ -151,10 +153,21 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> str:
     return asked
 
 
-def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = None) -> Digest:
-    """Writes `checkpoint` as a `.bitnet` file; tensors pass through one at a time.
+def write_bitnet(
+    checkpoint: Checkpoint,
+    stream: BinaryIO,
+    encoding: str | None = None,
+    *,
+    jobs: int = 1,
+    digest: Callable[[], Digest] | None = None,
+) -> Digest:
+    """Writes `checkpoint` as a `.bitnet` file; tensors pass through, a few at a time.
 
-    The same checkpoint gives the same bytes, wherever its source lay.
+    The same checkpoint gives the same bytes, wherever its source lay and whatever `jobs`.
+
+    Args:
+      jobs: threads that read tensors and turn them.
+      digest: gives the digests once every tensor was read, where somebody takes them on the way.
 
     Raises:
       UsageError: as `choose_encoding`.
@@ -179,19 +192,31 @@ def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None 
         producer=PRODUCER,
         metadata=checkpoint.metadata,
     )
-    digest = DigestBuilder()
-    for name in names:
+    builder = DigestBuilder()
+
+    def turned(name: str) -> np.ndarray | QuantTensor | None:
+        if is_large(entries[name]):
+            return None  # in pieces, below
         value = entries[name].read()
-        if isinstance(value, QuantTensor):
-            value = repack(value, layout, name) if value.kind == TERNARY else value
-            digest.add(name, value)
+        if not isinstance(value, QuantTensor):
+            return np.ascontiguousarray(value)
+        return repack(value, layout, name) if value.kind == TERNARY else value
+
+    for name, value in zip(names, each(checkpoint, names, turned, jobs), strict=True):
+        if value is None:
+            entry = entries[name]
+            parts = pieces(entry)
+            writer.add_float_parts(name, numpy_dtype(entry.dtype), entry.shape, parts)
+        elif isinstance(value, QuantTensor):
+            if digest is None:
+                builder.add(name, value)
             codes = np.asarray(value.codes).view(np.uint8)
             writer.add_ternary(name, _row(value), codes, np.asarray(value.scale))
         elif entries[name].ternary:
             raise InternalError("bitnet.entry", f"`{name}` said it was ternary, and is not")
         else:
-            writer.add_float(name, np.asarray(value))
-    result = digest.result()
+            writer.add_float(name, value)
+    result = builder.result() if digest is None else digest()
     writer.finish(result.to_json())
     return result
 

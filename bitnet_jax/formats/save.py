@@ -26,6 +26,7 @@ from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import ENCODINGS as PACKINGS
 from bitnet_jax.formats.native import choose_encoding as choose_packing
 from bitnet_jax.formats.native import write_bitnet
+from bitnet_jax.quant.digest import Digest
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,27 @@ Prove = Callable[[Path, Saved], None]
 
 @dataclass(frozen=True)
 class Order:
-    """What a writer is asked for: where, how, and the proof that the output must pass."""
+    """What a writer is asked for: where, how, and the proof that the output must pass.
+
+    Attributes:
+      jobs: threads that may read and turn tensors; the bytes are the same for any number.
+      digest: gives the checkpoint's digests once all of it was read, where somebody takes them
+        on the way; None: a writer that wants them computes them.
+    """
 
     path: Path
     encoding: str | None
     force: bool
     prove: Prove
+    jobs: int = 1
+    digest: Callable[[], Digest] | None = None
 
 
 def _save_bitnet(checkpoint: Checkpoint, order: Order) -> Saved:
     encoding = choose_packing(checkpoint, order.encoding)
     saved = Saved(order.path, (order.path,), "bitnet", encoding)
     with paths.atomic_file(order.path, force=order.force) as stream:
-        write_bitnet(checkpoint, stream, encoding)
+        write_bitnet(checkpoint, stream, encoding, jobs=order.jobs, digest=order.digest)
         stream.flush()
         order.prove(Path(stream.name), saved)
     return saved
@@ -78,7 +87,7 @@ def _check_bitnet(checkpoint: Checkpoint, encoding: str | None) -> None:
 def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
     path = order.path
     with paths.atomic_directory(path, force=order.force) as folder:
-        written = write_huggingface(checkpoint, folder, order.encoding)
+        written = write_huggingface(checkpoint, folder, order.encoding, jobs=order.jobs)
         outputs = tuple(path / name for name in written.files)
         saved = Saved(path, outputs, "huggingface", written.encoding, tuple(written.warnings))
         order.prove(folder, saved)
@@ -171,10 +180,13 @@ def save_checkpoint(
     encoding: str | None = None,
     force: bool = False,
     prove: Prove = lambda written, saved: None,
+    jobs: int = 1,
+    digest: Callable[[], Digest] | None = None,
 ) -> Saved:
     """Writes `checkpoint` to `path`, atomically.
 
     Args:
+      jobs, digest: as `Order` has them.
       prove: called with what was written under its temporary name; `path` is replaced
         only when it returns.
 
@@ -188,7 +200,7 @@ def save_checkpoint(
     path = Path(path)
     check_save(checkpoint, path, format=format, encoding=encoding, force=force)
     with telling_space(checkpoint, path):
-        order = Order(path, encoding, force, prove)
+        order = Order(path, encoding, force, prove, jobs, digest)
         return FORMATS[format_of(path, format)].save(checkpoint, order)
 
 

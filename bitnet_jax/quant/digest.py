@@ -65,6 +65,34 @@ def plain_codes(tensor: QuantTensor) -> bytes:
     return (codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6).tobytes()
 
 
+@dataclass(frozen=True)
+class PlainCodes:
+    """Of one tensor, the bytes that enter the digests; `QuantTensor`s of any layout give the same.
+
+    Attributes:
+      head: the tensor's line, less its name.
+      codes: `plain_codes`, of a ternary tensor; of others its codes as they are.
+      scale_head, scale: the line of its scales, less the name, and they as bytes.
+    """
+
+    head: bytes
+    codes: bytes
+    scale_head: bytes
+    scale: bytes
+
+    @classmethod
+    def of(cls, tensor: QuantTensor) -> PlainCodes:
+        """Computes them: nearly all of a digest's work but the hashing."""
+        host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
+        scale = np.asarray(tensor.scale, "<f4")
+        return cls(
+            _shape_text(host.canonical_shape) + b"\n",
+            plain_codes(host) if tensor.kind == TERNARY else host.codes.tobytes(),
+            b"\0".join([tensor.scale_kind.encode(), _shape_text(scale.shape)]) + b"\n",
+            scale.tobytes(),
+        )
+
+
 class DigestBuilder:
     """Builds both digests from tensors given one at a time, in ascending name order."""
 
@@ -75,18 +103,18 @@ class DigestBuilder:
 
     def add(self, name: str, tensor: QuantTensor) -> None:
         """Adds one tensor, unless it is not ternary; its arrays are copied to the host."""
+        if tensor.kind == TERNARY:
+            self.add_plain(name, PlainCodes.of(tensor))
+
+    def add_plain(self, name: str, plain: PlainCodes) -> None:
+        """As `add`, of a ternary tensor whose bytes are there already."""
         key = name.encode()
         if self._last is not None and key <= self._last:
             raise ValueError(f"digest needs ascending names, {name!r} came late")
         self._last = key
-        if tensor.kind != TERNARY:
-            return
-        host = QuantTensor(**{**vars(tensor), "codes": np.asarray(tensor.codes)})
-        self._trits.update(key + b"\0" + _shape_text(host.canonical_shape) + b"\n")
-        self._trits.update(plain_codes(host))
-        scale = np.asarray(tensor.scale, "<f4")
-        head = b"\0".join([key, tensor.scale_kind.encode(), _shape_text(scale.shape)])
-        self._scales.append(head + b"\n" + scale.tobytes())
+        self._trits.update(key + b"\0" + plain.head)
+        self._trits.update(plain.codes)
+        self._scales.append(key + b"\0" + plain.scale_head + plain.scale)
 
     def result(self) -> Digest:
         """The digests of what was added."""

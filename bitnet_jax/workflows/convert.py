@@ -1,37 +1,34 @@
-"""Converting a model, with proof: digests, changed scales, a probe of the logits.
+"""Converting a model, with proof: digests, what changed, the contract, a probe of the logits.
 
-The output is opened again and everything about it is computed from what stands on
-the disk, before it gets its name. Knows no format by name: `formats` reads and writes them.
+One pass over the source gives the output, the doctor's findings and the digest; one pass over
+the output, opened again, all that is said of it, before it gets its name. Knows no format by
+name: `formats` reads and writes them.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bitnet_jax.core.errors import BadData, BitnetError, InternalError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BadData, BitnetError, UsageError, did_you_mean
 from bitnet_jax.core.paths import atomic_file
+from bitnet_jax.core.system import usable_cores
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import Delivery, delivered
 from bitnet_jax.formats.doctor import PASSABLE, Finding, blocking, examine
+from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
-from bitnet_jax.formats.save import (
-    Saved,
-    check_kind,
-    check_save,
-    format_of,
-    save_checkpoint,
-)
-from bitnet_jax.runtime.model import Model
-from bitnet_jax.workflows.parity import compare_logits
-
-PROBE_TOKENS = 24
+from bitnet_jax.formats.save import Saved, check_kind, check_save, format_of, save_checkpoint
+from bitnet_jax.formats.survey import size
+from bitnet_jax.workflows import proof
+from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
+from bitnet_jax.workflows.survey import Pass
 
 
 def convert(
@@ -42,6 +39,8 @@ def convert(
     encoding: str | None = None,
     allow: Sequence[str] = (),
     probe: bool = True,
+    strict: bool = False,
+    jobs: int | None = None,
     force: bool = False,
     offline: bool | None = None,
     progress: Any = None,
@@ -53,12 +52,19 @@ def convert(
       format: a key of the formats table; by `output`'s suffix if None.
       encoding: the format's variant; the source's where the format has it.
       allow: codes of findings that do not stop the conversion.
-      probe: run both models on a few tokens and compare the logits.
+      probe: run both models on a few tokens, side by side, and compare them.
+      strict: refuse an output that holds any scale or float otherwise than the source.
+      jobs: threads that read tensors and turn them; None: one for each processor it may use.
+        The output is the same for any number.
       offline: fetch nothing; None: as HF_HUB_OFFLINE says.
+
+    Returns:
+      The receipt's claims, and beside them ``receipt`` and ``seconds``.
 
     Raises:
       UsageError: `allow` names what cannot be passed.
-      BadData: the doctor found an error that is not allowed.
+      BadData: the doctor found an error that is not allowed; the contract does not hold
+        (``contract.…``), or the logits differ.
       InternalError: the output would not hold the same trits (nothing is left behind).
       CannotCreate, IOFailure, …: from writing.
     """
@@ -66,8 +72,13 @@ def convert(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
-        record = convert_checkpoint(checkpoint, delivery, format, encoding, allow, probe, force)
-    return record
+        return convert_checkpoint(
+            checkpoint, delivery, format, encoding, allow, probe, force,
+            strict=strict, jobs=jobs, progress=progress,
+        )  # fmt: skip
+
+
+Also = Callable[[Checkpoint], Mapping[str, Any]]
 
 
 def convert_checkpoint(
@@ -78,7 +89,11 @@ def convert_checkpoint(
     allow: Sequence[str],
     probe: bool,
     force: bool,
-    also: Callable[[Checkpoint], Mapping[str, Any]] = lambda written: {},
+    also: Also = lambda written: {},
+    *,
+    strict: bool = False,
+    jobs: int | None = None,
+    progress: Any = None,
 ) -> dict[str, Any]:
     """As `convert`, for an open checkpoint and where it goes.
 
@@ -86,76 +101,197 @@ def convert_checkpoint(
       also: is given the output opened again, before it has its name; what it returns stands in
         the record and the receipt too.
     """
-    output = delivery.path
-    # What can be refused is refused now, not after minutes of reading.
-    check_save(checkpoint, output, format=format, encoding=encoding, force=force)
-    receipt = receipt_path(output, format)
-    inside = receipt.is_relative_to(output)
-    if not inside:
-        check_receipt(output, format, force=force)
-        check_kind(receipt, directory=False)
-    findings = examine(checkpoint)
-    _stop_on(blocking(findings, tuple(allow)), checkpoint)
-    before = checkpoint.digest()
-    record: dict[str, Any] = {}
+    threads = jobs or usable_cores() or 1
+    return _Conversion(
+        checkpoint, delivery, format, encoding, tuple(allow), probe, strict, force, also, threads,
+        progress,
+    ).run()  # fmt: skip
 
-    receipted = inside
 
-    def write_receipt() -> None:
-        nonlocal receipted
-        with atomic_file(receipt, force=check_receipt(output, format, force=force)) as stream:
-            stream.write(_receipt(record))
-        receipted = True
+class _Conversion:
+    """One conversion: what was asked for, and what is known so far."""
 
-    def prove(temporary: Path, saved: Saved) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        delivery: Delivery,
+        format: str | None,
+        encoding: str | None,
+        allow: tuple[str, ...],
+        probe: bool,
+        strict: bool,
+        force: bool,
+        also: Also,
+        jobs: int,
+        progress: Any,
+    ):
+        self.checkpoint, self.delivery, self.output = checkpoint, delivery, delivery.path
+        self.format, self.encoding, self.allow, self.force = format, encoding, allow, force
+        self.probe, self.strict, self.also = probe, strict, also
+        self.jobs, self.progress = jobs, progress
+        self.record: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.receipt = receipt_path(self.output, format)
+        self.inside = self.receipt.is_relative_to(self.output)
+        self.receipted = self.inside
+
+    def run(self) -> dict[str, Any]:
+        """Converts; what fails leaves nothing behind."""
+        # What can be refused is refused now, not after minutes of reading.
+        asked: dict[str, Any] = {
+            "format": self.format, "encoding": self.encoding, "force": self.force,
+        }  # fmt: skip
+        check_save(self.checkpoint, self.output, **asked)
+        if not self.inside:
+            check_receipt(self.output, self.format, force=self.force)
+            check_kind(self.receipt, directory=False)
+        started = time.perf_counter()
+        with _steps(self.progress, "converting", self.checkpoint) as step, self._stamps() as stamps:
+            before = Pass(self.checkpoint, step)
+
+            def prove(temporary: Path, saved: Saved) -> None:
+                before.finish(self.jobs)
+                self.seconds["convert"] = time.perf_counter() - started
+                self._prove(before, temporary, saved, stamps)
+
+            try:
+                save_checkpoint(
+                    before.watched(), self.output, **asked,
+                    prove=prove, jobs=self.jobs, digest=before.digest,
+                )  # fmt: skip
+            except BaseException as error:
+                if self.receipted and not self.inside and not self.output.exists():
+                    self.receipt.unlink(missing_ok=True)
+                if isinstance(error, BadData) and "convert" not in self.seconds:
+                    # A tensor that cannot be read: the whole list is worth another pass.
+                    self._stop_on(examine(self.checkpoint))
+                raise
+        if not self.receipted:
+            self._write_receipt()
+        self.delivery.beside.append(self.receipt)
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        return self.record | {"receipt": self.delivery.named(self.receipt), "seconds": seconds}
+
+    @contextmanager
+    def _stamps(self) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """Hashes the source's files beside the work; the block gets what waits for it."""
+        files = files_of(self.checkpoint.source.path, self.checkpoint.source.detail)
+        if self.jobs == 1:
+            yield lambda: [stamp(path) for path in files]
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
+            waiting = [pool.submit(stamp, path) for path in files]
+            try:
+                yield lambda: [future.result() for future in waiting]
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    # ------------------------------------------------------------------ the proof
+    def _prove(
+        self, before: Pass, temporary: Path, saved: Saved, stamps: Callable[[], list[Any]]
+    ) -> None:
+        findings = before.findings()
+        self._stop_on(findings)
+        started = time.perf_counter()
         written = open_checkpoint(temporary)
-        after = written.digest()
-        if after.trits != before.trits:
-            raise InternalError(
-                "convert.trits_changed",
-                f"`{output}` would hold other trits than `{checkpoint.source.path}`: "
-                f"{after.trits} != {before.trits}; it was not written",
-                "this is a bug: please report it",
-            )
-        record.update(
-            source=checkpoint.source.to_json(),
-            source_format=checkpoint.source.format,
-            format=saved.format,
-            encoding=saved.encoding,
-            digest_before=before.to_json(),
-            digest_after=after.to_json(),
-            scales_changed=[] if after == before else scales_changed(checkpoint, written),
-            max_logit_difference=_probe(checkpoint, written) if probe else None,
-            findings=[finding.to_json() for finding in findings],
-            allowed=sorted(set(allow) & {finding.code for finding in findings}),
-            outputs=[delivery.named(path) for path in saved.outputs],
-            warnings=[*checkpoint.warnings, *saved.warnings],
-        )
-        record.update(also(written))
-        if inside:  # it gets its place with the folder
-            (temporary / receipt.name).write_bytes(_receipt(record))
-        elif output.exists():  # killed from here on, the new file lacks a receipt
-            receipt.unlink(missing_ok=True)
+        with _steps(self.progress, "checking the output", written) as step:
+            after = Pass(written, step)
+            files = [self._written(temporary, path) for path in saved.outputs]
+            with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
+                waiting = [pool.submit(stamp, path) for path in files]
+                after.finish(self.jobs)
+                output_files = [
+                    {**future.result(), "name": path.name}
+                    for future, path in zip(waiting, saved.outputs, strict=True)
+                ]
+        source = self.checkpoint.source
+        self.record = {
+            "source": source.to_json(),
+            "source_format": source.format,
+            "source_encoding": source.encoding,
+            "source_files": stamps(),
+            "format": saved.format,
+            "encoding": saved.encoding,
+            **proof.claims(before, after),
+            **proof.no_probe(),
+            "findings": [finding.to_json() for finding in findings],
+            "allowed": sorted(set(self.allow) & {finding.code for finding in findings}),
+            "outputs": [self.delivery.named(path) for path in saved.outputs],
+            "output_files": output_files,
+            "made_by": proof.made_by(),
+            "warnings": [*self.checkpoint.warnings, *saved.warnings],
+        }
+        self.record |= self.also(written)
+        name, output = str(source.path), str(self.output)
+        proof.require_claims(self.record, name, output, strict=self.strict)
+        self.seconds["verify"] = time.perf_counter() - started
+        if self.probe:
+            progress = self.progress if is_worth_telling(written) else None
+            told, found = proof.probe_claims(before, after, progress)
+            self.seconds["probe"] = found.seconds
+            self.record |= told
+            proof.require_probe(self.record, found, output)
+        if self.inside:  # it gets its place with the folder
+            (temporary / self.receipt.name).write_bytes(self._receipt())
+        elif self.output.exists():  # killed from here on, the new file lacks a receipt
+            self.receipt.unlink(missing_ok=True)
         else:  # killed from here on, the receipt lacks its file: the next run makes both
-            write_receipt()
+            self._write_receipt()
 
-    try:
-        save_checkpoint(
-            checkpoint, output, format=format, encoding=encoding, force=force, prove=prove
+    def _written(self, temporary: Path, path: Path) -> Path:
+        """Where an output stands before it has its name."""
+        return temporary / path.relative_to(self.output) if path != self.output else temporary
+
+    def _receipt(self) -> bytes:
+        return sealed(named(self.record, self.checkpoint.source, self.output))
+
+    def _write_receipt(self) -> None:
+        replaces = check_receipt(self.output, self.format, force=self.force)
+        with atomic_file(self.receipt, force=replaces) as stream:
+            stream.write(self._receipt())
+        self.receipted = True
+
+    def _stop_on(self, findings: tuple[Finding, ...]) -> None:
+        stopping = blocking(findings, self.allow)
+        if not stopping:
+            return
+        first, more = stopping[0], len(stopping) - 1
+        where = f"`{self.checkpoint.source.path}`"
+        where += f", `{first.tensor}`" if first.tensor else ""
+        raise BadData(
+            first.code,
+            f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
+            first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
         )
-    except BaseException:
-        if receipted and not inside and not output.exists():
-            receipt.unlink(missing_ok=True)
-        raise
-    if not receipted:
-        write_receipt()
-    delivery.beside.append(receipt)
-    return record | {"receipt": delivery.named(receipt)}
 
 
-def _receipt(record: dict[str, Any]) -> bytes:
-    text = json.dumps({"schema": "bitnet/1", **record}, indent=2, sort_keys=True)
-    return text.encode() + b"\n"
+# Below this, all is over before anybody has read what is going on.
+_TOLD_FROM = 512 << 20
+
+
+def is_worth_telling(checkpoint: Checkpoint) -> bool:
+    """True of a model large enough for its reading to be seen."""
+    return sum(size(entry) for entry in checkpoint.entries.values()) >= _TOLD_FROM
+
+
+@contextmanager
+def _steps(progress: Any, label: str, checkpoint: Checkpoint) -> Iterator[Callable[[str], None]]:
+    """Counts tensors and bytes as they are read; the block gets what is told each name."""
+    if progress is None or not is_worth_telling(checkpoint):
+        yield lambda name: None
+        return
+    entries, done = checkpoint.entries, 0
+    with progress.task(label, len(entries), "tensors") as task:
+
+        def step(name: str) -> None:
+            nonlocal done
+            done += size(entries[name])
+            task.update(1, megabytes=done // 1_000_000)
+            if task.done == len(entries):
+                task.finish()  # what follows has a task of its own
+
+        yield step
 
 
 def converted(
@@ -168,8 +304,8 @@ def converted(
 ) -> dict[str, Any] | None:
     """Returns the record of this conversion if it was made before and still holds, else None.
 
-    It holds while source and output have the digests that the receipt states; both are read. An
-    output in a store is never looked for: it would have to be fetched.
+    It holds while the receipt is whole, and the files of source and output are those that it
+    states, to the byte. An output in a store is never looked for: it would have to be fetched.
 
     Raises:
       NoInput, BadData, …: the source cannot be opened.
@@ -177,24 +313,31 @@ def converted(
     output = Path(output)
     receipt = receipt_path(output, format)
     try:
-        record = json.loads(receipt.read_bytes())
-        claimed = record["digest_before"], record["digest_after"]
+        record = unsealed(receipt.read_bytes())
         asked = (format_of(output, format), encoding or record["encoding"])
         if asked != (record["format"], record["encoding"]):
             return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        names = [str(name) for name in record["outputs"]]
+        stated = record["source_files"], record["output_files"]
+    except (OSError, BadData, TypeError, KeyError):
         return None  # no receipt of ours
     checkpoint = open_checkpoint(source, offline=offline)
-    if checkpoint.source.to_json() != record.get("source"):
+    if named({"source": checkpoint.source.to_json()}, checkpoint.source, output)["source"] != (
+        record.get("source")
+    ):
         return None
-    before = checkpoint.digest().to_json()
+    outputs = [output if name == output.name else output / name for name in names]
     try:
-        after = open_checkpoint(output).digest().to_json()
+        found = (
+            [stamp(path) for path in files_of(checkpoint.source.path, checkpoint.source.detail)],
+            [stamp(path) for path in outputs],
+        )
     except BitnetError:
         return None
-    if (before, after) != claimed:
+    if found != stated:
         return None
-    return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
+    told = {"source": checkpoint.source.to_json(), "outputs": [str(path) for path in outputs]}
+    return {**record, **told, "receipt": str(receipt)}
 
 
 def _check_allow(allow: Sequence[str]) -> None:
@@ -205,48 +348,3 @@ def _check_allow(allow: Sequence[str]) -> None:
                 f"`{code}` is no finding that a conversion can go on past",
                 did_you_mean(code, PASSABLE),
             )
-
-
-def _stop_on(findings: Sequence[Finding], checkpoint: Checkpoint) -> None:
-    if findings:
-        first, more = findings[0], len(findings) - 1
-        where = f"`{checkpoint.source.path}`" + (f", `{first.tensor}`" if first.tensor else "")
-        raise BadData(
-            first.code,
-            f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
-            first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
-        )
-
-
-def scales_changed(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
-    """The ternary tensors whose scales differ, with the largest difference in float32 ULPs."""
-    out: list[dict[str, Any]] = []
-    for name, entry in before.entries.items():
-        if not entry.ternary:
-            continue
-        old = np.asarray(before.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
-        new = np.asarray(after.read(name).scale, np.float32).reshape(-1)  # type: ignore[union-attr]
-        if old.shape != new.shape:
-            out.append({"name": name, "ulps": None, "before": old.size, "after": new.size})
-        elif not np.array_equal(old, new):
-            # Positive floats order as their bits do, so the bits' difference counts ULPs.
-            steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
-            worst = int(steps.argmax())
-            out.append(
-                {
-                    "name": name,
-                    "ulps": int(steps[worst]),
-                    "before": float(old[worst]),
-                    "after": float(new[worst]),
-                }
-            )
-    return out
-
-
-def _probe(before: Checkpoint, after: Checkpoint) -> float:
-    """Largest logit difference on fixed random tokens, relative to the largest logit."""
-    length = min(PROBE_TOKENS, before.spec.max_positions)
-    tokens = np.random.default_rng(0).integers(0, before.spec.vocab_size, (1, length))
-    # One model at a time: both at once would double the memory.
-    reference = Model(before).logits(tokens)
-    return compare_logits(reference, Model(after).logits(tokens)).max_logit_difference

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.doctor import ERROR, WARNING, examine_path
 from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.workflows.check_receipt import check_receipt
 
 # Which kind of check a finding belongs to, by the first part of its code. What is in no
 # row (a file that cannot be opened, a missing tokenizer) is told whatever was asked.
@@ -28,6 +30,10 @@ def validate(
     *,
     check_weights: bool = True,
     check_quantization: bool = True,
+    receipt: str | os.PathLike | None = None,
+    source: str | os.PathLike | None = None,
+    probe: bool = True,
+    jobs: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
 ) -> dict[str, Any]:
@@ -36,24 +42,44 @@ def validate(
     Args:
       check_weights: tell of values: zero tensors, NaN, constant rows, checksums.
       check_quantization: tell of scales and digests.
+      receipt: of the conversion that made it: every claim is derived again, and what does not
+        hold is a finding; the record then has ``receipt`` (`check_receipt`).
+      source: with `receipt`: the model that it was made from.
+      probe: with `receipt`: run both models, where the receipt says that this was done.
+      jobs: with `receipt`: threads; None: one for each processor it may use.
 
     Raises:
+      UsageError: one of `receipt` and `source` without the other (``validate.receipt``).
       NoInput: there is no such file. What is wrong inside it is a finding.
       Unavailable, PermissionDenied, IOFailure: it could not be fetched.
     """
+    if (receipt is None) != (source is None):
+        given, other = ("source", "receipt") if receipt is None else ("receipt", "source")
+        raise UsageError(
+            "validate.receipt",
+            f"--{given} was given without --{other}",
+            "a receipt is checked against both models: --receipt FILE --source MODEL",
+        )
     place = locate(model, offline=offline, progress=progress)
     left_out = set()
     if not check_weights:
         left_out.add("weights")
     if not check_quantization:
         left_out.add("quantization")
-    findings = [
-        finding.to_json()
-        for finding in examine_path(place)
-        if CHECKS.get(finding.code.partition(".")[0]) not in left_out
-    ]
-    record: dict[str, Any] = {
-        "model": str(model),
+    findings = []
+    if len(left_out) < 2 or receipt is None:
+        findings = [
+            finding.to_json()
+            for finding in examine_path(place)
+            if CHECKS.get(finding.code.partition(".")[0]) not in left_out
+        ]
+    record: dict[str, Any] = {"model": str(model)}
+    if receipt is not None and source is not None:
+        record["receipt"] = check_receipt(
+            model, receipt, source, probe=probe, jobs=jobs, offline=offline, progress=progress
+        )
+        findings += record["receipt"].pop("findings")
+    record |= {
         "findings": findings,
         "counts": counts(findings),
     }

@@ -1,4 +1,4 @@
-"""What each linear costs: against the same by hand, and the predicted order against the measured."""
+"""What each linear costs: against the same by hand; the predicted beside the measured."""
 
 import jax
 import jax.numpy as jnp

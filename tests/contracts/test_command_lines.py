@@ -20,9 +20,9 @@ ALL = [line for lines in LINES.values() for line in lines]
 # How many commands, and how many options of built commands, are announced and not built yet.
 # Lower them with each that is built; they never rise, for nothing is announced that is not here.
 COMMANDS_NOT_BUILT = 22
-OPTIONS_NOT_BUILT = 3
+OPTIONS_NOT_BUILT = 0
 # Of the lines, how many do not run yet.
-LINES_NOT_BUILT = 38
+LINES_NOT_BUILT = 37
 
 
 def parsed(line):

@@ -15,8 +15,9 @@ from ...options import (
     encoding_option,
     force_option,
     format_option,
-    jobs_option,
     models_option,
+    models_or_threads_option,
+    no_probe_option,
     output_option,
 )
 from ...pages.convert import page
@@ -25,14 +26,18 @@ from ...result import CommandResult, Pairs, table_of
 EXAMPLES = (
     "bitnet model convert model.hf --output model.bitnet",
     "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
+    "bitnet model convert model.hf -o model.bitnet --strict --no-probe",
     "bitnet model convert --input model.hf --output model.gguf --encoding tq2_0",
     "bitnet model convert --input a.hf b.hf c.hf --output-dir converted",
 )
 
 DETAILS = """\
 The source's format is told by its content. Digests are taken before and after, the output
-being opened again; they must be equal, or the scales that changed are listed. Several models go
-into --output-dir, in .bitnet files unless --format says otherwise (`bitnet help batch`)."""
+being opened again; they must be equal, or the scales that changed are listed. What a runtime
+must know beside the weights (activation, norms, rotary embedding, end tokens, tokenizer) must be
+the same, and so must be what the two models compute. The receipt holds all of it: `bitnet model
+validate --receipt` derives it again. Several models go into --output-dir, in .bitnet files
+unless --format says otherwise (`bitnet help batch`)."""
 
 
 @dataclass
@@ -56,9 +61,10 @@ class ConvertArgs(ManyModelsArgs, ModelArgs):
         help="go on past this finding of the checks, and record it; may be repeated",
     )
     strict: bool = option(
-        default=False, built=False, help="refuse an output whose scales differ in the last bit"
+        default=False, help="refuse an output that holds any value otherwise than the source"
     )
-    jobs: int = jobs_option("how many models at once, each in a process")
+    no_probe: bool = no_probe_option("do not run the two models side by side")
+    jobs: Optional[int] = models_or_threads_option()
     force: bool = force_option()
     dump_passes: Optional[str] = dump_passes_option()
 
@@ -97,6 +103,9 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
         format=args.format,
         encoding=args.encoding,
         allow=tuple(args.allow),
+        probe=not args.no_probe,
+        strict=args.strict,
+        jobs=args.jobs,
         force=args.force,
         offline=args.offline or None,
         progress=ctx.progress,
@@ -111,11 +120,19 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
         verdict = "equal" if before[name] == after[name] else "DIFFERENT"
         rows.append((f"digest {name}", f"{after[name]} ({verdict})"))
     rows.append(("scales changed", len(data.get("scales_changed") or [])))
+    if data.get("contract"):
+        rows.append(("contract", f"{len(data['contract'])} checks hold"))
+    if data.get("floats_changed"):
+        rows.append(("floats changed", len(data["floats_changed"])))
     if data.get("max_logit_difference") is not None:
         rows.append(("largest logit difference", data["max_logit_difference"]))
     if data.get("allowed"):
         rows.append(("passed by --allow", data["allowed"]))
     result.sections = [Pairs(rows)]
+    if data.get("seconds"):
+        rows += [(f"{name} (s)", value) for name, value in data["seconds"].items()]
     if data.get("scales_changed"):
         result.sections.append(table_of(data["scales_changed"], title="scales changed"))
+    if data.get("floats_changed"):
+        result.sections.append(table_of(data["floats_changed"], title="floats changed"))
     return result

@@ -12,8 +12,9 @@ from ...fields import named, option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
-    jobs_option,
     models_option,
+    models_or_threads_option,
+    no_probe_option,
     page_option,
     record_force_option,
 )
@@ -23,11 +24,13 @@ from ...result import CommandResult, Text, table_of
 EXAMPLES = (
     "bitnet model validate model.bitnet",
     "bitnet model validate --input model.bitnet --check-weights --check-quantization",
+    "bitnet model validate model.bitnet --receipt model.receipt.json --source model.hf",
 )
 
 DETAILS = """\
-Without --check-weights and --check-quantization both are done. Exits with 1 when a finding is
-an error."""
+Without --check-weights and --check-quantization both are done. With --receipt every claim of the
+receipt is derived again from the two models, and one byte that changed on either side is named.
+Exits with 1 when a finding is an error."""
 
 
 @dataclass
@@ -44,13 +47,13 @@ class ValidateArgs(ManyModelsArgs, ModelArgs):
     receipt: Optional[str] = option(
         type=named,
         metavar="FILE",
-        built=False,
         help="derive every claim of this receipt again, from --source",
     )
     source: Optional[str] = option(
-        metavar="MODEL", built=False, help="with --receipt: the model that it was made from"
+        metavar="MODEL", help="with --receipt: the model that it was made from"
     )
-    jobs: int = jobs_option("how many models at once, each in a process")
+    no_probe: bool = no_probe_option("with --receipt: do not run the two models")
+    jobs: Optional[int] = models_or_threads_option()
     output: Optional[str] = page_option()
     force: bool = record_force_option(several=True)
 
@@ -63,18 +66,25 @@ def validate(model: str, args: ValidateArgs, ctx: Context) -> CommandResult:
     """Checks one model."""
     from bitnet_jax import api
 
-    everything = not (args.check_weights or args.check_quantization)
+    # With a receipt, it alone is checked unless more is asked for.
+    everything = not (args.check_weights or args.check_quantization or args.receipt)
     record = api.validate(
         model,
         check_weights=args.check_weights or everything,
         check_quantization=args.check_quantization or everything,
+        receipt=args.receipt,
+        source=args.source,
+        probe=not args.no_probe,
+        jobs=args.jobs,
         offline=args.offline or None,
         progress=ctx.progress,
     )
     result = CommandResult.of(record, rows="findings", page=page, subject=model)
     findings = result.data["findings"]
     if not findings:
-        result.sections = [Text(f"{model}: nothing to mend")]
+        proven = result.data.get("receipt")
+        count = f"; {len(proven['claims'])} claims of {args.receipt} hold" if proven else ""
+        result.sections = [Text(f"{model}: nothing to mend{count}")]
         return result
     known = [name for name in COLUMNS if any(name in finding for finding in findings)]
     result.sections = [table_of(findings, known)]

@@ -131,6 +131,9 @@ RECORDS = {
 }
 
 
+NO_RECEIPT = {"receipt": None, "source": None, "probe": True, "jobs": None}
+
+
 class FakeModel:
     """What `api.load` returns: says back what it was told."""
 
@@ -235,11 +238,15 @@ def said(calls, name):
                 "format": "bitnet",
                 "encoding": None,
                 "allow": (),
+                "probe": True,
+                "strict": False,
+                "jobs": None,
                 "force": False,
             },
         ),
         (
-            "model convert a -o b --encoding packed --allow x.y,z --allow w --force",
+            "model convert a -o b --encoding packed --allow x.y,z --allow w --force --no-probe "
+            "--strict --jobs 3",
             "convert",
             (),
             {
@@ -248,6 +255,9 @@ def said(calls, name):
                 "format": None,
                 "encoding": "packed",
                 "allow": ("x.y", "z", "w"),
+                "probe": False,
+                "strict": True,
+                "jobs": 3,
                 "force": True,
             },
         ),
@@ -287,13 +297,26 @@ def said(calls, name):
             "model validate m",
             "validate",
             ("m",),
-            {"check_weights": True, "check_quantization": True},
+            {"check_weights": True, "check_quantization": True, **NO_RECEIPT},
         ),
         (
             "model validate -i m --check-weights",
             "validate",
             ("m",),
-            {"check_weights": True, "check_quantization": False},
+            {"check_weights": True, "check_quantization": False, **NO_RECEIPT},
+        ),
+        (
+            "model validate m --receipt r.json --source s --no-probe --jobs 2",
+            "validate",
+            ("m",),
+            {
+                "check_weights": False,
+                "check_quantization": False,
+                "receipt": "r.json",
+                "source": "s",
+                "probe": False,
+                "jobs": 2,
+            },
         ),
         (
             "model create --shape s -o o --layers 2 --seed 5 --defect a --defect b",

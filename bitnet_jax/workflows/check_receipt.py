@@ -1,0 +1,257 @@
+"""Checking a receipt: every claim of it derived again from source and output.
+
+By the code that made the claims (`proof.py`). Says what differs by name; raises only where there
+is nothing to look at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bitnet_jax.core.errors import BadData, BitnetError, NoInput
+from bitnet_jax.core.outputs import os_failure
+from bitnet_jax.core.system import usable_cores
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.doctor import ERROR, Finding
+from bitnet_jax.formats.locate import Place, locate
+from bitnet_jax.formats.model_files import files_of, stamp
+from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.workflows import proof
+from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
+from bitnet_jax.workflows.convert import is_worth_telling
+from bitnet_jax.workflows.survey import Pass
+
+# What a receipt holds that its seal alone covers: it cannot be told from the two models.
+_SEALED_ONLY = ("source", "outputs", "allowed", "made_by", "warnings")
+_FIX = "get {what} again from where it came from, or convert again"
+_MOST_BYTES = 64 << 20
+
+
+def check_receipt(
+    model: str | os.PathLike,
+    receipt: str | os.PathLike,
+    source: str | os.PathLike,
+    *,
+    probe: bool = True,
+    jobs: int | None = None,
+    offline: bool | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Derives the claims of `receipt` from `source` and `model`.
+
+    Args:
+      probe: run both models, where the receipt says that this was done.
+
+    Returns:
+      ``claims``: ``{"claim", "stated", "found", "ok"}`` each; ``findings``: what differs, in
+      words; ``holds``; ``not_derived``: what only the seal covers.
+
+    Raises:
+      NoInput: there is no such receipt, source or model.
+    """
+    stated, fault = _read(Path(receipt))
+    reach: dict[str, Any] = {"offline": offline, "progress": progress}
+    work = _Check(stated, jobs or usable_cores() or 1, progress)
+    if fault is not None:
+        work.found.append(fault)
+    sides = {"source": locate(source, **reach), "output": locate(model, **reach)}
+    passes = {side: work.look(side, place) for side, place in sides.items()}
+    before, after = passes["source"], passes["output"]
+    if before is not None and after is not None:
+        work.compare(proof.claims(before, after))
+        if probe and isinstance(stated.get("probe"), dict):
+            work.compare_probe(before, after)
+    return {
+        "receipt": str(receipt),
+        "claims": work.claims,
+        "not_derived": [name for name in _SEALED_ONLY if name in stated]
+        + ["probe"] * (stated.get("probe") is not None and not probe),
+        "holds": not work.found,
+        "findings": [finding.to_json() for finding in work.found],
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Finding | None]:
+    """What the receipt states, and a finding where it was altered."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise BadData("receipt.invalid", f"`{path}` is too large for a receipt")
+        data = path.read_bytes()
+    except OSError as error:
+        raise os_failure(error, "read", path) from error
+    try:
+        return unsealed(data), None
+    except BadData as error:
+        fix = error.hint or _FIX.format(what="the receipt")
+        # What it still says is looked at too: that names what was altered.
+        return parsed(data), Finding(error.code, ERROR, None, f"`{path}`: {error.message}", fix)
+
+
+def rows_of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The named files of a record; none where an altered one holds something else."""
+    rows: Any = record.get(name)
+    good = isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("name"), str)
+        and Path(row["name"]).name == row["name"]
+        and {"bytes", "sha256"} <= row.keys()
+        for row in rows
+    )
+    return rows if good else []
+
+
+class _Check:
+    def __init__(self, stated: Mapping[str, Any], jobs: int, progress: Any):
+        self._stated, self._jobs, self._progress = stated, jobs, progress
+        self.claims: list[dict[str, Any]] = []
+        self.found: list[Finding] = []
+
+    def look(self, side: str, place: Place) -> Pass | None:
+        """Opens a side and reads it; None where it cannot be read, which is a finding."""
+        try:
+            checkpoint = open_checkpoint(place)
+        except (BadData, NoInput) as error:
+            if not place.path.exists():
+                raise
+            self._files(side, place.path, None)
+            self._differs(error.code, f"the {side} cannot be opened: {error.message}", side)
+            return None
+        self._files(side, checkpoint.source.path, checkpoint)
+        source = checkpoint.source
+        self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
+        if side == "source":
+            self._claim("source_encoding", source.encoding)
+        done = Pass(checkpoint, lambda name: None)
+        try:
+            done.finish(self._jobs)
+        except BadData as error:
+            name = getattr(error, "tensor", None)
+            self._differs(error.code, f"the {side} is damaged: {error.message}", side, name)
+            return None
+        if side == "source":
+            findings = [finding.to_json() for finding in done.findings()]
+            self._claim("findings", findings)
+        return done
+
+    def _files(self, side: str, path: Path, checkpoint: Checkpoint | None) -> None:
+        """Compares the files of a side with those that are stated, one by one.
+
+        Of a source that can be opened, no file may be read that the receipt does not know.
+        """
+        claim = f"{side}_files"
+        stated = {row["name"]: row for row in rows_of(self._stated, claim)}
+        if not stated:
+            return
+        folder = path if path.is_dir() else path.parent
+        paths = [folder / name for name in stated]
+        if side == "source" and checkpoint is not None:
+            paths = files_of(path, checkpoint.source.detail)
+        if len(stated) == 1 and not path.is_dir():
+            paths = [path]  # one file may have another name by now
+            [row] = stated.values()
+            stated = {path.name: {**row, "name": path.name}}
+        found = {}
+        for file in paths:
+            try:
+                found[file.name] = stamp(file)
+            except BitnetError as error:
+                if not isinstance(error, NoInput):
+                    raise
+        wrong = [
+            _words_of_file(name, stated.get(name), found.get(name))
+            for name in sorted(stated.keys() | found.keys())
+            if stated.get(name) != found.get(name)
+        ]
+        self.claims.append(
+            {
+                "claim": claim,
+                "stated": list(stated.values()),
+                "found": list(found.values()),
+                "ok": not wrong,
+            }
+        )
+        for words in wrong:
+            self._differs(f"receipt.{claim}", f"of the {side}, {words}", side)
+
+    def compare(self, found: Mapping[str, Any]) -> None:
+        """Compares what was derived from both sides."""
+        for claim, value in found.items():
+            self._claim(claim, value)
+
+    def compare_probe(self, before: Pass, after: Pass) -> None:
+        """Runs both, and compares what that says."""
+        progress = self._progress if is_worth_telling(after.checkpoint) else None
+        found, _ = proof.probe_claims(before, after, progress)
+        same = self._stated.get("made_by") == proof.made_by()
+        # Other kernels and versions have other last bits; equal results are equal everywhere.
+        equal = None if same else _alike
+        self._claim("probe", found["probe"], equal)
+        self._claim("max_logit_difference", found["max_logit_difference"], equal)
+
+    def _claim(
+        self, claim: str, found: Any, equal: Callable[[Any, Any], bool] | None = None
+    ) -> None:
+        if claim not in self._stated:
+            return
+        stated = self._stated[claim]
+        ok = (equal or (lambda a, b: a == b))(stated, found)
+        self.claims.append({"claim": claim, "stated": stated, "found": found, "ok": ok})
+        if not ok:
+            self._differs(f"receipt.{claim}", _words(claim, stated, found), "receipt")
+
+    def _differs(self, code: str, message: str, what: str, tensor: str | None = None) -> None:
+        self.found.append(Finding(code, ERROR, tensor, message, _FIX.format(what=f"the {what}")))
+
+
+def _alike(stated: Any, found: Any) -> bool:
+    if isinstance(stated, dict):
+        names = ("holds", "max_logit_difference")
+        return all(_alike(stated.get(name), found[name]) for name in names)
+    return (stated == 0) == (found == 0)
+
+
+def _words_of_file(name: str, stated: Mapping[str, Any] | None, found: Any) -> str:
+    if found is None:
+        return f"`{name}` is missing"
+    if stated is None:
+        return f"`{name}` is read, and the receipt does not know it"
+    if stated["bytes"] != found["bytes"]:
+        return f"`{name}` has {found['bytes']} bytes; the receipt states {stated['bytes']}"
+    return (
+        f"`{name}` was altered: its SHA-256 is {found['sha256']}, the receipt states "
+        f"{stated['sha256']}"
+    )
+
+
+def _words(claim: str, stated: Any, found: Any) -> str:
+    """Where two values differ, by name, no longer than it must be."""
+    rows = list(_differences(claim, stated, found))
+    text = "; ".join(rows[:3]) + (f"; and {len(rows) - 3} more" if len(rows) > 3 else "")
+    return f"the receipt's claim does not hold: {text}"
+
+
+def _differences(where: str, stated: Any, found: Any) -> Iterable[str]:
+    if isinstance(stated, dict) and isinstance(found, dict):
+        for key in stated.keys() | found.keys():
+            if stated.get(key) != found.get(key):
+                yield from _differences(f"{where}.{key}", stated.get(key), found.get(key))
+    elif isinstance(stated, list) and isinstance(found, list):
+        keyed = [
+            {str(row.get("check") or row.get("name") or row.get("code")): row for row in rows
+             if isinstance(row, dict)}
+            for rows in (stated, found)
+        ]  # fmt: skip
+        if all(len(rows) == len(of) for rows, of in zip((stated, found), keyed, strict=True)):
+            yield from _differences(where, *keyed)
+        else:
+            yield f"{where}: {len(stated)} rows are stated, {len(found)} found, and they differ"
+    else:
+        yield f"{where} is stated as {_short(stated)} and is {_short(found)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
