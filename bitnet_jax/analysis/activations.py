@@ -14,7 +14,7 @@ def host(value: Any) -> np.ndarray:
 
 
 def statistics(value: Any) -> dict[str, Any]:
-    """Shape, dtype, least, greatest, mean, mean and largest size, what is no number, a digest.
+    """Shape, dtype, least, greatest, mean, mean and largest size, NaN and infinities, a digest.
 
     The figures are those of the finite elements, in float64; None where there is none. The digest
     is the beginning of the SHA-256 of the elements' bytes: equal exactly where the bits are.
@@ -38,7 +38,8 @@ def statistics(value: Any) -> dict[str, Any]:
         "dtype": str(array.dtype),
         **figures,
         "nan": int(np.isnan(wide).sum()),
-        "infinite": int(np.isinf(wide).sum()),
+        "inf": int((wide == np.inf).sum()),
+        "minus_inf": int((wide == -np.inf).sum()),
         "digest": hashlib.sha256(array.tobytes()).hexdigest()[:16],
     }
 

@@ -81,7 +81,8 @@ def debug(
       ops: a row for each op of `prefill` and of each step of `decode`, with its figures.
       divergences: where `against` parts from the model; first_divergence: the first, or None.
       cache_divergences: where prefill or decode parts from the run without a cache.
-      not_finite: the first op with NaN or infinity, or None.
+      not_finite: the first op with NaN or infinity, or None; minus infinity is how attention
+        is masked.
 
     Raises:
       NoInput, BadData, UsageError: the model or the input is not what it must be.
@@ -109,7 +110,7 @@ def debug(
         "next_token": int(np.argmax(outputs[-1][0, -1])),
         "op_count": len({row["op"] for row in rows}),
         "ops": rows,
-        "not_finite": next((row for row in rows if row["nan"] or row["infinite"]), None),
+        "not_finite": next((row for row in rows if row["nan"] or row["inf"]), None),
         "cache_divergences": cached,
         "divergences": [],
         "settings_differ": [],
@@ -306,7 +307,8 @@ def _against_whole(
     cache = subject.new_cache(_capacity(given))
     for stage in stages:
         part = _rows(len(given.tokens), stage.start, stage.tokens.shape[1])
-        comparison = Comparison(values, program, stage.program, tolerance, part)
+        # What looks at all of the cache (its rows, attention's weights) has another shape there.
+        comparison = Comparison(values, program, stage.program, tolerance, part, shapes=False)
         inputs = (stage.tokens, cache, np.asarray([stage.start], np.int32))
         out = subject.run(stage.program, inputs, comparison.see)
         cache = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(cache), out[1:])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitnet_jax.analysis.activations import difference, host
-from bitnet_jax.ir.observe import OUTPUT, Observed, Op, reached
+from bitnet_jax.ir.observe import Observed, Op, reached
 
 # Rule (a) of the numerics contract: from the same input, outputs of a layer agree to this.
 TOLERANCE = 1e-6
@@ -74,6 +74,8 @@ class Comparison:
       values: op name -> what the first run had there.
       first, second: the programs.
       part: which part of a value of the first run is to be compared.
+      shapes: a result of another shape is a divergence; else it is not compared, and the second run
+        goes on with its own.
     """
 
     values: Mapping[str, np.ndarray]
@@ -81,13 +83,13 @@ class Comparison:
     second: Observed
     tolerance: float
     part: Part = whole
-    outputs: bool = True
+    shapes: bool = True
     _found: dict[str, Divergence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._ops = [{op.name: op for op in run.ops} for run in (self.first, self.second)]
         one, two = self._ops
-        self._shared = {n for n in one if n in two and (self.outputs or one[n].kind != OUTPUT)}
+        self._shared = one.keys() & two.keys()
 
     def see(self, op: Op, value: Any) -> Any:
         """Compares; returns what the second run goes on with."""
@@ -96,6 +98,8 @@ class Comparison:
         own = host(value)
         reference = self.part(self.values[op.name], own.shape)
         if reference is None:
+            if not self.shapes:
+                return value
             shapes = [list(self.values[op.name].shape), list(own.shape)]
             self._note(op, "shape", {"difference": None, "shapes": shapes})
             return value

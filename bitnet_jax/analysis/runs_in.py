@@ -1,86 +1,248 @@
 """Where a model will run: each engine, how (exactly, changed, wrongly, refused), and why.
 
-A table of rows, one per engine; each is a function of the spec and of how the file
-stores the weights. What it says of other projects was seen in November 2026; the
-date is part of the record.
+A table of rows for each engine: the first that fits tells. Rows of engines that can be installed
+beside us are held against what those really do (`tests/e2e/test_runs_in.py`); the others say what
+their projects' sources and users report. Both were looked at in November 2026.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.models.families import family_of
+from bitnet_jax.models.families import FAMILIES, family_of
 
 SEEN = "2026-11"
-Verdict = tuple[str, str]
+EXACTLY, CHANGED, WRONGLY, REFUSED = "exactly", "as W1.58A16", "wrongly", "refused"
+UNKNOWN = "unknown"
+RUN, REPORTED = "run", "reported"
 
 
-def _ours(checkpoint: Checkpoint) -> Verdict:
-    return "exactly", "this package"
+@dataclass(frozen=True)
+class Facts:
+    """What the verdicts depend on.
+
+    Attributes:
+      weights: how ternary weights are stored, without what is said of the embedding.
+      ternary: the model has ternary weights.
+      known: transformers has this very architecture.
+      taken_for: the `model_type` of another architecture of transformers that its config names.
+      linear_class: of a packed checkpoint of transformers: which way its scales work.
+      architecture: what a GGUF file says it is.
+      narrow: its ternary weights stand for bfloat16 ones.
+    """
+
+    format: str
+    weights: str
+    ternary: bool
+    relu2: bool
+    known: bool
+    taken_for: str | None
+    linear_class: str | None
+    architecture: str
+    narrow: bool
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Facts:
+        """Reads no tensor."""
+        ternary = [entry for entry in checkpoint.entries.values() if entry.ternary]
+        huggingface = family_of(checkpoint.spec.family).huggingface
+        known = huggingface is not None and huggingface.in_transformers
+        theirs = {
+            row.huggingface.model_type
+            for row in FAMILIES.values()
+            if row.huggingface is not None and row.huggingface.in_transformers
+        }
+        kind = huggingface.model_type if huggingface is not None else None
+        return cls(
+            checkpoint.source.format,
+            checkpoint.source.encoding.partition("+")[0],
+            bool(ternary),
+            checkpoint.spec.activation == "relu2",
+            known,
+            kind if not known and kind in theirs else None,
+            checkpoint.source.detail.get("linear_class"),
+            str(checkpoint.source.detail.get("architecture") or ""),
+            bool(ternary) and ternary[0].dtype == "bfloat16",
+        )
 
 
-def _unknown_there(checkpoint: Checkpoint, engine: str) -> Verdict | None:
-    """The verdict on a family that only its plugin knows."""
-    huggingface = family_of(checkpoint.spec.family).huggingface
-    if huggingface is not None and huggingface.in_transformers:
-        return None
-    return "refused", f"{engine} has no architecture for the family `{checkpoint.spec.family}`"
+@dataclass(frozen=True)
+class Row:
+    """A verdict, where it holds; `reason` may name `{engine}`, `{family}` and `{taken_for}`."""
+
+    when: Callable[[Facts], bool]
+    how: str
+    reason: str
 
 
-def _transformers(checkpoint: Checkpoint) -> Verdict:
-    unknown = _unknown_there(checkpoint, "transformers")
-    if unknown is not None:
-        return unknown
-    if checkpoint.source.format != "huggingface":
-        return "refused", "another file format: `bitnet model convert … --format huggingface`"
-    if checkpoint.source.encoding == "autobitlinear":
-        return "exactly", "in bfloat16 only: loading packed `autobitlinear` as float32 raises"
-    return "exactly", "in float32; bfloat16 rounds activations differently"
+@dataclass(frozen=True)
+class Engine:
+    """An engine's rows; the last one takes everything.
+
+    Attributes:
+      known_by: `RUN`: held against the real one by our tests; `REPORTED`.
+    """
+
+    known_by: str
+    rows: tuple[Row, ...]
 
 
-def _gguf_only(engine: str) -> Callable[[Checkpoint], Verdict]:
-    def judge(checkpoint: Checkpoint) -> Verdict:
-        unknown = _unknown_there(checkpoint, engine)
-        if unknown is not None:
-            return unknown
-        reason = "it reads GGUF files only"
-        if checkpoint.spec.activation == "relu2":
-            reason += f"; from one, {engine} would run SiLU where the model has squared ReLU"
-        return "refused", reason
-
-    return judge
+def _always(facts: Facts) -> bool:
+    return True
 
 
-def _onnx(checkpoint: Checkpoint) -> Verdict:
-    return "refused", "needs an ONNX file; this version does not export one"
+def _is(*formats: str) -> Callable[[Facts], bool]:
+    return lambda facts: facts.format in formats
 
 
-def _mlx(checkpoint: Checkpoint) -> Verdict:
-    unknown = _unknown_there(checkpoint, "mlx-lm")
-    if unknown is not None:
-        return unknown
-    if checkpoint.source.format != "huggingface":
-        return "refused", "another file format: `bitnet model convert … --format huggingface`"
-    if checkpoint.source.encoding != "packed":
-        return "unknown", "seen with packed files only"
-    return "as W1.58A16", "activations stay 16-bit; the model was trained with int8 ones"
+def _nobody_knows(facts: Facts) -> bool:
+    """A family that only its plugin has."""
+    return not facts.known and facts.taken_for is None
 
 
-ENGINES: dict[str, Callable[[Checkpoint], Verdict]] = {
-    "bitnet-jax": _ours,
-    "transformers": _transformers,
-    "llama.cpp": _gguf_only("its `bitnet` architecture"),
-    "bitnet.cpp": _gguf_only("its current fork of llama.cpp"),
-    "ONNX Runtime": _onnx,
-    "mlx-lm": _mlx,
+def _autobitlinear(facts: Facts) -> bool:
+    return (facts.format, facts.weights, facts.linear_class) == (
+        "huggingface", "packed", "autobitlinear",
+    )  # fmt: skip
+
+
+_NO_FAMILY = Row(_nobody_knows, REFUSED, "{engine} has no architecture for the family `{family}`")
+_OTHER_HF = Row(
+    _always, REFUSED, "another file format: `bitnet model convert … --format huggingface`"
+)
+_OTHER_GGUF = Row(
+    _always, REFUSED, "it reads GGUF files only: `bitnet model convert … --format gguf`"
+)
+_FLOAT_ACTIVATIONS = (
+    "weights are exact; activations stay float, where the model rounds them to 8 bits"
+)
+
+ENGINES: dict[str, Engine] = {
+    "bitnet-jax": Engine(RUN, (Row(_always, EXACTLY, "this package"),)),
+    "transformers": Engine(
+        RUN,
+        (
+            _NO_FAMILY,
+            Row(
+                lambda f: f.format == "huggingface" and f.taken_for is not None,
+                WRONGLY,
+                "its AutoModel goes by `model_type: {taken_for}` and leaves out what that has not "
+                "(the sub-norms); the architecture needs code that is not in transformers",
+            ),
+            Row(
+                lambda f: _autobitlinear(f) and f.narrow,
+                EXACTLY,
+                "in bfloat16 only: loading packed `autobitlinear` as float32 raises",
+            ),
+            Row(
+                _autobitlinear,
+                EXACTLY,
+                "in float32 only: loading packed `autobitlinear` of float32 as bfloat16 raises",
+            ),
+            Row(_is("huggingface"), EXACTLY, "in float32; bfloat16 rounds activations differently"),
+            Row(
+                lambda f: f.format == "gguf" and f.architecture.startswith("bitnet"),
+                REFUSED,
+                "it reads no GGUF file of this architecture",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.ternary,
+                CHANGED,
+                f"by gguf_file=…, which makes floats of it: {_FLOAT_ACTIVATIONS}",
+            ),
+            Row(_is("gguf"), EXACTLY, "by gguf_file=…, in float32"),
+            _OTHER_HF,
+        ),
+    ),
+    "llama.cpp": Engine(
+        RUN,
+        (
+            Row(
+                lambda f: f.format == "gguf" and f.weights.startswith("i2_s"),
+                REFUSED,
+                "I2_S is bitnet.cpp's own type: use --encoding tq2_0",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.relu2,
+                WRONGLY,
+                "its `bitnet` architecture runs SiLU where the model has squared ReLU",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.ternary and f.weights.startswith("tq"),
+                CHANGED,
+                "activations are rounded to 8 bits by 256 of them, where the model rounds whole "
+                "tokens; the key-value cache is float16",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.ternary,
+                CHANGED,
+                f"{_FLOAT_ACTIVATIONS}; the key-value cache is float16",
+            ),
+            Row(_is("gguf"), EXACTLY, "but for its float16 key-value cache"),
+            _NO_FAMILY,
+            Row(
+                lambda f: f.relu2,
+                REFUSED,
+                "it reads GGUF files only; from one, {engine} would run SiLU where the model has "
+                "squared ReLU",
+            ),
+            _OTHER_GGUF,
+        ),
+    ),
+    "bitnet.cpp": Engine(
+        REPORTED,
+        (
+            Row(
+                lambda f: f.format == "gguf" and f.relu2,
+                WRONGLY,
+                "its current fork of llama.cpp runs SiLU where the model has squared ReLU; that "
+                "of May 2025 was right",
+            ),
+            Row(_is("gguf"), UNKNOWN, "not tried: it has no package to install"),
+            _NO_FAMILY,
+            Row(
+                lambda f: f.relu2,
+                REFUSED,
+                "it reads GGUF files only; from one, its current fork of llama.cpp would run SiLU "
+                "where the model has squared ReLU",
+            ),
+            _OTHER_GGUF,
+        ),
+    ),
+    "ONNX Runtime": Engine(RUN, (Row(_always, REFUSED, "it reads ONNX files only"),)),
+    "mlx-lm": Engine(
+        REPORTED,
+        (
+            _NO_FAMILY,
+            Row(
+                lambda f: f.format == "huggingface" and f.weights == "packed" and f.known,
+                CHANGED,
+                "activations stay 16-bit; the model was trained with int8 ones",
+            ),
+            Row(_is("huggingface"), UNKNOWN, "reports speak of packed files only"),
+            _OTHER_HF,
+        ),
+    ),
 }
 
 
 def runs_in(checkpoint: Checkpoint) -> list[dict[str, str]]:
-    """A row per engine: `engine`, `how`, `reason`, `seen` (year and month)."""
+    """A row per engine: `engine`, `how`, `reason`, `known_by`, `seen` (year and month)."""
+    facts = Facts.of(checkpoint)
     rows = []
-    for engine, judge in ENGINES.items():
-        how, reason = judge(checkpoint)
-        rows.append({"engine": engine, "how": how, "reason": reason, "seen": SEEN})
+    for name, engine in ENGINES.items():
+        row = next(row for row in engine.rows if row.when(facts))
+        words = {"engine": name, "family": checkpoint.spec.family, "taken_for": facts.taken_for}
+        reason = row.reason.format(**words)
+        rows.append(
+            {
+                "engine": name,
+                "how": row.how,
+                "reason": reason,
+                "known_by": engine.known_by,
+                "seen": SEEN,
+            }
+        )
     return rows

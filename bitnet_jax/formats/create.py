@@ -34,6 +34,8 @@ DEFECTS: dict[str, str] = {
     "inverted_scale": "one scale is 1/s where s belongs: a divider written for a multiplier",
     "missing_subnorm": "the first attention sub-norm is not in the file",
     "f16_subnorm": "sub-norms are stored as float16, where their small values become zero",
+    "nan": "one weight of the last norm is no number",
+    "no_zeros": "one matrix was quantized by sign: it holds no zeros",
 }
 _FIRST_SUB_NORM = "layers.0.self_attn.attn_sub_norm"
 _INVERTED = "layers.0.mlp.down_proj"
@@ -43,6 +45,13 @@ _PLACES = {
     "inverted_scale": _INVERTED,
     "missing_subnorm": _FIRST_SUB_NORM,
     "f16_subnorm": "sub_norm",
+    "nan": "norm",
+    "no_zeros": "layers.0.mlp.up_proj",
+}
+# What a master cannot show, and why.
+_NOT_IN_MASTER = {
+    "inverted_scale": "stores no scale that could be inverted",
+    "no_zeros": "is quantized at load, and has its zeros then",
 }
 _ROWS_AT_ONCE = 4096
 # Share of trits that are 0 in the released model's family, in 256ths: 31 %.
@@ -112,11 +121,9 @@ def save_created(
             checkpoint, path, format=format, encoding=encoding, force=force, prove=prove
         )
     encoding = encoding or ("master" if _released(checkpoint) == "latent" else "packed")
-    if encoding == "master" and checkpoint.source.detail.get("defect") == "inverted_scale":
-        raise UsageError(
-            "create.defect_encoding", "a master stores no scale that could be inverted",
-            "use --encoding packed",
-        )  # fmt: skip
+    why = _NOT_IN_MASTER.get(str(checkpoint.source.detail.get("defect")))
+    if encoding == "master" and why is not None:
+        raise UsageError("create.defect_encoding", f"a master {why}", "use --encoding packed")
     check_output(path, force=force)
     check_kind(path, directory=True)
     extra = _real_keys(checkpoint)
@@ -166,7 +173,10 @@ def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
 
     def read() -> np.ndarray:
         with np.errstate(over="ignore", under="ignore"):
-            return make(_rng(seed, name), size).astype(numpy_dtype(dtype))
+            values = make(_rng(seed, name), size).astype(numpy_dtype(dtype))
+        if defect == "nan" and name == _PLACES[defect]:
+            values.reshape(-1)[size[0] // 2] = np.nan
+        return values
 
     return TensorEntry(name, size, dtype, False, read)
 
@@ -189,7 +199,8 @@ class _Matrix:
         if self.defect == "zero_mlp" and self.name.startswith("layers.0.mlp."):
             return np.zeros(self.shape, np.int8)
         rng = _rng(self.seed, self.name)
-        return _TRIT_OF_BYTE[rng.integers(0, 256, self.shape, dtype=np.uint8)]
+        low = _ZEROS if self.defect == "no_zeros" and self.name == _PLACES["no_zeros"] else 0
+        return _TRIT_OF_BYTE[rng.integers(low, 256, self.shape, dtype=np.uint8)]
 
     def _scale(self) -> np.ndarray:
         rng = _rng(self.seed, self.name + "#scale")

@@ -116,8 +116,8 @@ class Examiner:
         ternary = value.kind == TERNARY
         faults = tuple((_check_trits if ternary else _check_integers)(name, value))
         self._found += faults
-        # The scale of nothing but zeros is a floor, not a measurement; that of other kinds is
-        # of a peak, and lies elsewhere.
+        # The scale of nothing but zeros is a floor, not a measurement; that of other kinds is of
+        # a peak, and lies elsewhere.
         if ternary and not any(fault.code == "weights.all_zero" for fault in faults):
             self._scales[name] = float(np.exp(np.mean(np.log(np.asarray(value.scale)))))
 

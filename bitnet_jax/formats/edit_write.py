@@ -1,8 +1,8 @@
 """Writing an edited model: the weights' bytes as they are, everything else as it was edited.
 
-One table: a format that can be edited is a row. A `.bitnet` file is written anew, tensor by tensor;
-a folder of transformers is copied file by file, and the keys that changed are put into its JSON
-files, which keep all others.
+One table: a format that can be edited is a row. A `.bitnet` file and a GGUF file of ours are
+written anew, tensor by tensor; a folder of transformers is copied file by file, and the keys that
+changed are put into its JSON files, which keep all others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bitnet_jax.containers.gguf import open_gguf_file
 from bitnet_jax.containers.native import open_native
 from bitnet_jax.core.errors import InternalError, UsageError
 from bitnet_jax.core.paths import atomic_directory, check_output, os_failure
@@ -77,6 +80,32 @@ def _bitnet(
             raise InternalError("edit.weights", f"the bytes of `{changed[0]}` changed")
 
     saved = save_checkpoint(after, path, format="bitnet", force=force, prove=same_bytes)
+    return saved.outputs
+
+
+def _gguf(
+    before: Checkpoint, after: Checkpoint, path: Path, force: bool, prove: Prove
+) -> tuple[Path, ...]:
+    source = open_gguf_file(before.source.path)
+    if not before.source.detail.get("digests"):
+        raise UsageError(
+            "edit.format",
+            f"`{before.source.path}` is a GGUF file of another program: keys that are not known "
+            "here would be lost",
+            "edit what it was made from, or convert it: bitnet model convert -f gguf",
+        )
+
+    def same_bytes(written: Path, saved: Saved) -> None:
+        prove(written, saved)
+        made = open_gguf_file(written)
+        for name in source.tensors:
+            if not np.array_equal(made.read_bytes(name), source.read_bytes(name)):
+                raise InternalError("edit.weights", f"the bytes of `{name}` changed")
+
+    encoding = before.source.encoding
+    saved = save_checkpoint(
+        after, path, format="gguf", encoding=encoding, force=force, prove=same_bytes
+    )
     return saved.outputs
 
 
@@ -174,4 +203,4 @@ def _with_keys(path: os.PathLike, changes: Mapping[str, Any], drop: tuple[str, .
 
 
 Writer = Callable[[Checkpoint, Checkpoint, Path, bool, Prove], tuple[Path, ...]]
-WRITERS: dict[str, Writer] = {"bitnet": _bitnet, "huggingface": _huggingface}
+WRITERS: dict[str, Writer] = {"bitnet": _bitnet, "huggingface": _huggingface, "gguf": _gguf}

@@ -33,8 +33,8 @@ class Upload:
         if not store_of(folder).writable:
             raise Unavailable(
                 "store.read_only",
-                f"writing to `{folder}` is not built yet in this version",
-                "write to a local path and upload that: for the hub, `hf upload`",
+                f"nothing is written to `{folder}` as it is made",
+                "write to a local path, and `bitnet model publish PATH hf://org/name` it",
             )
         refuse_offline(folder, reach)
         self.folder, self._reach = folder, reach

@@ -1,4 +1,4 @@
-"""What each linear costs: against the same by hand; the predicted beside the measured."""
+"""Sensitivity: what is measured is what a hand computes; what is predicted orders linears alike."""
 
 import jax
 import jax.numpy as jnp

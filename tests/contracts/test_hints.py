@@ -47,7 +47,7 @@ def named(text: str) -> Iterator[tuple[str, list[str]]]:
     for match in NAMED.finditer(text):
         first, rest = match[1], match[2]
         words = rest.split()
-        options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
+        options = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest)
         if first in registry.GROUPS:
             second = re.match(r" ([a-z][a-z-]*)(?![\w:])", rest)
             if second is not None:

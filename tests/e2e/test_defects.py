@@ -21,10 +21,13 @@ FOUND = {
     "missing_subnorm": (
         "model.missing_sub_norm", {"layers.0.self_attn.attn_sub_norm"}, False, "original"),
     "f16_subnorm": ("norm.float16", NORMS, True, "bfloat16 original"),
+    "nan": ("weights.not_finite", {"norm"}, True, "original dtype"),
+    "no_zeros": ("weights.histogram", {"layers.0.mlp.up_proj"}, True, "absmean"),
 }  # fmt: skip
 
 PACKED = [(defect, "packed") for defect in FOUND]
-MASTER = [(defect, "master") for defect in FOUND if defect != "inverted_scale"]
+NOT_IN_MASTER = {"inverted_scale", "no_zeros"}
+MASTER = [(defect, "master") for defect in FOUND if defect not in NOT_IN_MASTER]
 CASES = mostly_heavy([*PACKED, *MASTER], [*PACKED, MASTER[0]])
 
 

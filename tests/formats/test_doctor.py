@@ -25,6 +25,10 @@ FOUND = {
     ("missing_subnorm", "bitnet"): ("model.missing_sub_norm", FIRST_NORM),
     ("f16_subnorm", "huggingface"): ("norm.float16", NORMS),
     ("f16_subnorm", "bitnet"): ("norm.float16", NORMS),
+    ("nan", "huggingface"): ("weights.not_finite", {"norm"}),
+    ("nan", "bitnet"): ("weights.not_finite", {"norm"}),
+    ("no_zeros", "huggingface"): ("weights.histogram", {"layers.0.mlp.up_proj"}),
+    ("no_zeros", "bitnet"): ("weights.histogram", {"layers.0.mlp.up_proj"}),
 }
 
 

@@ -185,3 +185,29 @@ def test_metadata_that_is_none_is_refused(tmp_path, raw):
     with pytest.raises(BadData) as caught:
         open_checkpoint(tmp_path / "m.hf")
     assert caught.value.code == "model.metadata"
+
+
+def test_a_gguf_file_of_ours(tmp_path):
+    from bitnet_jax.containers.gguf import open_gguf_file
+    from tests.formats import gguf_models as made
+
+    path, other = tmp_path / "m.gguf", tmp_path / "e.gguf"
+    save_checkpoint(made.model(made.wide(activation="silu")), path, encoding="tq2_0")
+    edit(path, other, entries={"general.name": "Tiny", "eos_token_ids": "5"})
+    again = open_checkpoint(other)
+    assert again.metadata["general.name"] == "Tiny" and again.spec.eos_token_ids == (5,)
+    one, two = open_gguf_file(path), open_gguf_file(other)
+    for name in one.tensors:
+        assert one.read_bytes(name).tobytes() == two.read_bytes(name).tobytes()
+
+
+def test_a_gguf_file_of_another_program_is_refused(tmp_path):
+    from tests.formats import gguf_edit
+    from tests.formats import gguf_models as made
+
+    path = tmp_path / "m.gguf"
+    save_checkpoint(made.model(made.wide(activation="silu")), path, encoding="tq2_0")
+    gguf_edit.without_ours(path, path)
+    with pytest.raises(UsageError) as caught:
+        edit(path, tmp_path / "e.gguf", entries={"general.name": "Tiny"})
+    assert caught.value.code == "edit.format" and not (tmp_path / "e.gguf").exists()

@@ -25,7 +25,7 @@ Keys:
   tokenizer.chat_template  only --unset; --chat-template puts a file in
   tokenizer.eos_token      also bos_token, pad_token, unk_token: a token of the vocabulary
 What says what the model computes (sizes, eps, theta) is refused. .bitnet files and folders of
-transformers; the digests are compared with those of what was written."""
+transformers and GGUF files of ours; digests are compared with those of what was written."""
 
 
 @dataclass

@@ -204,3 +204,22 @@ def test_quickstart_record_to_page():
     data["digest"]["kernel"] = digest | {"trits": "c" * 64}
     named = [section.title for section in quickstart(data)]
     assert "Training, file and kernel DIFFER" in named
+
+
+def test_diff_and_compare_and_debug(bitnet, tiny, tmp_path):
+    one, other = tiny(), tiny("other.hf", 2, "--seed", "1")
+    done = bitnet("model", "diff", one, other, "--report", "page.html", "--json")
+    root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert done.rc == 1 and record(root) == done.envelope
+    assert check_numbers(root, done.envelope["data"]) > 0
+    assert titles(root) == ["Trits that changed", "tensor", "Digests"]
+    assert bitnet("model", "diff", one, one).out.startswith("the same model")
+    line = ["model", "compare", one, other, "--metrics", "size"]
+    _, root = page_of(bitnet, tmp_path, *line)
+    assert titles(root) == ["Trits that agree", "Size", "Tensors"]
+    line = ["dev", "debug", one, "--against", other]
+    done = bitnet(*line, "--report", "page.html", "--force", "--json")
+    root = parse((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert done.rc == 1 and done.envelope["errors"][0]["code"] == "debug.diverges"
+    assert record(root) == done.envelope and check_numbers(root, done.envelope["data"]) > 0
+    assert "Mean size of each op's results, in prefill" in titles(root)
