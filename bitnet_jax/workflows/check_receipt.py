@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BadData, BitnetError, NoInput
+from bitnet_jax.core.errors import BadData, BitnetError, NoInput, UsageError
 from bitnet_jax.core.outputs import os_failure
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -83,7 +83,15 @@ def _read(path: Path) -> tuple[dict[str, Any], Finding | None]:
     except OSError as error:
         raise os_failure(error, "read", path) from error
     try:
-        return unsealed(data), None
+        record = unsealed(data)
+        if "quantized" in record:
+            raise UsageError(
+                "receipt.quantized",
+                f"`{path}` is of a quantization: its source holds floats, which no digest is of",
+                "quantize again (`bitnet quant convert`) and compare the digests, or compare the "
+                "two models: `bitnet quant validate`",
+            )
+        return record, None
     except BadData as error:
         fix = error.hint or _FIX.format(what="the receipt")
         # What it still says is looked at too: that names what was altered.

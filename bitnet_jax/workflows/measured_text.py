@@ -196,7 +196,8 @@ def _windows(
     rows = [np.asarray(sequence, np.int64) for sequence in sequences]
     total = sum(map(len, rows))
     head = [] if bos is None else [bos]
-    inside = min(length, total // FEWEST + len(head)) - len(head)
+    # Few tokens, there or wanted, make short windows: there are to be several in any case.
+    inside = min(length, total // FEWEST + len(head), max(tokens // FEWEST, SHORTEST)) - len(head)
     if inside + len(head) < SHORTEST or inside < 1:
         return None
     wanted = max(tokens // (inside + len(head)), FEWEST)

@@ -7,7 +7,6 @@ opened again, beside the original's on the same text.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import numpy as np
 
 from bitnet_jax.analysis.hessians import hessians
 from bitnet_jax.bench.progress import task
-from bitnet_jax.core.errors import BitnetError, InternalError, UsageError, did_you_mean
+from bitnet_jax.core.errors import BadData, BitnetError, InternalError, UsageError, did_you_mean
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.deliver import delivered
 from bitnet_jax.formats.open import open_checkpoint
@@ -28,6 +27,7 @@ from bitnet_jax.formats.save import check_save, format_of
 from bitnet_jax.passes.pack import pack_parameter
 from bitnet_jax.quant.error_feedback import Fed, feed_errors
 from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.workflows.conversion_receipt import unsealed
 from bitnet_jax.workflows.convert import convert_checkpoint
 from bitnet_jax.workflows.measured_text import TOKENS, Windows, read_windows
 from bitnet_jax.workflows.model_pair import losses, read_alone
@@ -133,23 +133,26 @@ def quant_converted(
     output = Path(output)
     receipt = receipt_path(output, format)
     try:
-        record = json.loads(receipt.read_bytes())
+        record = unsealed(receipt.read_bytes())
         wanted = (format_of(output, format), encoding or record["encoding"])
         same = wanted == (record["format"], record["encoding"])
         about, read = record["quantized"], record["text"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        names = [str(name) for name in record["outputs"]]
+    except (OSError, BadData, TypeError, KeyError):
         return None  # no receipt of ours
     checkpoint = open_checkpoint(source, offline=offline)
     model = float_model(checkpoint, precision, recipe)
     if not same or method != "absmean" or about != asked(model, precision, method):
         return None
-    if read != read_windows(checkpoint, text, tokens=tokens).to_json():
+    if read["sha256"] != read_windows(checkpoint, text, tokens=tokens).sha256:
         return None
     try:
         check_written(quantized_checkpoint(model), open_checkpoint(output))
     except BitnetError:
         return None
-    return {**{k: v for k, v in record.items() if k != "schema"}, "receipt": str(receipt)}
+    outputs = [str(output if name == output.name else output / name) for name in names]
+    told = {"source": checkpoint.source.to_json(), "outputs": outputs, "receipt": str(receipt)}
+    return {**record, **told}
 
 
 def asked(model: FloatModel, precision: str, method: str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_ids_that_are_none(lines, code):
 def test_ids_make_windows_as_text_does():
     float_model("m.hf", tokenizer=False)
     Path("ids.jsonl").write_text("\n".join(json.dumps({"tokens": [n] * 100}) for n in range(3)))
-    found = read_windows(bj.open_checkpoint("m.hf"), "ids.jsonl", tokens=96, length=32).tokens
+    found = read_windows(bj.open_checkpoint("m.hf"), "ids.jsonl", tokens=128, length=32).tokens
     assert found.shape == (4, 32)
     # Each begins with the model's own first token; the first of every line, then the second.
     assert (found[:, 0] == 256).all() and found[:, 1].tolist() == [0, 1, 2, 0]
