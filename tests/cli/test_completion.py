@@ -75,7 +75,7 @@ def test_what_kind_of_value_is_completed(words, name, kind):
 
 
 def test_choices_and_keys():
-    formats = ["bitnet", "huggingface", "gguf"]
+    formats = ["bitnet", "huggingface", "gguf", "onnx"]
     assert value_of(("model", "convert"), "--format").choices == formats
     assert value_of((), "--emit").choices[0] == "table"
     assert value_of(("dev", "completion"), "word_shell").choices == list(SHELLS)
@@ -92,7 +92,7 @@ def test_a_script_says_how_it_is_kept_and_names_every_command(shell):
     assert f"# To keep it:\n#   bitnet dev completion {shell} >" in text
     for command in registry.built():
         assert command.name in text
-    assert "optimize" not in text  # of `quant`, of which nothing runs but an alias
+    assert "publish" not in text  # announced, and not built yet
     if shell != "tcsh":
         assert all(f"complete_file_{kind}" in text or f"complete_{kind}" in text for kind in KINDS)
         wanted = {"bash": '"${BITNET_CONFIG_DIR:-/con fig/\\$x}"', "powershell": "'/con fig/$x'"}

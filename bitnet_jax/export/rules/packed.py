@@ -61,11 +61,21 @@ def _matmul(low: Lowering, eqn: Any, values: Sequence[Any]) -> list[str]:
         y = _grouped(low, q, (matrix, shape), scale, aval.shape, p)
         y = b.op("Mul", y, by_token)
     else:
-        acc = b.cast(b.op("MatMulInteger", q, matrix), "float32")
+        acc = b.cast(_apart(low, b.op("MatMulInteger", q, matrix), p, aval), "float32")
         axes = (1, 2) if p["scale_kind"] == "tensor" else (1,)
         wide = b.unsqueeze(scale, *axes)
         y = b.op("Mul", acc, b.op("Mul", wide, by_token))
     return [y if out == "float32" else b.cast(y, out)]
+
+
+def _apart(low: Lowering, acc: str, p: Any, x: Any) -> str:
+    """`acc` [B, M, out] as it is, by a Reshape, which costs nothing.
+
+    ONNX Runtime puts MatMulInteger, Cast and two Muls into one node whose scales are the
+    tensor's and the token's, multiplied in another order than the contract's; not across this.
+    """
+    sizes = [int(x.shape[0]), -1, int(p["out_features"])]
+    return low.builder.op("Reshape", acc, low.builder.ints(sizes))
 
 
 def _grouped(
