@@ -1,7 +1,7 @@
 """Reading ONNX models that nobody vouches for: the protobuf, and the data files beside it.
 
-The protobuf is parsed by the `onnx` package, which is imported when the first file is opened; what it
-takes on faith is checked here. A tensor's data is read when asked. Knows no op and no model.
+The protobuf is parsed by the `onnx` package, which is imported when the first file is opened; what
+it takes on faith is checked here. A tensor's data is read when asked. Knows no op and no model.
 Writing is the exporter's.
 """
 
@@ -20,8 +20,14 @@ from bitnet_jax.containers.blob import Blob
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.onnx_external import Places, Span
 from bitnet_jax.containers.onnx_graph import check_graph, subgraphs
-from bitnet_jax.containers.onnx_types import STRING, TYPES, ElementType, byte_size, from_bytes
-from bitnet_jax.containers.onnx_types import from_field
+from bitnet_jax.containers.onnx_types import (
+    STRING,
+    TYPES,
+    ElementType,
+    byte_size,
+    from_bytes,
+    from_field,
+)
 from bitnet_jax.containers.sniff import HEAD, wrong_kind
 from bitnet_jax.core.errors import BadData, nearest, shown
 
@@ -112,7 +118,7 @@ class OnnxFile:
         if proto.HasField("raw_data"):
             raw = np.frombuffer(proto.raw_data, np.uint8).copy()
             return from_bytes(raw, tensor.kind, tensor.shape)
-        values = np.array(getattr(proto, tensor.kind.field), _FIELDS[tensor.kind.field])
+        values: np.ndarray = np.array(getattr(proto, tensor.kind.field), _FIELDS[tensor.kind.field])
         try:
             return from_field(values, tensor.kind, tensor.shape)
         except (ValueError, OverflowError) as error:
@@ -169,7 +175,7 @@ def open_onnx(path: os.PathLike | str) -> OnnxFile:
 
 def _parse(blob: Blob, path: Path, head: bytes) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return onnx.ModelProto.FromString(memoryview(blob.read(0, blob.size)).tobytes())

@@ -142,7 +142,9 @@ def _check_recursion(model: Any, keys: set[tuple[str, str]], where: str) -> None
     """Functions must not call each other in a circle, nor in a tree that explodes."""
     calls = {
         (function.domain, function.name): [
-            key for node in _all_nodes(function.node) if (key := (node.domain, node.op_type)) in keys
+            key
+            for node in _all_nodes(function.node)
+            if (key := (node.domain, node.op_type)) in keys
         ]
         for function in model.functions
     }
@@ -152,9 +154,10 @@ def _check_recursion(model: Any, keys: set[tuple[str, str]], where: str) -> None
     def size(key: tuple[str, str], path: tuple[tuple[str, str], ...]) -> int:
         if key in path or len(path) > MAX_DEPTH:
             raise BadData(
-                "onnx.graph", f"{where}: function {shown(key[1])} calls itself, or nests too deeply",
+                "onnx.graph",
+                f"{where}: function {shown(key[1])} calls itself, or nests too deeply",
                 _HOSTILE,
-            )  # fmt: skip
+            )
         if key not in sizes:
             sizes[key] = own[key] + sum(size(other, (*path, key)) for other in calls[key])
         return sizes[key]

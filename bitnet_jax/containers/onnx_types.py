@@ -93,7 +93,7 @@ def _of_codes(codes: np.ndarray, kind: ElementType) -> np.ndarray:
         return codes.view(kind.numpy)
     if kind.name.startswith("INT"):
         half = 1 << kind.bits - 1
-        return (((codes.astype(np.int8) ^ half) - half)).astype(kind.numpy)
+        return ((codes.astype(np.int8) ^ half) - half).astype(kind.numpy)
     return codes.astype(kind.numpy)
 
 
