@@ -94,7 +94,7 @@ class OnnxFunction:
     def _checked(self, item: OnnxInput, value: Any) -> Any:
         value = as_jax(np.asarray(value)) if not hasattr(value, "aval") else value
         wanted = jax.dtypes.canonicalize_dtype(item.dtype)
-        shape = item.shape
+        shape: Any = item.shape
         found: tuple[int, ...] = tuple(value.shape)
         fits = shape is None or (
             len(shape) == len(found)
