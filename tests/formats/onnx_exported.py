@@ -246,6 +246,113 @@ FIRST: dict[str, Row] = {
 }
 
 
+@torch.jit.script
+def steps(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    for i in range(3):
+        if bool(x.sum() > -100.0):
+            x = torch.tanh(x @ w) + i
+    return x
+
+
+class Looping(nn.Module):
+    """A loop and a choice that are kept by a script, the choice by the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return steps(x, self.weight)
+
+
+class Cached(nn.Module):
+    """A decoder with its cache as inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = t.LlamaForCausalLM(_llama())
+
+    def forward(self, input_ids: torch.Tensor, *past: torch.Tensor) -> Any:
+        cache = t.DynamicCache()
+        for layer in range(len(past) // 2):
+            cache.update(past[2 * layer], past[2 * layer + 1], layer)
+        mask = torch.ones(1, past[0].shape[2] + input_ids.shape[1], dtype=torch.int64)
+        out = self.model(input_ids, past_key_values=cache, attention_mask=mask, use_cache=True)
+        layers = out.past_key_values.layers
+        return out.logits, *(x for layer in layers for x in (layer.keys, layer.values))
+
+
+def _cached() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    names = [f"past.{layer}.{what}" for layer in range(2) for what in ("key", "value")]
+    past = {name: torch.randn(1, 1, 3, 16) for name in names}
+    return Cached(), {"input_ids": ids(4, 1), **past}
+
+
+def _swin() -> Any:
+    return t.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2],
+                        window_size=4, num_labels=4)  # fmt: skip
+
+
+def _gemma() -> Any:
+    return t.GemmaConfig(**GROUPED | {"head_dim": 16})
+
+
+def _phi() -> Any:
+    return t.PhiConfig(**TINY | {"partial_rotary_factor": 0.5})
+
+
+def _opt() -> Any:
+    return t.OPTConfig(**TINY | {"ffn_dim": 48, "word_embed_proj_dim": 32})
+
+
+def _mobilenet() -> Any:
+    return t.MobileNetV2Config(num_labels=4, depth_multiplier=0.25, image_size=32)
+
+
+def _wav2vec() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    config = t.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        conv_dim=(8, 8), conv_stride=(4, 2), conv_kernel=(8, 3), num_feat_extract_layers=2,
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, attn_implementation="eager",
+    )  # fmt: skip
+    given = {"input_values": torch.randn(1, 160)}
+    return Only(t.Wav2Vec2Model(config), tuple(given), "last_hidden_state"), given
+
+
+# Those that were added when the lowering was done, and that it had never seen.
+LATER: dict[str, Row] = {
+    "mistral, dynamo": Row(decoder(t.MistralForCausalLM, lambda: t.MistralConfig(**GROUPED)), True),
+    "gemma": Row(decoder(t.GemmaForCausalLM, _gemma), False, free=FREE),
+    "phi, dynamo": Row(decoder(t.PhiForCausalLM, _phi), True),
+    "opt": Row(decoder(t.OPTForCausalLM, _opt), False, free=FREE),
+    "bitnet, dynamo": Row(decoder(t.BitNetForCausalLM, lambda: t.BitNetConfig(**GROUPED)), True),
+    "qwen3": Row(
+        decoder(t.Qwen3ForCausalLM, lambda: t.Qwen3Config(**GROUPED | {"head_dim": 16})), False
+    ),
+    "llama with its cache": Row(_cached, False),
+    "distilbert, dynamo": Row(
+        encoder(
+            t.DistilBertModel,
+            lambda: t.DistilBertConfig(vocab_size=48, dim=32, hidden_dim=48, n_layers=2, n_heads=2),
+        ),
+        True,
+    ),
+    "roberta, dynamic int8": Row(
+        encoder(t.RobertaModel, lambda: t.RobertaConfig(**TINY | {"max_position_embeddings": 40})),
+        False,
+        dynamic,
+    ),
+    "swin": Row(images(t.SwinForImageClassification, _swin, size=32), False),
+    "mobilenet": Row(images(t.MobileNetV2ForImageClassification, _mobilenet, size=32), False),
+    "mobilenet, static QDQ": Row(
+        images(t.MobileNetV2ForImageClassification, _mobilenet, size=32), False, static_qdq
+    ),
+    "wav2vec": Row(_wav2vec, False),
+    "a loop": Row(plain(Looping, 4, 8), False),
+    "gpt2, 4 bits": Row(decoder(t.GPT2LMHeadModel, _gpt2), False, four_bits, FREE),
+}
+
+
 @dataclass(frozen=True)
 class Exported:
     """A file, its inputs, and what ONNX Runtime makes of them."""
