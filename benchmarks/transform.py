@@ -26,7 +26,7 @@ from jax import lax
 
 import bitnet_jax as bj
 from bitnet_jax.ir.program import trace
-from bitnet_jax.models import blocks
+from bitnet_jax.models import layers
 from bitnet_jax.models.families import family_of
 from bitnet_jax.passes.plan import make_plan
 from bitnet_jax.passes.quantize_linears import quantize_linears
@@ -78,7 +78,7 @@ def main() -> None:
         return jax.jit(lambda p, t: loss(p, t)).trace(params, TOKENS)
 
     def hand_step() -> Any:
-        with mock.patch.object(blocks.Linear, "__call__", by_hand):
+        with mock.patch.object(layers.Linear, "__call__", by_hand):
             return step(forward)
 
     program = trace(forward, params, TOKENS)

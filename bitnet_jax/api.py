@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitnet_jax.analysis.debug import debug as debug
+    from bitnet_jax.analysis.diff import diff as diff
     from bitnet_jax.analysis.inspect import inspect as inspect
     from bitnet_jax.bench.compare import bench_compare as bench_compare
     from bitnet_jax.bench.profile import bench_profile as bench_profile
@@ -49,13 +51,20 @@ if TYPE_CHECKING:
     from bitnet_jax.runtime.model import Generation as Generation
     from bitnet_jax.runtime.model import Model as Model
     from bitnet_jax.runtime.model import load as load
+    from bitnet_jax.workflows.compare import compare as compare
     from bitnet_jax.workflows.convert import convert as convert
     from bitnet_jax.workflows.convert import converted as converted
     from bitnet_jax.workflows.create import create as create
     from bitnet_jax.workflows.create import list_architectures as list_architectures
     from bitnet_jax.workflows.digest import digest as digest
+    from bitnet_jax.workflows.edit import edit as edit
     from bitnet_jax.workflows.environment import environment as environment
     from bitnet_jax.workflows.kernels import build_kernels as build_kernels
+    from bitnet_jax.workflows.publish import publish as publish
+    from bitnet_jax.workflows.quant_analyze import quant_analyze as quant_analyze
+    from bitnet_jax.workflows.quant_convert import quant_convert as quant_convert
+    from bitnet_jax.workflows.quant_convert import quant_converted as quant_converted
+    from bitnet_jax.workflows.quant_validate import quant_validate as quant_validate
     from bitnet_jax.workflows.quickstart import quickstart as quickstart
     from bitnet_jax.workflows.train import train_qat as train_qat
     from bitnet_jax.workflows.train import train_start as train_start
@@ -89,11 +98,15 @@ HOMES: dict[str, str] = {
     "bench_run": "bench.run",
     "bench_validate": "bench.validate",
     "build_kernels": "workflows.kernels",
+    "compare": "workflows.compare",
     "convert": "workflows.convert",
     "converted": "workflows.convert",
     "create": "workflows.create",
+    "debug": "analysis.debug",
+    "diff": "analysis.diff",
     "digest": "workflows.digest",
     "dump_passes": "ir.stages",
+    "edit": "workflows.edit",
     "environment": "workflows.environment",
     "explain": "passes.explain",
     "inspect": "analysis.inspect",
@@ -102,6 +115,11 @@ HOMES: dict[str, str] = {
     "load_plugin": "models.families",
     "open_checkpoint": "formats.open",
     "pack": "passes.pack",
+    "publish": "workflows.publish",
+    "quant_analyze": "workflows.quant_analyze",
+    "quant_convert": "workflows.quant_convert",
+    "quant_converted": "workflows.quant_convert",
+    "quant_validate": "workflows.quant_validate",
     "quickstart": "workflows.quickstart",
     "report_page": "report.page",
     "tap": "passes.tap",
@@ -139,11 +157,15 @@ __all__ = (
     "bench_run",
     "bench_validate",
     "build_kernels",
+    "compare",
     "convert",
     "converted",
     "create",
+    "debug",
+    "diff",
     "digest",
     "dump_passes",
+    "edit",
     "environment",
     "explain",
     "inspect",
@@ -152,6 +174,11 @@ __all__ = (
     "load_plugin",
     "open_checkpoint",
     "pack",
+    "publish",
+    "quant_analyze",
+    "quant_convert",
+    "quant_converted",
+    "quant_validate",
     "quickstart",
     "report_page",
     "tap",

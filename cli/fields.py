@@ -37,6 +37,7 @@ def option(
     built: bool = True,
     shown_default: str | None = None,
     report: bool = False,
+    export: bool = False,
 ) -> Any:
     """Returns a dataclass field that is an option.
 
@@ -55,6 +56,7 @@ def option(
       built: False for an option that is announced: help shows it, giving it is refused.
       const: the value when it is given without one (with nargs="?").
       report: its value is the page to write, as that of --report (`session` writes it).
+      export: its value is a file for the record's data, as --export-json (`session` writes it).
       shown_default: what help says when the true default is only known later.
     """
     metadata: dict[str, Any] = {"help": help}
@@ -74,6 +76,7 @@ def option(
         "commas": commas or None,
         "count": count or None,
         "report": report or None,
+        "export": export or None,
         "built": None if built else False,
     }
     metadata.update({key: value for key, value in given.items() if value is not None})

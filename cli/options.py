@@ -65,16 +65,20 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface")
+FORMATS = ("bitnet", "huggingface", "gguf")
 # Those that are announced and not built yet, and the suffixes of an output that mean them.
 PLANNED_FORMATS = {
-    "gguf": (".gguf",),
     "onnx": (".onnx",),
     "safetensors": (".safetensors",),
     "stablehlo": (".stablehlo", ".mlir"),
 }
 # What the name of a model may end with, told by nothing but that.
-MODEL_SUFFIXES = (".bitnet", ".hf", *(s for names in PLANNED_FORMATS.values() for s in names))
+MODEL_SUFFIXES = (
+    ".bitnet",
+    ".hf",
+    ".gguf",
+    *(s for names in PLANNED_FORMATS.values() for s in names),
+)
 
 
 @dataclass
@@ -212,7 +216,7 @@ def encoding_option(shown_default: str = "the source's, where the format has it"
     return option(
         "-E",
         "--encoding",
-        help="the format's variant: packed, packed-1.6, master, latent, ...",
+        help="the format's variant: packed, master, tq2_0, i2_s, ... (`bitnet help formats`)",
         shown_default=shown_default,
     )
 
@@ -292,7 +296,34 @@ def export_metrics_option():
         "--export-metrics",
         type=named,
         metavar="FILE",
+        export=True,
         help="write the record's data as JSON to FILE",
+    )
+
+
+def qat_config_option():
+    return option(
+        type=named,
+        metavar="FILE",
+        help="the recipe whose rules say which linears (YAML); the family's where it has none",
+    )
+
+
+def text_option(help: str):
+    return option(
+        type=named,
+        metavar="FILE",
+        help=f"{help}; for a model without a tokenizer a .jsonl file of token ids",
+        shown_default="Python's own library",
+    )
+
+
+def text_tokens_option():
+    return option(
+        type=whole(32),
+        default=4096,
+        metavar="N",
+        help="how many tokens of the text: more take longer and narrow the intervals",
     )
 
 
@@ -412,6 +443,18 @@ class ModelArgs(PluginArgs):
 
     offline: bool = option(
         default=False, help="fetch nothing: use what is on this machine, or fail (exit 69)"
+    )
+
+
+@dataclass
+class PairArgs(ModelArgs):
+    """Base class of every command that holds one model against another."""
+
+    model1: str = option(
+        type=named, metavar="MODEL", positional=True, needed=True, help="the first model"
+    )
+    model2: str = option(
+        type=named, metavar="MODEL", positional=True, needed=True, help="the second model"
     )
 
 

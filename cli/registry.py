@@ -57,7 +57,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "commands.model.inspect:InspectArgs",
             "what is in a model, how many bits it stores, and where it will run",
         ),
-        ("model", "compare", None, "compare two models: trits, scales, accuracy, size, speed"),
+        (
+            "model",
+            "compare",
+            "commands.model.compare:CompareArgs",
+            "compare two models: trits, scales, accuracy, size, speed",
+        ),
         (
             "model",
             "create",
@@ -70,13 +75,43 @@ COMMANDS: tuple[Command, ...] = tuple(
             "commands.model.list_architectures:ListArchitecturesArgs",
             "the families and named shapes this version knows",
         ),
-        ("model", "edit", None, "edit a model's metadata and chat template"),
-        ("model", "diff", None, "what differs between two model files"),
-        ("model", "publish", None, "publish a model with its card, after a shown diff"),
+        (
+            "model",
+            "edit",
+            "commands.model.edit:EditArgs",
+            "edit a model's metadata and chat template",
+        ),
+        (
+            "model",
+            "diff",
+            "commands.model.diff:DiffArgs",
+            "what differs between two model files",
+        ),
+        (
+            "model",
+            "publish",
+            "commands.model.publish:PublishArgs",
+            "publish a model with its card, after a shown diff",
+        ),
         # quant
-        ("quant", "analyze", None, "what ternarizing each layer would cost"),
-        ("quant", "convert", None, "ternarize a float model under rules, with the measured loss"),
-        ("quant", "validate", None, "a quantized model against its original, within a tolerance"),
+        (
+            "quant",
+            "analyze",
+            "commands.quant.analyze:AnalyzeArgs",
+            "what ternarizing each layer would cost",
+        ),
+        (
+            "quant",
+            "convert",
+            "commands.quant.convert:QuantConvertArgs",
+            "ternarize a float model under rules, with the measured loss",
+        ),
+        (
+            "quant",
+            "validate",
+            "commands.quant.validate:QuantValidateArgs",
+            "a quantized model against its original, within a tolerance",
+        ),
         ("quant", "optimize", None, "tune scales, layouts and kernels for accuracy, size or speed"),
         # bench
         (
@@ -156,7 +191,12 @@ COMMANDS: tuple[Command, ...] = tuple(
             "versions, devices, kernels, extras, and the line that installs what is missing",
         ),
         ("dev", "init", None, "a new project that trains, tests and exports at once"),
-        ("dev", "debug", None, "activations per op; the first op that diverges"),
+        (
+            "dev",
+            "debug",
+            "commands.dev.debug:DebugArgs",
+            "activations per op; the first op that diverges",
+        ),
         ("dev", "test", None, "run the self-tests on chosen devices"),
         ("dev", "validate", None, "everything that can be proven about a model, in one report"),
         (

@@ -46,6 +46,7 @@ class Session:
         self.quiet = False
         self.debug = "--debug" in argv
         self.export: str | None = None
+        self.exports: list[str] = []
         self.page: str | None = None
         self.force = False
         self.said: list[str] = []
@@ -78,8 +79,12 @@ class Session:
         self.page = page_file(shared["report"], pages)
         if self.page:
             check_page(self.page, force=self.force)
-        if self.export and self.export != "-":
-            check_export(self.export, force=self.force)
+        more = [values[f.name] for f in dataclasses.fields(cls) if f.metadata.get("export")]
+        files = [file for file in (self.export, *more) if file]
+        self.exports = list(dict.fromkeys(files))
+        for file in self.exports:
+            if file != "-" or file in more:
+                check_export(file, force=self.force)
         with log.configured(
             self.streams.stderr,
             verbose=shared["verbose"],
@@ -101,8 +106,8 @@ class Session:
             finally:
                 context.progress.close()
         result.data = plain(result.data)  # what has no JSON form is met here, and told as a bug
-        if self.export:
-            self._export(result)
+        for file in self.exports:
+            self._export(result, file)
         if self.page:
             self._write_page(result, self.page)
         return result
@@ -164,30 +169,30 @@ class Session:
         if not self.quiet:
             self.streams.stderr.write(f"wrote {file}\n")
 
-    def _export(self, result: CommandResult) -> None:
+    def _export(self, result: CommandResult, file: str) -> None:
         """Writes --export-json; on stdout it stands for the table, and an envelope holds it.
 
         Where the file cannot be written, the record is still printed.
         """
-        if self.export == "-":
+        if file == "-":
             if self.emit == "table":
                 write_export(result.data, "-", self.streams, force=False)
                 result.sections = []
             return
         try:
-            write_export(result.data, str(self.export), self.streams, force=self.force)
+            write_export(result.data, file, self.streams, force=self.force)
         except BitnetError as error:
             result.fail(error)
             return
         if not self.quiet:
-            self.streams.stderr.write(f"wrote {self.export}\n")
+            self.streams.stderr.write(f"wrote {file}\n")
 
 
 _GLOBAL_NAMES = frozenset(GlobalArgs.__dataclass_fields__)
 
 
 def check_export(file: str, *, force: bool) -> None:
-    """Refuses, before the command runs, an --export-json that could not be written after it.
+    """Refuses, before the command runs, an export that could not be written after it.
 
     Raises:
       UsageError: its name is that of a model, which a slip of the hand would replace.
@@ -196,7 +201,7 @@ def check_export(file: str, *, force: bool) -> None:
         raise UsageError(
             "cli.export_name",
             f"`{file}` is the name of a model, not of a record",
-            f"--export-json writes JSON: name it `{Path(file).stem or 'record'}.json`",
+            f"an export is JSON: name it `{Path(file).stem or 'record'}.json`",
         )
     check_page(file, force=force)
 

@@ -75,6 +75,8 @@ def formats(width: int) -> str:
         "tokenizer, checksums (docs/formats/bitnet.md)",
         "huggingface": "a folder with config.json, safetensors and tokenizer; --encoding says how "
         "the weights stand in it",
+        "gguf": "one .gguf file for llama.cpp, tokenizer and chat template in it "
+        "(docs/formats/gguf.md)",
     }
     rows = [(name, about[name]) for name in FORMATS]
     rows += [
@@ -86,6 +88,14 @@ def formats(width: int) -> str:
         ("packed-1.6", "the same, five trits to a byte (format bitnet)"),
         ("master", "float weights that the online loader rounds to the same codes"),
         ("latent", "the float weights that training goes on from, where the source has them"),
+        ("tq2_0, tq1_0", "llama.cpp's blocks of 256 trits, 2.06 and 1.69 bits each (format gguf)"),
+        ("i2_s", "bitnet.cpp's blocks of 128 (format gguf)"),
+        (
+            "f32, bf16, f16",
+            "trits times scale as floats; a model of floats in that type (format gguf)",
+        ),
+        ("q8_0, q4_0", "a model of floats in blocks of 32 (format gguf)"),
+        ("tq2_0+q8_0, ...", "the same, embedding and head rounded to what stands after the +"),
     ]
     return "\n".join(
         [

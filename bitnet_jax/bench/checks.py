@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.machine import load_average
 from bitnet_jax.bench.probes import BUFFER, bandwidth, int8_peak
 from bitnet_jax.core.errors import CheckFailed, Unavailable
@@ -30,6 +29,7 @@ from bitnet_jax.quant.packing import pack_trits
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.stats.medians import median
+from bitnet_jax.targets.choose import choose
 
 _MIB, _GIB = 1 << 20, 1 << 30
 # Below this a model of 2 billion parameters does not load; a smaller one may.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.bench import room
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.hlo import NO_VALUE, Instruction, parse
 from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe
@@ -28,6 +27,7 @@ from bitnet_jax.core.outputs import check_output
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.stats.medians import Summary
+from bitnet_jax.targets.choose import choose
 
 RUNS = 9
 # How many instructions the record lists, the slowest first.

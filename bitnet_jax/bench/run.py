@@ -12,7 +12,6 @@ from typing import Any
 
 from bitnet_jax.bench import device_probes, room
 from bitnet_jax.bench import probes as host_probes
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.energy import Energy, energy
 from bitnet_jax.bench.holding import Holding
 from bitnet_jax.bench.machine import describe
@@ -28,6 +27,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.runtime.engine import Engine
 from bitnet_jax.stats.medians import Summary, median, ratio_interval
 from bitnet_jax.stats.rounds import Until, rounds
+from bitnet_jax.targets.choose import choose
 
 SCHEMA = "bench-run/1"
 # Tokens of the longer of the two generations whose difference the token times must explain.

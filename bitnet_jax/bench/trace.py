@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ def _events(path: Path, module: str) -> Iterator[tuple[str, object, float]]:
             for event in line.events:
                 if event.name.startswith("end: "):
                     continue
-                stats = dict(event.stats)
+                # The first look makes a type, of which Python 3.12 warns; where warnings are
+                # errors jaxlib then aborts the process.
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                    stats = dict(event.stats)
                 if stats.get("hlo_op") == event.name and stats.get("hlo_module") == module:
                     yield event.name, stats.get("run_id"), event.duration_ns / 1e9

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_jax.bench.checks import CHECKS, Check
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.machine import describe
 from bitnet_jax.bench.progress import task
 from bitnet_jax.core.errors import BitnetError, UsageError
+from bitnet_jax.targets.choose import choose
 
 # A quick validation begins no check after this, so that it stays under a minute.
 QUICK_SECONDS = 50.0

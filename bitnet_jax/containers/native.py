@@ -63,6 +63,7 @@ class NativeFile:
       files: names of the files it carries.
       digests: ``trits`` and ``trits_scales`` as the writer computed them.
       origin: what the source was, in the writer's words.
+      metadata: what the model says of itself, a JSON object; empty where the file has none.
       verify: compare checksums when reading.
     """
 
@@ -76,6 +77,7 @@ class NativeFile:
     producer: str
     origin: dict[str, Any]
     verify: bool = True
+    metadata: dict[str, Any] = field(default_factory=dict)
     _scales: np.ndarray | None = None
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -214,6 +216,7 @@ def parse_native(file: SafetensorsFile, verify: bool = True) -> NativeFile:
         producer=metadata.get("producer", ""),
         origin=parsed["origin"],
         verify=verify,
+        metadata=_json_object(metadata, "metadata", where) if "metadata" in metadata else {},
     )
     if verify:
         native.check_padding()  # a few short reads: most tensors end on a line anyway

@@ -49,6 +49,7 @@ class NativeWriter:
       floats: name -> (shape, dtype) of the others.
       files: what is carried along, whole.
       origin: what the source was; no paths, no times: they would change the bytes.
+      metadata: what the model says of itself; without any the file has no such key.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class NativeWriter:
         files: Mapping[str, bytes],
         origin: Mapping[str, Any],
         producer: str,
+        metadata: Mapping[str, Any] | None = None,
     ):
         self._fixed = {
             "format": FORMAT,
@@ -67,6 +69,7 @@ class NativeWriter:
             "producer": producer,
             "spec": _json(spec),
             "origin": _json(origin),
+            **({"metadata": _json(dict(sorted(metadata.items())))} if metadata else {}),
         }
         self._files = dict(files)
         self._rows: dict[str, Row] = {}

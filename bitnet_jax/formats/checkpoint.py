@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.core.errors import BadData
-from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.ir.spec import ModelSpec, Scalar
 from bitnet_jax.models.names import expected
 from bitnet_jax.quant.digest import Digest, DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
@@ -87,7 +87,8 @@ class Checkpoint:
     """Ordered canonical names to lazily read tensors, with spec and tokenizer.
 
     Invariants: `entries` holds exactly the names the family's spec asks for, each
-    with the shape the spec gives it; `spec.validate()` holds.
+    with the shape the spec gives it; `spec.validate()` holds; `metadata` is as
+    `formats.metadata` has it, and changes no result.
     """
 
     spec: ModelSpec
@@ -95,6 +96,7 @@ class Checkpoint:
     tokenizer: TokenizerFiles | None
     source: Source
     warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
 
     def read(self, name: str) -> np.ndarray | QuantTensor:
         """Reads one tensor."""

@@ -117,7 +117,8 @@ def save_created(
         )  # fmt: skip
     check_output(path, force=force)
     check_kind(path, directory=True)
-    spelling = Spelling(old=True, exact=False, extra=_real_keys(checkpoint), partial=True)
+    extra = _real_keys(checkpoint)
+    spelling = Spelling(old=True, exact=False, extra=extra, partial=True, card=False)
     with telling_space(checkpoint, path), atomic_directory(path, force=force) as folder:
         stored = "latent" if encoding == "master" else "autobitlinear"
         written = write_huggingface(checkpoint, folder, stored, spelling=spelling)

@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from bitnet_jax.containers.dtypes import FLOATS
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.safetensors import TensorInfo
 from bitnet_jax.core.errors import BadData, few, nearest
 from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
-from bitnet_jax.formats.huggingface_config import Config
+from bitnet_jax.formats.huggingface_config import Config, Quantization
 from bitnet_jax.formats.huggingface_files import IGNORED, tensors_of
 from bitnet_jax.formats.huggingface_packing import packed_rows
 from bitnet_jax.formats.huggingface_weights import (
+    BIAS_SUFFIX,
     LATENT_KEY,
     SCALE_SUFFIX,
     ExactScale,
@@ -34,7 +37,10 @@ from bitnet_jax.formats.huggingface_weights import (
     read_latent,
     read_master,
     read_packed,
+    read_scaled,
+    scale_of_bias,
 )
+from bitnet_jax.formats.metadata import CONFIG_KEY, check_metadata
 from bitnet_jax.formats.model_files import CONFIG
 from bitnet_jax.models.names import Expected, expected, tied_away
 
@@ -66,10 +72,13 @@ def open_huggingface(path: Path) -> Checkpoint:
     )
     warnings = list(config.warnings)
     wanted = expected(config.spec)
-    _check_names(path, wanted, stored, config, warnings)
-    encoding = _encoding(wanted, stored, config)
+    ones = _absent_norms(path, wanted, stored, config, warnings)
+    there = {name: item for name, item in wanted.items() if name not in ones}
+    _check_names(path, there, stored, config, warnings)
+    encoding = _encoding(there, stored, config)
     entries = {
-        name: _entry(item, stored, config, encoding, f"`{path}`") for name, item in wanted.items()
+        name: ones.get(name) or _entry(item, stored, config, encoding, f"`{path}`")
+        for name, item in wanted.items()
     }
     tokenizer = tokenizer_files.from_files(
         lambda name: tokenizer_files.read_small(folder / name), f"`{folder}`"
@@ -82,10 +91,43 @@ def open_huggingface(path: Path) -> Checkpoint:
         "files": sorted(file.path.name for file in files),
     }
     source = Source(path, "huggingface", encoding, detail)
-    return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings))
+    metadata = check_metadata(raw.get(CONFIG_KEY), f"`{config_path}`")
+    return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings), metadata)
 
 
 # ------------------------------------------------------------------- names and shapes
+
+
+def _absent_norms(
+    path: Path,
+    wanted: Mapping[str, Expected],
+    stored: Stored,
+    config: Config,
+    warnings: list[str],
+) -> dict[str, TensorEntry]:
+    """Norms inside linears that the file has not: the reference starts them at 1, and says so."""
+    norms = [item for item in wanted.values() if item.name.endswith(".rms_norm")]
+    kept = [i for i in wanted.values() if i.ternary and config.quantization.excludes(_module(i))]
+    if norms and kept:
+        raise BadData(
+            "config.unsupported",
+            f"`{path}`: use_rms_norm, and `{_module(kept[0])}` is not to be converted: that linear "
+            "alone would have no norm",
+            "all linears of the layers must be quantized, or none have a norm",
+        )
+    absent = [item for item in norms if item.huggingface not in stored.tensors]
+    if absent:
+        warnings.append(
+            f"`{path}` lacks {len(absent)} of {len(norms)} norms inside its linears: "
+            f"{few([item.huggingface for item in absent])}; they are 1, as in transformers"
+        )
+
+    def one(item: Expected) -> TensorEntry:
+        return TensorEntry(
+            item.name, item.shape, "float32", False, lambda: np.ones(item.shape, np.float32)
+        )
+
+    return {item.name: one(item) for item in absent}
 
 
 def _check_names(
@@ -111,12 +153,12 @@ def _check_names(
     if missing:
         first = missing[0]
         close = nearest(first, extra)
-        norm = "sub_norm" in first
+        norm = "sub_norm" in theirs[first].name
         raise TensorError(
             "model.missing_sub_norm" if norm else "model.missing_tensor",
             f"`{path}` lacks {len(missing)} of the {len(theirs)} tensors that its config asks "
             f"for: {few(missing)}" + (f"; found instead: {few(close)}" if close else ""),
-            _missing_hint(first, config),
+            _missing_hint(theirs[first], config),
             tensor=theirs[first].name,
         )
     if extra:
@@ -140,12 +182,12 @@ def _check_names(
             )
 
 
-def _missing_hint(name: str, config: Config) -> str:
-    if name == "lm_head.weight" and not config.spec.tie_embeddings:
+def _missing_hint(item: Expected, config: Config) -> str:
+    if item.name == "lm_head" and not config.spec.tie_embeddings:
         return (
             "if the head is tied to the embedding, config.json must say tie_word_embeddings: true"
         )
-    if "sub_norm" in name:
+    if "sub_norm" in item.name:
         return (
             "some converters drop the sub-norms; without them the model is another one: get the "
             "original checkpoint"
@@ -185,21 +227,29 @@ def _check_shape(path: Path, item: Expected, info: TensorInfo) -> None:
 def _encoding(wanted: Mapping[str, Expected], stored: Stored, config: Config) -> str:
     """How the ternary matrices are stored: ``packed``, ``master``, ``dequantized`` or ``float``."""
     matrices = [
-        item.huggingface
+        item
         for item in wanted.values()
         if item.ternary and not config.quantization.excludes(_module(item))
     ]
-    if any(stored.info(name).dtype == "U8" for name in matrices):
+    if any(stored.info(item.huggingface).dtype == "U8" for item in matrices):
         return "packed"
     if config.quantization.mode == "online":
         return "master"
-    if config.quantization.present or looks_ternary(stored, matrices[0]):
+    if config.quantization.present or looks_ternary(matrices[0], stored):
         return "dequantized"
     return "float"
 
 
 def _module(item: Expected) -> str:
     return item.huggingface.removesuffix(".weight")
+
+
+def _is_scaled(item: Expected, stored: Stored, quantization: Quantization) -> bool:
+    """True for the bias of a packed `autobitlinear`: it adds it first, and then multiplies."""
+    multiplies = quantization.linear_class == "autobitlinear" and quantization.mode == "offline"
+    if not multiplies or not item.huggingface.endswith(BIAS_SUFFIX):
+        return False
+    return scale_of_bias(item) in stored.tensors
 
 
 def _entry(
@@ -209,6 +259,10 @@ def _entry(
     quantization = config.quantization
     is_float = not item.ternary or encoding == "float" or quantization.excludes(_module(item))
 
+    if _is_scaled(item, stored, quantization):
+        return TensorEntry(
+            item.name, item.shape, "float32", False, lambda: read_scaled(item, stored, where)
+        )
     if is_float and info.dtype != "U8":
         return TensorEntry(
             item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored)

@@ -18,6 +18,8 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_huggingface, family_of
 from bitnet_jax.models.family import Family
 from bitnet_jax.models.huggingface import HuggingFace
+from bitnet_jax.models.linear_norms import write_linear_norms
+from bitnet_jax.models.missing import MISSING
 
 LINEAR_CLASSES = ("bitlinear", "autobitlinear")
 MODES = ("offline", "online")
@@ -80,7 +82,14 @@ def parse(raw: Any, generation: Mapping[str, Any], where: str) -> Config:
         raise BadData("config.value", f"{where}: {error.message}", error.hint) from error
     dtype = raw.get("dtype", raw.get("torch_dtype"))
     dtype = dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
-    return Config(spec, _quantization(raw, where), dtype, tuple(warnings))
+    assert family.huggingface is not None
+    quantization = _quantization(raw, family.huggingface, where)
+    if raw.get("is_bitnet_config") is True and not quantization.present:
+        warnings.append(
+            f"{where}: is_bitnet_config without quantization_config: the weights are read as "
+            "transformers loads them, as plain floats, unless they are ternary already"
+        )
+    return Config(spec, quantization, dtype, tuple(warnings))
 
 
 def _family(raw: Mapping[str, Any], where: str) -> Family:
@@ -91,9 +100,10 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
         return family
     found = f"architecture {shown(name)}" if name else f"model_type {shown(raw.get('model_type'))}"
     known = [f.huggingface.architecture for f in FAMILIES.values() if f.huggingface is not None]
+    missing = MISSING.get(name) if isinstance(name, str) else None
     raise BadData(
         "model.unknown_architecture",
-        f"{where}: {found} is not known",
+        f"{where}: {found} is not known" + (f": it has {missing}" if missing else ""),
         " ".join(["known: " + ", ".join(sorted(known)) + ".", ELSEWHERE, *problems]),
     )
 
@@ -136,10 +146,10 @@ def _tokens(
     }
 
 
-def _quantization(raw: Mapping[str, Any], where: str) -> Quantization:
+def _quantization(raw: Mapping[str, Any], config_of: HuggingFace, where: str) -> Quantization:
     found = raw.get("quantization_config")
     if found is None:
-        return Quantization(present=False)
+        return Quantization(present=False, mode="online" if config_of.masters else "offline")
     place = f"{where}: quantization_config"
     if not isinstance(found, dict):
         raise BadData("config.value", f"{place} is no JSON object")
@@ -162,13 +172,23 @@ def _quantization(raw: Mapping[str, Any], where: str) -> Quantization:
                 f"{place}: {key} {shown(value)} is none of {', '.join(known)}",
                 "it says whether weight_scale divides or multiplies: it is never guessed",
             )
-    if found.get("use_rms_norm"):
+    if found.get("use_rms_norm") and not config_of.linear_norms:
         raise BadData(
             "config.unsupported",
             f"{place}: use_rms_norm (a norm inside each linear)",
             "no released BitNet of this architecture has it",
         )
-    return Quantization(True, linear_class, mode, _excluded(found, place))
+    quantization = Quantization(True, linear_class, mode, _excluded(found, place))
+    listed = found.get("modules_to_not_convert") is not None
+    if listed and mode == "online" and not quantization.excludes("lm_head"):
+        # Left alone, transformers keeps the head float; given a list, only what is in it.
+        raise BadData(
+            "config.unsupported",
+            f"{place}: modules_to_not_convert leaves out lm_head, so that transformers would "
+            "quantize the head too; here it stays float",
+            "add lm_head to the list, if that is how the model was trained",
+        )
+    return quantization
 
 
 def _excluded(found: Mapping[str, Any], place: str) -> tuple[str, ...]:
@@ -208,11 +228,14 @@ def spell(
     if old_spelling:
         config = {k: v for k, v in config.items() if v is not None}
     config["torch_dtype" if old_spelling else "dtype"] = dtype
-    if quantization.present:
+    # What the architecture does by itself, its config does not say.
+    unsaid = config_of.masters and quantization.mode == "online" and not quantization.excluded
+    if quantization.present and not unsaid:
         config["quantization_config"] = {
             "linear_class": quantization.linear_class,
             "quant_method": "bitnet",
             "quantization_mode": quantization.mode,
+            **write_linear_norms(spec),
         }
         if quantization.excluded:
             config["quantization_config"]["modules_to_not_convert"] = list(quantization.excluded)
@@ -230,16 +253,22 @@ def _huggingface(spec: ModelSpec) -> HuggingFace:
     return config_of
 
 
-def check_spelling(spec: ModelSpec) -> None:
+def check_spelling(spec: ModelSpec, quantized: bool = True) -> None:
     """Raises `CannotCreate` unless a config can say what `spec` is.
 
     A field that its config has no key for would be read back as the family's default, and
     the model would be another one.
+
+    Args:
+      quantized: it is written with a `quantization_config`.
     """
     config_of = _huggingface(spec)
     family = family_of(spec.family)
     tokens = ("bos_token_id", "eos_token_ids", "pad_token_id")
-    fields = _fields(family, config_of.write(spec, False), f"the config of `{spec.family}`")
+    config = config_of.write(spec, False)
+    if quantized:
+        config = config | {"quantization_config": write_linear_norms(spec)}
+    fields = _fields(family, config, f"the config of `{spec.family}`")
     again = family.spec(**({name: getattr(spec, name) for name in tokens} | fields))
     ours, theirs = spec.to_json(), again.to_json()
     lost = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]

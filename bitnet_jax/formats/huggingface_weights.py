@@ -23,9 +23,9 @@ from bitnet_jax.containers.safetensors import SafetensorsFile, TensorInfo
 from bitnet_jax.core.errors import BadData
 from bitnet_jax.formats.huggingface_packing import unpack
 from bitnet_jax.models.names import Expected
+from bitnet_jax.quant.recover import recover
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.quant.ternary import (
-    EPSILON,
     absmean_scale,
     from_trits,
     trits_of,
@@ -35,6 +35,7 @@ from bitnet_jax.quant.ternary import (
 EXACT_KEY = "bitnet_jax.scales"
 LATENT_KEY = "bitnet_jax.latent"  # "true": the weights are trainable ones, not trits * s/p
 SCALE_SUFFIX = "_scale"  # `<module>.weight` has its scale in `<module>.weight_scale`
+BIAS_SUFFIX = ".bias"
 # A master's mean is recomputed by the reader in another order of additions.
 MASTER_TOLERANCE = 1e-6
 
@@ -112,10 +113,12 @@ def exact_metadata(scales: Mapping[str, ExactScale]) -> dict[str, str]:
     return {EXACT_KEY: json.dumps(rows, separators=(",", ":"))} if rows else {}
 
 
-def looks_ternary(stored: Stored, name: str) -> bool:
-    """True when the first elements of a float matrix are only {-c, 0, c}."""
-    values = np.unique(np.abs(stored.prefix(name, 4096).astype(np.float32)))
-    return len(values[values != 0]) <= 1
+def looks_ternary(item: Expected, stored: Stored) -> bool:
+    """True when the first rows of a float matrix are ternary, each by a scale or by its groups."""
+    inputs = item.file_shape[-1]
+    rows = min(max(4096 // inputs, 1), item.shape[0] if item.rows else item.file_shape[0])
+    values = stored.prefix(item.huggingface, rows * inputs)
+    return recover(values.reshape(rows, inputs)) is not None
 
 
 def _weight_scale(
@@ -158,10 +161,25 @@ def read_packed(
 
 
 def _tensor(
-    item: Expected, trits: np.ndarray, scale: Any, scale_dtype: str, dtype: str
+    item: Expected,
+    trits: np.ndarray,
+    scale: Any,
+    scale_dtype: str,
+    dtype: str,
+    *,
+    scale_kind: str = "tensor",
+    group_size: int = 0,
+    taken: bool = False,
 ) -> QuantTensor:
-    """The parameter whose trits a checkpoint holds as [out, in]."""
-    tensor = from_trits(trits, np.array(scale, np.float32), scale_dtype=scale_dtype, dtype=dtype)
+    """The parameter whose trits a checkpoint holds as [out, in], with others' unless `taken`."""
+    tensor = from_trits(
+        np.ascontiguousarray(trits if taken else item.taken(trits)),
+        np.array(scale, np.float32),
+        scale_kind=scale_kind,
+        group_size=group_size,
+        scale_dtype=scale_dtype,
+        dtype=dtype,
+    )
     if not item.transposed:
         return tensor
     return replace(tensor, shape=item.shape, out_axes=(1,), in_axes=(0,))
@@ -174,7 +192,19 @@ def turned(item: Expected, value: np.ndarray) -> np.ndarray:
 
 def read_float(item: Expected, stored: Stored) -> np.ndarray:
     """A parameter that is not ternary."""
-    return turned(item, stored.read(item.huggingface))
+    return turned(item, item.taken(stored.read(item.huggingface)))
+
+
+def scale_of_bias(item: Expected) -> str:
+    """Where the scale of the linear lies whose bias `item` is."""
+    return item.huggingface.removesuffix(BIAS_SUFFIX) + ".weight" + SCALE_SUFFIX
+
+
+def read_scaled(item: Expected, stored: Stored, where: str) -> np.ndarray:
+    """A bias that is added before `weight_scale` multiplies the sum: here, their product."""
+    scale = stored.read(scale_of_bias(item)).reshape(-1).astype(np.float32)
+    check_scales(item.name, scale, where)
+    return stored.read(item.huggingface).astype(np.float32) * scale
 
 
 def _check_exact_packed(
@@ -230,40 +260,53 @@ def read_latent(item: Expected, stored: Stored, where: str) -> np.ndarray:
     """The float weights of a master as they are: what training goes on from."""
     weights = stored.read(item.huggingface)
     _check_finite(item, weights, where)
-    return turned(item, weights)
+    return turned(item, item.taken(weights))
 
 
 def read_dequantized(
     item: Expected, stored: Stored, divides: bool, exact: ExactScale | None, where: str
 ) -> QuantTensor:
-    """Floats that are only {-c, 0, c}: c is the scale, times `weight_scale` where there is one."""
+    """Floats that are only {-c, 0, c}, as a whole or by row or group: c is the scale.
+
+    Times `weight_scale` where there is one.
+    """
     del exact  # what is stored is exact here
-    weights = stored.read(item.huggingface)
+    weights = item.taken(stored.read(item.huggingface))
     _check_finite(item, weights, where)
-    size = np.abs(weights.astype(np.float32))
-    c = size.max(initial=0)
-    bad = np.flatnonzero((size != 0) & (size != c))
-    if bad.size:
-        row, column = divmod(int(bad[0]), weights.shape[1])
-        raise TensorError(
-            "tensor.not_ternary",
-            f"{where}, tensor `{item.name}`: {bad.size} values are none of -{c}, 0 and {c}; the "
-            f"first at [{row}, {column}]",
-            "if these are the training weights, config.json must say quantization_mode: online; "
-            "to make a float model ternary: `bitnet train qat`",
-            tensor=item.name,
-        )
-    scale, scale_dtype = np.float32(c if c else EPSILON), str(weights.dtype)
+    found = recover(weights)
+    if found is None:
+        raise _not_ternary(item, weights, where)
+    scale, scale_dtype = found.scale, str(weights.dtype)
     if item.huggingface + SCALE_SUFFIX in stored.tensors:
         outer, outer_dtype = _weight_scale(item, stored, divides, where)
-        scale, scale_dtype = (outer, outer_dtype) if c in (0, 1) else (scale * outer, "float32")
-    check_scales(item.name, np.array(scale), where)
+        codes = found.scale_kind == "tensor" and (not found.trits.any() or float(scale) == 1)
+        scale = np.asarray(outer if codes else scale * outer, np.float32)
+        scale_dtype = outer_dtype if codes else "float32"
+    check_scales(item.name, scale, where)
     return _tensor(
         item,
-        np.sign(weights.astype(np.float32)).astype(np.int8),
+        found.trits,
         scale,
         "float32" if scale_dtype == "float64" else scale_dtype,
         str(weights.dtype),
+        scale_kind=found.scale_kind,
+        group_size=found.group_size,
+        taken=True,
+    )
+
+
+def _not_ternary(item: Expected, weights: np.ndarray, where: str) -> TensorError:
+    size = np.abs(weights.astype(np.float32))
+    c = size.max(initial=0)
+    bad = np.flatnonzero((size != 0) & (size != c))
+    row, column = divmod(int(bad[0]), weights.shape[1])
+    return TensorError(
+        "tensor.not_ternary",
+        f"{where}, tensor `{item.name}`: {bad.size} values are none of -{c}, 0 and {c}; the "
+        f"first at [{row}, {column}]; nor has each row, or each group of its inputs, one value",
+        "if these are the training weights, config.json must say quantization_mode: online; "
+        "to make a float model ternary: `bitnet train qat`",
+        tensor=item.name,
     )
 
 

@@ -1,15 +1,15 @@
 """Writing `transformers` checkpoints: a directory that its loader takes as it stands.
 
-Encodings: ``master`` (floats that the reference quantizes at load to the same
-trits and scale), ``autobitlinear`` and ``bitlinear`` (packed, multiply or divide),
-``packed`` (whichever of the two the source was), ``latent`` (the trainable
-weights). Tensors pass through one at a time; the config is written last, when
+Encodings: ``master`` (floats that the reference quantizes at load to the same trits and scale),
+``autobitlinear`` and ``bitlinear`` (packed, multiply or divide), ``packed`` (whichever of the
+two the source was), ``latent`` (the trainable weights), ``dequantized`` (floats that are trits
+times scale, of any kind). Tensors pass through one at a time; the config is written last, when
 the scales are known. Writes into a folder it is given: the caller makes it atomic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ from bitnet_jax.containers.safetensors_write import (
     encode_header,
 )
 from bitnet_jax.core.errors import CannotCreate
-from bitnet_jax.formats import tokenizer_files
-from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats import model_card, tokenizer_files
+from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.huggingface_config import Quantization, check_spelling, spell
-from bitnet_jax.formats.huggingface_encoding import choose_encoding
+from bitnet_jax.formats.huggingface_encoding import UNQUANTIZED, choose_encoding
 from bitnet_jax.formats.huggingface_packing import pack, packed_rows
 from bitnet_jax.formats.huggingface_weights import (
     LATENT_KEY,
@@ -37,8 +37,10 @@ from bitnet_jax.formats.huggingface_weights import (
     exact_metadata,
     turned,
 )
+from bitnet_jax.formats.metadata import CONFIG_KEY
 from bitnet_jax.models.names import Expected, expected
-from bitnet_jax.quant.tensor import TERNARY, QuantTensor
+from bitnet_jax.quant.recover import one_scale_loss, recover
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor, broadcast_scale
 from bitnet_jax.quant.ternary import EPSILON
 
 MAX_SHARD_BYTES = 5 << 30
@@ -62,12 +64,14 @@ class Spelling:
       exact: carry the exact scales in the metadata.
       extra: keys that override the config's.
       partial: leave out tensors that the checkpoint lacks (made with a defect).
+      card: write a model card.
     """
 
     old: bool = False
     exact: bool = True
     extra: Mapping[str, object] = field(default_factory=dict)
     partial: bool = False
+    card: bool = True
 
 
 # --------------------------------------------------------------------------- tensors
@@ -83,33 +87,68 @@ class _Matrices:
         self._encoding = encoding
         self.exact: dict[str, ExactScale] = {}
 
-    def weight(self, item: Expected) -> np.ndarray:
-        """The stored form of one matrix; remembers its scale."""
-        entry = self._checkpoint.entries[item.name]
+    def weight(self, items: Sequence[Expected]) -> np.ndarray:
+        """The stored form of one matrix, or of those that are its parts; remembers its scale."""
+        entries = [self._checkpoint.entries[item.name] for item in items]
+        tensors = [self._ternary(entry) for entry in entries]
+        if self._encoding == "dequantized":
+            return np.concatenate([_floats(*pair) for pair in zip(items, tensors, strict=True)])
+        self._require_one_scale(items, tensors)
+        scale = np.float32(tensors[0].scale)
+        for item, tensor in zip(items, tensors, strict=True):
+            self.exact[item.name] = ExactScale(scale, tensor.scale_dtype, tensor.dtype)
+        if self._encoding == "latent":
+            latents = [entry.latent for entry in entries]
+            return np.concatenate(
+                [
+                    turned(item, latent())
+                    for item, latent in zip(items, latents, strict=True)
+                    if latent
+                ]
+            )
+        trits = np.concatenate([np.asarray(tensor.trits()) for tensor in tensors])
+        if self._encoding == "master":
+            return _master(items[0].name, trits, scale)
+        return pack(trits)
+
+    def _ternary(self, entry: TensorEntry) -> QuantTensor:
         tensor = entry.read()
         assert isinstance(tensor, QuantTensor)
         if tensor.kind != TERNARY:
             raise CannotCreate(
                 "huggingface.kind",
-                f"`{item.name}` is {tensor.kind}; this format holds ternary matrices and floats",
+                f"`{entry.name}` is {tensor.kind}; this format holds ternary matrices and floats",
                 "keep it float, or make it ternary, by a rule",
             )
-        if tensor.scale_kind != "tensor" or tensor.stack_axes:
+        return tensor
+
+    def _require_one_scale(self, items: Sequence[Expected], tensors: Sequence[QuantTensor]) -> None:
+        name = items[0].name
+        kinds = {tensor.scale_kind for tensor in tensors}
+        if kinds != {"tensor"} or tensors[0].stack_axes:
             raise CannotCreate(
                 "huggingface.scale_kind",
-                f"`{item.name}` has {tensor.scale_kind} scales; this format holds one scale for "
-                "each tensor, and one for all would change the model",
-                "keep it as --format bitnet",
+                f"`{name}` has {tensors[0].scale_kind} scales; this format holds one scale for "
+                "each tensor, and one for all, the best, would change these weights by a relative "
+                f"RMS of {one_scale_loss(tensors):.3g}",
+                _KEEP,
             )
-        scale = np.float32(tensor.scale)
-        self.exact[item.name] = ExactScale(scale, tensor.scale_dtype, tensor.dtype)
-        if self._encoding == "latent":
-            assert entry.latent is not None
-            return turned(item, entry.latent())
-        trits = np.asarray(tensor.trits())
-        if self._encoding == "master":
-            return _master(item.name, trits, scale)
-        return pack(trits)
+        if len({float(tensor.scale) for tensor in tensors}) > 1:
+            names = ", ".join(f"`{item.name}`" for item in items)
+            raise CannotCreate(
+                "huggingface.fused",
+                f"{names} are one matrix `{items[0].huggingface}` there, which has one scale, and "
+                "theirs differ: one for all, the best, would change these weights by a relative "
+                f"RMS of {one_scale_loss(tensors):.3g}",
+                _KEEP,
+            )
+        if len(items) > 1 and self._encoding == "latent":
+            raise CannotCreate(
+                "huggingface.fused",
+                f"`{items[0].huggingface}` is several matrices here: its mean at load would not be "
+                "theirs",
+                "use --encoding master",
+            )
 
     def scale(self, item: Expected) -> np.ndarray:
         """The stored `weight_scale` [1]: bfloat16 where that is exact, else float32."""
@@ -118,6 +157,30 @@ class _Matrices:
         narrow = value.astype(ml_dtypes.bfloat16)
         fits = narrow.astype(np.float32) == value
         return np.array([narrow if fits else value])
+
+
+_KEEP = "keep it as --format bitnet; --encoding dequantized holds it, as floats"
+
+
+def _floats(item: Expected, tensor: QuantTensor) -> np.ndarray:
+    """``trits * scale`` as a checkpoint has it, from which the same is read again."""
+    scale = np.asarray(tensor.scale)
+    wide = broadcast_scale(scale, tensor.scale_kind, tensor.group_size)
+    weights = np.asarray(tensor.trits()).astype(np.float32) * wide
+    found = recover(weights)
+    # A scale of nothing but zeros, or more scales than there are values, cannot be seen again.
+    same = found is not None and (found.scale_kind, found.group_size) == (
+        tensor.scale_kind,
+        tensor.group_size,
+    )
+    if found is None or not same or not np.array_equal(found.scale, scale):
+        raise CannotCreate(
+            "huggingface.dequantized",
+            f"`{item.name}`: its floats alone do not tell its {tensor.scale_kind} scales (some are "
+            "of zeros only, or all are equal)",
+            "keep it as --format bitnet",
+        )
+    return weights
 
 
 def _master(name: str, trits: np.ndarray, scale: np.float32) -> np.ndarray:
@@ -137,25 +200,49 @@ def _planned(
     checkpoint: Checkpoint, wanted: Mapping[str, Expected], encoding: str, matrices: _Matrices
 ) -> Iterator[tuple[int, Piece]]:
     """Every tensor to write, with its rank: floats first, codes next, scales last."""
+    # Those that are parts of one tensor there stand together.
+    groups: dict[str, list[Expected]] = {}
     for item in wanted.values():
-        entry = checkpoint.entries[item.name]
-        name, shape = item.huggingface, item.file_shape
+        groups.setdefault(item.huggingface, []).append(item)
+    for name, items in groups.items():
+        entries = [checkpoint.entries[item.name] for item in items]
+        if len({entry.ternary for entry in entries}) > 1:
+            raise CannotCreate(
+                "huggingface.fused",
+                f"`{name}` is one matrix there, and of its parts here only some are ternary",
+                "make all of them ternary, or none",
+            )
+        entry, shape = entries[0], items[0].file_shape
         if not entry.ternary:
-            dtype = numpy_dtype(entry.dtype)
-            yield -dtype.itemsize, (Planned(name, NAMES[dtype], shape), _reader(item, entry.read))
+            wide = max((numpy_dtype(e.dtype) for e in entries), key=lambda d: d.itemsize)
+            plan = Planned(name, NAMES[wide], shape)
+            yield -wide.itemsize, (plan, _reader(items, entries, wide))
             continue
-        stored = {"master": "F32", "latent": NAMES[numpy_dtype(entry.dtype)]}.get(encoding, "U8")
+        stored = {
+            "master": "F32",
+            "dequantized": "F32",
+            "latent": NAMES[numpy_dtype(entry.dtype)],
+        }.get(encoding, "U8")
         packed = stored == "U8"
         plan = Planned(name, stored, (packed_rows(shape[0]), *shape[1:]) if packed else shape)
         rank = 0 if packed else -numpy_dtype("float32" if stored == "F32" else entry.dtype).itemsize
-        yield rank, (plan, partial(matrices.weight, item))
+        yield rank, (plan, partial(matrices.weight, items))
         if packed:
             plan = Planned(name + SCALE_SUFFIX, "F32", (1,))
-            yield 1, (plan, partial(matrices.scale, item))
+            yield 1, (plan, partial(matrices.scale, items[0]))
 
 
-def _reader(item: Expected, read: Callable[[], object]) -> Callable[[], np.ndarray]:
-    return lambda: turned(item, np.asarray(read()))
+def _reader(
+    items: Sequence[Expected], entries: Sequence[TensorEntry], dtype: np.dtype
+) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        parts = [
+            turned(item, np.asarray(entry.read()))
+            for item, entry in zip(items, entries, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate([p.astype(dtype) for p in parts])
+
+    return read
 
 
 def _shards(pieces: list[tuple[int, Piece]], limit: int) -> list[list[tuple[int, Piece]]]:
@@ -231,7 +318,7 @@ def write_huggingface(
       CannotCreate: the encoding cannot hold the model (codes ``huggingface.*``).
     """
     encoding, warnings = choose_encoding(checkpoint, encoding)
-    check_spelling(checkpoint.spec)
+    check_spelling(checkpoint.spec, encoding not in UNQUANTIZED)
     written = Written(encoding, warnings=warnings)
     matrices = _Matrices(checkpoint, encoding)
     wanted = expected(checkpoint.spec)
@@ -259,10 +346,14 @@ def write_huggingface(
         _load_dtype(checkpoint, encoding, matrices),
         old_spelling=spelling.old,
     )
+    if checkpoint.metadata:
+        config[CONFIG_KEY] = dict(checkpoint.metadata)
     config = dict(sorted((config | dict(spelling.extra)).items()))
     _put(folder, "config.json", tokenizer_files.to_json(config), written)
     for name, data in _companions(checkpoint).items():
         _put(folder, name, data, written)
+    if spelling.card:
+        _put(folder, model_card.NAME, model_card.model_card(checkpoint, encoding), written)
     return written
 
 
@@ -272,7 +363,7 @@ def _put(folder: Path, name: str, data: bytes, written: Written) -> None:
 
 
 def _quantization(checkpoint: Checkpoint, encoding: str) -> Quantization:
-    if encoding == "float":
+    if encoding in UNQUANTIZED:
         return Quantization(present=False)
     kept = [
         item.huggingface.removesuffix(".weight")
@@ -289,7 +380,7 @@ def _quantization(checkpoint: Checkpoint, encoding: str) -> Quantization:
 def _load_dtype(checkpoint: Checkpoint, encoding: str, matrices: _Matrices) -> str:
     """The dtype the loader should use: it casts floats and scales to it, so it must hold them."""
     floats = {entry.dtype for entry in checkpoint.entries.values() if not entry.ternary}
-    if floats != {"bfloat16"} or encoding == "master":
+    if floats != {"bfloat16"} or encoding in ("master", "dequantized"):
         return "float32"
     if encoding in ("float", "latent"):
         return "bfloat16"

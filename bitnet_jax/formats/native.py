@@ -22,6 +22,7 @@ from bitnet_jax.containers.native_write import NativeWriter
 from bitnet_jax.core.errors import InternalError, UsageError, nearest
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
+from bitnet_jax.formats.metadata import check_metadata
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.ops.native.repack import repack
@@ -57,7 +58,8 @@ def open_bitnet(path: Path, verify: bool = True) -> Checkpoint:
         **{key: file.origin[key] for key in _ORIGIN_KEYS if key in file.origin},
     }
     source = Source(path, "bitnet", _encoding(file), detail)
-    return Checkpoint(spec, entries, tokenizer, source)
+    metadata = check_metadata(file.metadata, file.where)
+    return Checkpoint(spec, entries, tokenizer, source, metadata=metadata)
 
 
 def _encoding(file: NativeFile) -> str:
@@ -175,6 +177,7 @@ def write_bitnet(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None 
         files=files,
         origin=_origin(checkpoint.source),
         producer=PRODUCER,
+        metadata=checkpoint.metadata,
     )
     digest = DigestBuilder()
     for name in names:

@@ -16,6 +16,7 @@ from bitnet_jax.containers.native import is_native
 from bitnet_jax.containers.safetensors import open_safetensors
 from bitnet_jax.core.errors import BadData
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.gguf import open_gguf
 from bitnet_jax.formats.huggingface import open_huggingface
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
@@ -24,6 +25,7 @@ from bitnet_jax.formats.native import open_bitnet
 # kind of file by content (containers/sniff.py) -> its reader
 READERS: dict[str, Callable[[Path, bool], Checkpoint]] = {
     "safetensors": lambda path, verify: _open_safetensors(path, verify),
+    "gguf": open_gguf,
 }
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.gguf import check_gguf, write_gguf
+from bitnet_jax.formats.gguf_encoding import ENCODINGS as GGUF_ENCODINGS
 from bitnet_jax.formats.huggingface_config import check_spelling
-from bitnet_jax.formats.huggingface_encoding import ENCODINGS, choose_encoding
+from bitnet_jax.formats.huggingface_encoding import ENCODINGS, UNQUANTIZED, choose_encoding
 from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import ENCODINGS as PACKINGS
 from bitnet_jax.formats.native import choose_encoding as choose_packing
@@ -84,8 +86,17 @@ def _save_huggingface(checkpoint: Checkpoint, order: Order) -> Saved:
 
 
 def _check_huggingface(checkpoint: Checkpoint, encoding: str | None) -> None:
-    check_spelling(checkpoint.spec)
-    choose_encoding(checkpoint, encoding)
+    chosen, _ = choose_encoding(checkpoint, encoding)
+    check_spelling(checkpoint.spec, chosen not in UNQUANTIZED)
+
+
+def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:
+    with paths.atomic_file(order.path, force=order.force) as stream:
+        written = write_gguf(checkpoint, stream, order.encoding)
+        saved = Saved(order.path, (order.path,), "gguf", written.encoding, tuple(written.warnings))
+        stream.flush()
+        order.prove(Path(stream.name), saved)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
+    "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
 }
 
 
@@ -195,7 +207,7 @@ def check_not_input(path: Path, source: Path) -> None:
 
 
 # What stands in a folder that --force may replace: a model's files, and nothing else.
-_MODEL_FILES = (
+MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.*", "receipt.json", "README.md", "LICENSE*", ".gitattributes",
@@ -229,7 +241,7 @@ def check_kind(path: Path, *, directory: bool) -> None:
     other = sorted(
         item.name
         for item in path.iterdir()
-        if item.is_dir() or not any(fnmatch(item.name, pattern) for pattern in _MODEL_FILES)
+        if item.is_dir() or not any(fnmatch(item.name, pattern) for pattern in MODEL_FILES)
     )
     if other:
         raise CannotCreate(

@@ -9,35 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models import rows
 from bitnet_jax.models.bitnet_config import HUGGINGFACE
-from bitnet_jax.models.family import API, Family, Function, Params
+from bitnet_jax.models.bitnet_gguf import GGUF
+from bitnet_jax.models.design import Design, Layer
+from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.parameter import Parameter
-from bitnet_jax.quant.rules import Rule
-
-_LAYER = "model.layers.N."
 
 NAMES: tuple[Parameter, ...] = (
-    Parameter("embed_tokens", "model.embed_tokens.weight", "VH"),
-    Parameter("layers.N.input_layernorm", _LAYER + "input_layernorm.weight", "H"),
-    Parameter("layers.N.self_attn.q_proj", _LAYER + "self_attn.q_proj.weight", "QH", True),
-    Parameter("layers.N.self_attn.k_proj", _LAYER + "self_attn.k_proj.weight", "KH", True),
-    Parameter("layers.N.self_attn.v_proj", _LAYER + "self_attn.v_proj.weight", "KH", True),
-    Parameter(
-        "layers.N.self_attn.attn_sub_norm",
-        _LAYER + "self_attn.attn_sub_norm.weight",
-        "Q",
-        needs="sub_norms",
-    ),
-    Parameter("layers.N.self_attn.o_proj", _LAYER + "self_attn.o_proj.weight", "HQ", True),
-    Parameter("layers.N.post_attention_layernorm", _LAYER + "post_attention_layernorm.weight", "H"),
-    Parameter("layers.N.mlp.gate_proj", _LAYER + "mlp.gate_proj.weight", "IH", True),
-    Parameter("layers.N.mlp.up_proj", _LAYER + "mlp.up_proj.weight", "IH", True),
-    Parameter(
-        "layers.N.mlp.ffn_sub_norm", _LAYER + "mlp.ffn_sub_norm.weight", "I", needs="sub_norms"
-    ),
-    Parameter("layers.N.mlp.down_proj", _LAYER + "mlp.down_proj.weight", "HI", True),
-    Parameter("norm", "model.norm.weight", "H"),
-    Parameter("lm_head", "lm_head.weight", "VH", needs="!tie_embeddings"),
+    *rows.EMBEDDING,
+    *rows.INPUT_NORM,
+    *rows.QKV,
+    *rows.ATTENTION_SUB_NORM,
+    *rows.OUT,
+    *rows.POST_NORM,
+    *rows.GATE_UP,
+    *rows.FFN_SUB_NORM,
+    *rows.DOWN,
+    *rows.FINAL_NORM,
+    *rows.HEAD,
 )
 
 # Token ids of the Llama 3 vocabulary: specials follow the 128000 merges.
@@ -71,20 +61,13 @@ SHAPES: dict[str, ModelSpec] = {
 }  # fmt: skip
 
 
-# The blocks are flax's, half a second to import: looking into a file does without.
-def _function(spec: ModelSpec) -> Function:
-    from bitnet_jax.models.decoder import decoder_function
-
-    return decoder_function(spec)
+def design(spec: ModelSpec) -> Design:
+    """Plain rotary positions, no biases; sub-norms and activation are the spec's."""
+    return Design((Layer(spec.rope_theta),))
 
 
-def _init(spec: ModelSpec, seed: int) -> Params:
-    from bitnet_jax.models.decoder import init_decoder
-
-    return init_decoder(spec, seed)
-
-
-def _check(spec: ModelSpec) -> str | None:
+def check(spec: ModelSpec) -> str | None:
+    """What is wrong with a spec, or None."""
     if spec.head_dim % 2:
         return f"head_dim {spec.head_dim} is odd; rotary embedding needs pairs"
     return None
@@ -94,11 +77,11 @@ FAMILY = Family(
     api=API,
     name="bitnet",
     names=NAMES,
-    rules=(Rule("layers.*.self_attn.*_proj"), Rule("layers.*.mlp.*_proj")),
-    init=_init,
-    function=_function,
+    rules=rows.RULES,
+    **rows.decoder(design),
     values={"activation": ("relu2", "silu")},
-    check=_check,
+    check=check,
     huggingface=HUGGINGFACE,
+    gguf=GGUF,
     shapes=SHAPES,
 )

@@ -1,145 +1,103 @@
-"""Flax NNX blocks of a pre-norm decoder; every weight is [out, in].
+"""Flax NNX blocks of a pre-norm decoder, as a `Design` says; every weight is [out, in].
 
-The linears here are plain float products: ternarization is a transform over the
-function, never a layer. Attributes are named so that a parameter's path is its
-canonical name (the trailing ``weight`` left out).
+Attributes are named so that a parameter's path is its canonical name (the trailing
+``weight`` left out).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.design import Design, Layer
+from bitnet_jax.models.layers import OUTPUT_GAIN, Embedding, LayerNorm, Linear, RMSNorm, Start
 from bitnet_jax.ops.attention import attention
 from bitnet_jax.ops.cache_write import cache_write
 from bitnet_jax.ops.gated_activation import gated_activation
-from bitnet_jax.ops.rms_norm import rms_norm
+from bitnet_jax.ops.gated_activation.reference import GATES
 from bitnet_jax.ops.rotary import rotary
 
-# Standard deviations at the start, times the square root of the inputs. Measured on the
-# quickstart's model (120 steps: held-out loss 4.96 against 5.29 with 0.02 everywhere): what
-# matters is that the matrices writing to the residual stream begin near zero.
-MATRIX_GAIN = 0.8
-OUTPUT_GAIN = 0.05
-EMBEDDING_GAIN = 1.6
+
+def turned(x: Any, positions: Any, layer: Layer) -> Any:
+    """Queries or keys [batch, length, heads, head_dim], rotated as the layer has it."""
+    if layer.rotated == 0:
+        return x
+    if layer.rotated is None or layer.rotated == x.shape[-1]:
+        return rotary(x, positions, theta=layer.theta, scaling=layer.scaling)
+    first, rest = x[..., : layer.rotated], x[..., layer.rotated :]
+    first = rotary(first, positions, theta=layer.theta, scaling=layer.scaling)
+    return jnp.concatenate([first, rest], axis=-1)
 
 
-class Start:
-    """What parameters hold at the start: here nothing but a shape, for who only wants names."""
-
-    def matrix(self, outputs: int, inputs: int, gain: float) -> Any:
-        """A weight [out, in]."""
-        return jax.ShapeDtypeStruct((outputs, inputs), jnp.float32)
-
-    def ones(self, size: int) -> Any:
-        """The weight of a norm."""
-        return jax.ShapeDtypeStruct((size,), jnp.float32)
-
-
-class Drawn(Start):
-    """Values: normal with standard deviation gain / sqrt(inputs), and ones."""
-
-    def __init__(self, seed: int):
-        self._rngs = nnx.Rngs(seed)
-
-    def matrix(self, outputs: int, inputs: int, gain: float) -> Any:
-        std = gain / math.sqrt(inputs)
-        return std * jax.random.normal(self._rngs.params(), (outputs, inputs), jnp.float32)
-
-    def ones(self, size: int) -> Any:
-        return jnp.ones(size, jnp.float32)
-
-
-class Linear(nnx.Module):
-    """``x @ weight.T``, no bias."""
-
-    def __init__(self, inputs: int, outputs: int, start: Start, gain: float = MATRIX_GAIN):
-        self.weight = nnx.Param(start.matrix(outputs, inputs, gain))
-
-    def __call__(self, x: Any) -> Any:
-        """[..., in] to [..., out]."""
-        dims = (((x.ndim - 1,), (1,)), ((), ()))
-        # Profile `exact` wants float32 products; it says nothing of ternary ones, exact anyway.
-        return lax.dot_general(x, self.weight[...], dims, precision=lax.Precision.HIGHEST)
-
-
-class RMSNorm(nnx.Module):
-    """RMSNorm with a learned weight."""
-
-    def __init__(self, size: int, eps: float, start: Start):
-        self.weight = nnx.Param(start.ones(size))
-        self.eps = eps
-
-    def __call__(self, x: Any) -> Any:
-        """Keeps `x`'s shape and dtype."""
-        return rms_norm(x, self.weight[...], eps=self.eps)
-
-
-class Embedding(nnx.Module):
-    """A table looked up by token, and multiplied where it is the head too."""
-
-    def __init__(self, vocab: int, size: int, start: Start):
-        self.weight = nnx.Param(start.matrix(vocab, size, EMBEDDING_GAIN))
-
-    def __call__(self, tokens: Any) -> Any:
-        """int [...] to [..., size]; ids are checked before they come here."""
-        return jnp.take(self.weight[...], tokens, axis=0, mode="clip")
-
-    def head(self, x: Any) -> Any:
-        """[..., size] to [..., vocab]."""
-        dims = (((x.ndim - 1,), (1,)), ((), ()))
-        return lax.dot_general(x, self.weight[...], dims, precision=lax.Precision.HIGHEST)
+def norm_of(spec: ModelSpec, design: Design, size: int, start: Start) -> Any:
+    """The design's norm over `size` elements."""
+    if design.layer_norm:
+        return LayerNorm(size, spec.rms_norm_eps, start)
+    return RMSNorm(size, spec.rms_norm_eps, start, design.norm_offset)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and, by spec, a sub-norm before `o_proj`."""
 
-    def __init__(self, spec: ModelSpec, start: Start):
+    def __init__(self, spec: ModelSpec, design: Design, index: int, start: Start):
         queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        self.q_proj = Linear(spec.hidden_size, queries, start)
-        self.k_proj = Linear(spec.hidden_size, keys, start)
-        self.v_proj = Linear(spec.hidden_size, keys, start)
-        self.o_proj = Linear(queries, spec.hidden_size, start, OUTPUT_GAIN)
+        inner: dict[str, Any] = {"bias": design.qkv_bias, "norm_eps": design.linear_norm_eps}
+        outer = inner | {"bias": design.out_bias}
+        self.q_proj = Linear(spec.hidden_size, queries, start, **inner)
+        self.k_proj = Linear(spec.hidden_size, keys, start, **inner)
+        self.v_proj = Linear(spec.hidden_size, keys, start, **inner)
+        self.o_proj = Linear(queries, spec.hidden_size, start, OUTPUT_GAIN, **outer)
         if spec.sub_norms:
             self.attn_sub_norm = RMSNorm(queries, spec.rms_norm_eps, start)
-        self.spec = spec
+        if design.qk_norm:
+            self.q_norm = norm_of(spec, design, spec.head_dim, start)
+            self.k_norm = norm_of(spec, design, spec.head_dim, start)
+        self.spec, self.design, self.layer = spec, design, design.layer(index)
 
     def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
         """[batch, length, hidden] to the same, and the layer's keys and values."""
         spec = self.spec
         split = (*x.shape[:2], -1, spec.head_dim)
-        q = rotary(self.q_proj(x).reshape(split), positions, theta=spec.rope_theta)
-        k = rotary(self.k_proj(x).reshape(split), positions, theta=spec.rope_theta)
+        q, k = self.q_proj(x).reshape(split), self.k_proj(x).reshape(split)
+        if self.design.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.design.query_scale != 1:
+            q = q * jnp.float32(self.design.query_scale)
+        q, k = turned(q, positions, self.layer), turned(k, positions, self.layer)
         v = self.v_proj(x).reshape(split)
         if layer is not None:
             k = cache_write(layer[0], k, positions)
             v = cache_write(layer[1], v, positions)
-        y = attention(q, k, v, positions).reshape(*x.shape[:2], -1)
+        y = attention(q, k, v, positions, window=self.layer.window)
+        y = y.reshape(*x.shape[:2], -1)
         if spec.sub_norms:
             y = self.attn_sub_norm(y)
         return self.o_proj(y), (k, v)
 
 
 class FeedForward(nnx.Module):
-    """The gated feed-forward with, by spec, a sub-norm before `down_proj`."""
+    """The feed-forward, gated by design, with a sub-norm before `down_proj` by spec."""
 
-    def __init__(self, spec: ModelSpec, start: Start):
-        self.gate_proj = Linear(spec.hidden_size, spec.intermediate_size, start)
-        self.up_proj = Linear(spec.hidden_size, spec.intermediate_size, start)
-        self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, start, OUTPUT_GAIN)
+    def __init__(self, spec: ModelSpec, design: Design, start: Start):
+        width, inner = spec.hidden_size, spec.intermediate_size
+        kind: dict[str, Any] = {"bias": design.mlp_bias, "norm_eps": design.linear_norm_eps}
+        if design.gated:
+            self.gate_proj = Linear(width, inner, start, **kind)
+        self.up_proj = Linear(width, inner, start, **kind)
+        self.down_proj = Linear(inner, width, start, OUTPUT_GAIN, **kind)
         if spec.sub_norms:
             self.ffn_sub_norm = RMSNorm(spec.intermediate_size, spec.rms_norm_eps, start)
-        self.spec = spec
+        self.spec, self.design = spec, design
 
     def __call__(self, x: Any) -> Any:
         """[batch, length, hidden] to the same."""
-        y = gated_activation(self.gate_proj(x), self.up_proj(x), kind=self.spec.activation)
+        if self.design.gated:
+            y = gated_activation(self.gate_proj(x), self.up_proj(x), kind=self.spec.activation)
+        else:
+            y = GATES[self.spec.activation](self.up_proj(x))
         if self.spec.sub_norms:
             y = self.ffn_sub_norm(y)
         return self.down_proj(y)
@@ -148,11 +106,12 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """One decoder layer."""
 
-    def __init__(self, spec: ModelSpec, start: Start):
-        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
-        self.self_attn = Attention(spec, start)
-        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
-        self.mlp = FeedForward(spec, start)
+    def __init__(self, spec: ModelSpec, design: Design, index: int, start: Start):
+        size = spec.hidden_size
+        self.input_layernorm = norm_of(spec, design, size, start)
+        self.self_attn = Attention(spec, design, index, start)
+        self.post_attention_layernorm = norm_of(spec, design, size, start)
+        self.mlp = FeedForward(spec, design, start)
 
     def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
         """[batch, length, hidden] to the same, and the layer's keys and values."""
@@ -161,19 +120,57 @@ class Block(nnx.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), layer
 
 
-class Decoder(nnx.Module):
-    """Embedding, layers, final norm, head. `spec` says the rest.
+class SandwichBlock(Block):
+    """A layer with norms on both sides of attention and feed-forward (`Design.sandwich`)."""
 
-    Weights start as `Drawn` says, see `MATRIX_GAIN`.
+    def __init__(self, spec: ModelSpec, design: Design, index: int, start: Start):
+        super().__init__(spec, design, index, start)
+        self.pre_feedforward_layernorm = norm_of(spec, design, spec.hidden_size, start)
+        self.post_feedforward_layernorm = norm_of(spec, design, spec.hidden_size, start)
+
+    def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
+        y, layer = self.self_attn(self.input_layernorm(x), positions, layer)
+        x = x + self.post_attention_layernorm(y)
+        y = self.mlp(self.pre_feedforward_layernorm(x))
+        return x + self.post_feedforward_layernorm(y), layer
+
+
+class ParallelBlock(nnx.Module):
+    """A layer whose attention and feed-forward read one norm (`Design.parallel`)."""
+
+    def __init__(self, spec: ModelSpec, design: Design, index: int, start: Start):
+        self.input_layernorm = norm_of(spec, design, spec.hidden_size, start)
+        self.self_attn = Attention(spec, design, index, start)
+        self.mlp = FeedForward(spec, design, start)
+
+    def __call__(self, x: Any, positions: Any, layer: tuple[Any, Any] | None) -> tuple[Any, Any]:
+        """[batch, length, hidden] to the same, and the layer's keys and values."""
+        normed = self.input_layernorm(x)
+        y, layer = self.self_attn(normed, positions, layer)
+        return y + self.mlp(normed) + x, layer
+
+
+def block_of(design: Design) -> Any:
+    """The class of the design's layers."""
+    if design.parallel:
+        return ParallelBlock
+    return SandwichBlock if design.sandwich else Block
+
+
+class Decoder(nnx.Module):
+    """Embedding, layers, final norm, head. `spec` and `design` say the rest.
+
+    Weights start as `Drawn` says, see `layers.MATRIX_GAIN`.
     """
 
-    def __init__(self, spec: ModelSpec, start: Start):
+    def __init__(self, spec: ModelSpec, design: Design, start: Start):
         self.embed_tokens = Embedding(spec.vocab_size, spec.hidden_size, start)
-        self.layers = nnx.List(Block(spec, start) for _ in range(spec.num_layers))
-        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, start)
+        block = block_of(design)
+        self.layers = nnx.List(block(spec, design, n, start) for n in range(spec.num_layers))
+        self.norm = norm_of(spec, design, spec.hidden_size, start)
         if not spec.tie_embeddings:
-            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, start)
-        self.tied = spec.tie_embeddings
+            self.lm_head = Linear(spec.hidden_size, spec.vocab_size, start, bias=design.head_bias)
+        self.tied, self.embedding_scale = spec.tie_embeddings, design.embedding_scale
 
     def __call__(
         self, tokens: Any, positions: Any, cache: Any = None, last: Any = None
@@ -191,6 +188,8 @@ class Decoder(nnx.Module):
           layer's keys and values.
         """
         x = self.embed_tokens(tokens).astype(jnp.float32)
+        if self.embedding_scale != 1:
+            x = x * jnp.float32(self.embedding_scale)
         layers = []
         for index, block in enumerate(self.layers):
             layer = None if cache is None else (cache.keys[index], cache.values[index])

@@ -13,8 +13,10 @@ import jax
 from flax import nnx
 
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.blocks import Decoder, Drawn, Start
+from bitnet_jax.models.blocks import Decoder
 from bitnet_jax.models.cache import KVCache
+from bitnet_jax.models.design import Design
+from bitnet_jax.models.layers import Drawn, Start
 
 Params = dict[str, Any]
 
@@ -28,25 +30,25 @@ def _names(state: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _abstract(spec: ModelSpec) -> tuple[Any, Any]:
+def _abstract(spec: ModelSpec, design: Design) -> tuple[Any, Any]:
     # Not `nnx.eval_shape`: it traces every random draw, two seconds for thirty layers.
-    return nnx.split(Decoder(spec, Start()))
+    return nnx.split(Decoder(spec, design, Start()))
 
 
-def init_decoder(spec: ModelSpec, seed: int) -> Params:
+def init_decoder(spec: ModelSpec, design: Design, seed: int) -> Params:
     """Fresh float32 parameters by canonical name."""
 
     @jax.jit
     def build() -> Params:
-        _, state = nnx.split(Decoder(spec, Drawn(seed)))
+        _, state = nnx.split(Decoder(spec, design, Drawn(seed)))
         return {name: value[...] for name, value in _names(state).items()}
 
     return build()
 
 
-def decoder_function(spec: ModelSpec) -> Callable[..., tuple[Any, KVCache]]:
+def decoder_function(spec: ModelSpec, design: Design) -> Callable[..., tuple[Any, KVCache]]:
     """``fn(params, tokens, positions, cache, last) -> (logits, cache)``, see `Family.function`."""
-    graph, state = _abstract(spec)  # the module's structure is traced once
+    graph, state = _abstract(spec, design)  # the module's structure is traced once
     paths = [path for path, _ in nnx.to_flat_state(state)]
     names = list(_names(state))
 

@@ -18,9 +18,32 @@ from bitnet_jax.core.errors import BadData, BitnetError, UsageError, did_you_mea
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import plugins, verify
 from bitnet_jax.models.bitnet import FAMILY as BITNET
+from bitnet_jax.models.bitnet_1bitllm import FAMILY as BITNET_1BITLLM
 from bitnet_jax.models.family import Family, Params
+from bitnet_jax.models.gemma import FAMILY as GEMMA
+from bitnet_jax.models.gemma3 import FAMILY as GEMMA3
+from bitnet_jax.models.llama import FAMILY as LLAMA
+from bitnet_jax.models.mistral import FAMILY as MISTRAL
+from bitnet_jax.models.phi import FAMILY as PHI
+from bitnet_jax.models.phi3 import FAMILY as PHI3
+from bitnet_jax.models.qwen2 import FAMILY as QWEN2
+from bitnet_jax.models.qwen3 import FAMILY as QWEN3
+from bitnet_jax.models.smollm3 import FAMILY as SMOLLM3
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BITNET,)}
+_BUILT_IN = (
+    BITNET,
+    LLAMA,
+    BITNET_1BITLLM,  # where a config says no architecture, the first with its model type is meant
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA3,
+    PHI,
+    PHI3,
+    SMOLLM3,
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _BUILT_IN}
 
 ELSEWHERE = "A family of your own: install its package, or pass --plugin FILE.py."
 
@@ -105,6 +128,22 @@ def by_huggingface(architecture: Any, model_type: Any) -> tuple[Family | None, l
 
     def fits(family: Family) -> bool:
         return family.huggingface is not None and getattr(family.huggingface, column) == wanted
+
+    for family in (*FAMILIES.values(), *_by_name().values()):
+        if fits(family):
+            return family, []
+    listed, problems = every_family()
+    return next((row.family for row in listed if fits(row.family)), None), problems
+
+
+def by_gguf(architecture: Any) -> tuple[Family | None, list[str]]:
+    """The family of a GGUF file's ``general.architecture``, and what kept plugins from being asked.
+
+    Of several that are read under one name the first is meant.
+    """
+
+    def fits(family: Family) -> bool:
+        return family.gguf is not None and architecture in family.gguf.architectures
 
     for family in (*FAMILIES.values(), *_by_name().values()):
         if fits(family):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.ir.spec import EXTRA_NAME, ModelSpec, Scalar
 from bitnet_jax.models.cache import KVCache
+from bitnet_jax.models.gguf import Gguf
 from bitnet_jax.models.huggingface import HuggingFace
 from bitnet_jax.models.parameter import LAYER, Parameter, sizes_of
 from bitnet_jax.quant.rules import Rule, match
@@ -58,6 +59,7 @@ class Family:
         said. A field that means nothing here has one value.
       check: spec -> what else is wrong with it, in words, or None.
       huggingface: how its `config.json` is spelled; without it there is no such format.
+      gguf: how it stands in a GGUF file; without it there is no such format.
       shapes: named specs, for `bitnet model create`.
     """
 
@@ -73,6 +75,7 @@ class Family:
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     check: Callable[[ModelSpec], str | None] = lambda spec: None
     huggingface: HuggingFace | None = None
+    gguf: Gguf | None = None
     shapes: Mapping[str, ModelSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,6 +193,9 @@ def _fault(family: Family) -> str | None:
     spelled: Any = family.huggingface
     if not isinstance(spelled, HuggingFace | None):
         return "`huggingface` is no HuggingFace"
+    in_gguf: Any = family.gguf
+    if not isinstance(in_gguf, Gguf | None):
+        return "`gguf` is no Gguf"
     for name in family.extra:
         if not EXTRA_NAME.fullmatch(name) or name in _FIELDS:
             return f"extra field `{name}` must be a lower-case name that no spec has already"
@@ -219,6 +225,8 @@ def _row_fault(family: Family, row: Parameter) -> str | None:
         return f"{where} needs `{needs}`, which is no field of its spec"
     if len(row.shape) < 2 * row.ternary or (row.transposed and len(row.shape) != 2):
         return f"{where} is {'transposed' if row.transposed else 'ternary'}: it must be a matrix"
+    if row.fused and (row.transposed or row.shape[0] != row.fused[row.part : row.part + 1]):
+        return f"{where}: `fused` must name its own rows at `part`, and it is not transposed"
     index = match(family.rules, LAYER.sub("0", row.name), "dot")
     to = "keep" if index is None else family.rules[index].to
     if to not in ("keep", "ternary"):
@@ -233,7 +241,8 @@ def _row_fault(family: Family, row: Parameter) -> str | None:
 def _double(family: Family) -> str | None:
     columns = ["name", "huggingface"] if family.huggingface else ["name"]
     for column in columns:
-        seen = [getattr(row, column) for row in family.names]
+        # Parts of one tensor there share its name.
+        seen = [getattr(row, column) for row in family.names if column == "name" or not row.part]
         twice = sorted({name for name in seen if seen.count(name) > 1})
         if twice:
             return f"`{twice[0]}` stands twice in `names`"

@@ -53,6 +53,9 @@ class HuggingFace:
         transformers 4, where it differs.
       in_transformers: `transformers` itself has this architecture.
       auto_map: what the released config names; written into models made up for tests only.
+      masters: the architecture itself quantizes float masters at each forward: its config has
+        no `quantization_config`, and its floats are not what is computed with.
+      linear_norms: its linears may have norms of their own (`linear_norms.py`).
     """
 
     architecture: str
@@ -61,6 +64,8 @@ class HuggingFace:
     write: Callable[[ModelSpec, bool], dict[str, Any]]
     in_transformers: bool = False
     auto_map: Mapping[str, str] = field(default_factory=dict)
+    masters: bool = False
+    linear_norms: bool = False
 
     @classmethod
     def of_keys(

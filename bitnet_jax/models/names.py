@@ -6,11 +6,20 @@ and writer. Knows no file format beyond its spelling of names.
 
 from __future__ import annotations
 
+from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import check_spec, family_of
 from bitnet_jax.models.parameter import Expected, Parameter, expand, present, translate
 
-__all__ = ["Expected", "Parameter", "expected", "from_huggingface", "table", "to_huggingface"]
+__all__ = [
+    "Expected",
+    "Parameter",
+    "expected",
+    "from_huggingface",
+    "gguf_names",
+    "table",
+    "to_huggingface",
+]
 
 
 def table(family: str) -> tuple[Parameter, ...]:
@@ -48,3 +57,24 @@ def to_huggingface(family: str, name: str) -> str | None:
 def from_huggingface(family: str, name: str) -> str | None:
     """The canonical name of a `transformers` tensor; None if the family has no such."""
     return translate(table(family), name, "huggingface", "name")
+
+
+def gguf_names(spec: ModelSpec) -> dict[str, str]:
+    """What a GGUF file calls each parameter of `spec`, by canonical name.
+
+    Raises:
+      CannotCreate: the family has no names there (``gguf.family``), or lacks one.
+    """
+    row = family_of(spec.family).gguf
+    found: dict[str, str] = {}
+    for name in expected(spec):
+        theirs = translate(row.names, name, "name", "gguf") if row is not None else None
+        if theirs is None:
+            raise CannotCreate(
+                "gguf.family",
+                f"family `{spec.family}` has no name for "
+                + (f"`{name}` in a GGUF file" if row is not None else "its tensors in GGUF files"),
+                "keep it as --format bitnet",
+            )
+        found[name] = theirs
+    return found

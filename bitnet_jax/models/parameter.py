@@ -31,6 +31,9 @@ class Parameter:
         the row is absent; with a leading ``!`` the field must be false.
       transposed: a matrix that is [in, out] here, as Flax has its kernels; checkpoints of
         `transformers` hold it [out, in].
+      fused: it is some rows of a larger matrix there: the letters of all its parts' rows, in
+        order. Rows with the same `huggingface` are those parts.
+      part: which of them it is.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Parameter:
     ternary: bool = False
     needs: str = ""
     transposed: bool = False
+    fused: str = ""
+    part: int = 0
 
     @property
     def layered(self) -> bool:
@@ -52,6 +57,8 @@ class Expected:
 
     Attributes:
       shape: here; `file_shape` is the shape in a `transformers` checkpoint.
+      rows: which rows of the tensor there it is; None: all.
+      file_rows: how many rows that tensor has, where it holds more than this parameter.
     """
 
     name: str
@@ -59,11 +66,19 @@ class Expected:
     shape: tuple[int, ...]
     ternary: bool
     transposed: bool = False
+    rows: tuple[int, int] | None = None
+    file_rows: int = 0
 
     @property
     def file_shape(self) -> tuple[int, ...]:
-        """The shape in a `transformers` checkpoint: of a matrix [out, in]."""
+        """The shape of the tensor in a `transformers` checkpoint: of a matrix [out, in]."""
+        if self.rows is not None:
+            return (self.file_rows, *self.shape[1:])
         return self.shape[::-1] if self.transposed else self.shape
+
+    def taken(self, whole: Any) -> Any:
+        """This parameter's rows of the tensor in a checkpoint."""
+        return whole if self.rows is None else whole[slice(*self.rows)]
 
 
 def sizes_of(spec: ModelSpec) -> dict[str, int]:
@@ -107,12 +122,16 @@ def expand(
     first = rows.index(layered[0]) if layered else len(rows)
 
     def fill(row: Parameter, layer: str) -> Expected:
+        counts = [sizes[letter] for letter in row.fused]
+        start = sum(counts[: row.part])
         return Expected(
             LAYER.sub(layer, row.name),
             LAYER.sub(layer, row.huggingface),
             tuple(sizes[letter] for letter in row.shape),
             row.ternary,
             row.transposed,
+            (start, start + counts[row.part]) if counts else None,
+            sum(counts),
         )
 
     yield from (fill(row, "") for row in rows[:first])
@@ -122,7 +141,7 @@ def expand(
 
 @lru_cache
 def _patterns(
-    rows: tuple[Parameter, ...], source: str, target: str
+    rows: tuple[Any, ...], source: str, target: str
 ) -> tuple[tuple[re.Pattern[str], str], ...]:
     out = []
     for row in rows:
@@ -132,8 +151,11 @@ def _patterns(
     return tuple(out)
 
 
-def translate(rows: tuple[Parameter, ...], name: str, source: str, target: str) -> str | None:
-    """A name in one column of the rows as the other column has it; None if there is no such."""
+def translate(rows: tuple[Any, ...], name: str, source: str, target: str) -> str | None:
+    """A name in one column of the rows as the other column has it; None if there is no such.
+
+    Rows are `Parameter`s, or others that have two templates each, such as a `TensorName`.
+    """
     for pattern, template in _patterns(rows, source, target):
         found = pattern.fullmatch(name)
         if found:

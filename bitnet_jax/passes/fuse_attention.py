@@ -46,9 +46,10 @@ def _fused(graph: Graph, eqn: Any) -> tuple[int, Replacement] | None:
         *(turn_q.invars[0], turn_k.invars[0], writes[1].invars[1], positions),
         *(write.invars[0] for write in writes),
     )
-    theta = turn_q.params["theta"]
+    said: dict[str, Any] = turn_q.params | eqn.params
+    said.pop("implementation", None)
 
     def run(*operands: Any) -> tuple[Any, ...]:
-        return cached_attention(*operands, theta=theta)
+        return cached_attention(*operands, **said)
 
     return graph.index(eqn), Replacement(inputs, (eqn.outvars[0], k, v), run)

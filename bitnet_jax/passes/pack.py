@@ -23,7 +23,7 @@ from bitnet_jax.ir.views import ParamView
 from bitnet_jax.passes import flax_state as flax_state  # registers what `pack` gives
 from bitnet_jax.passes.geometry import Roles, canonical_matrix
 from bitnet_jax.passes.packed import Packed, leaf_names
-from bitnet_jax.passes.plan import make_plan
+from bitnet_jax.passes.plan import Plan, make_plan
 from bitnet_jax.quant.kinds import kind_codes, kind_scale
 from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
 from bitnet_jax.quant.notes import KeepNofM, LearnedScale, find, learned_scale, n_of_m
@@ -73,6 +73,56 @@ def pack_program(program: Program, params: Any, rules: Sequence[Rule]) -> Packed
     return Packed(leaves, program.param_names, program.params_tree)
 
 
+# matrix [*stack, out, in] -> (codes int8 of that shape, scale float32)
+Quantize = Callable[[Any], tuple[Any, Any]]
+
+
+def check_single(plan: Plan, name: str) -> None:
+    """Raises unless parameter `name`, which a rule takes, has one packed form, and that alone.
+
+    Raises:
+      BadData: it is used unpacked too, or multiplied over several of its axes
+        (``checkpoint.names``): files hold one form of each.
+    """
+    if plan.needs_float(name) or len(plan.layouts(name)) > 1:
+        raise BadData(
+            "checkpoint.names",
+            f"`{name}` would be quantized in one of its uses and stay as it is in another",
+            "a file holds one form of each: keep it, by a rule",
+        )
+
+
+def pack_parameter(
+    plan: Plan, name: str, value: Any, quantize: Quantize | None = None
+) -> QuantTensor:
+    """Packs one parameter that a rule of `plan` takes: as `pack` does, one at a time.
+
+    Args:
+      value: its floats, in the shape that was traced.
+      quantize: what makes codes and scale of its matrix; the rule's kind if None.
+
+    Raises:
+      BadData: as `check_single`, and as `pack`.
+    """
+    check_single(plan, name)
+    rule, layouts = plan.rule(name), plan.layouts(name)
+    assert rule is not None
+    if quantize is None:
+        return _pack_one(name, value, layouts, rule, (), {})[0]
+    _require_finite(name, value)
+    view = ParamView.of(name, value.shape, value=jnp.asarray(value))
+    codes, scale = quantize(canonical_matrix(view, layouts[0]))
+    packed = pack_codes(jnp.asarray(codes), LAYOUT_OF[rule.to])
+    return _tensor(value, packed, jnp.asarray(scale), layouts[0], rule)
+
+
+def _require_finite(name: str, value: Any) -> None:
+    if not bool(jnp.isfinite(jnp.asarray(value).astype(jnp.float32)).all()):
+        raise BadData(
+            "tensor.not_finite", f"`{name}` holds NaN or infinity", "restore an earlier checkpoint"
+        )
+
+
 def _pack_one(
     name: str,
     value: Any,
@@ -89,10 +139,7 @@ def _pack_one(
         )
     value = jnp.asarray(value)
     sharding = value.sharding if jax_compat.explicit_sharding(jax.typeof(value)) else None
-    if not bool(jnp.isfinite(value.astype(jnp.float32)).all()):
-        raise BadData(
-            "tensor.not_finite", f"`{name}` holds NaN or infinity", "restore an earlier checkpoint"
-        )
+    _require_finite(name, value)
     learned, kept = find(notes, LearnedScale), find(notes, KeepNofM)
     given = None if learned is None else jnp.asarray(values[learned.parameter])
 
@@ -117,22 +164,32 @@ def _pack_one(
             "restore an earlier checkpoint; a weight of a trained model lies far below 1e30",
         )
     return [
-        QuantTensor(
+        _tensor(
+            value,
             _placed(packed, sharding, roles),
             _placed(scale, sharding, roles),
-            shape=tuple(value.shape),
-            dtype=str(value.dtype),
-            stack_axes=roles.stack,
-            out_axes=roles.out,
-            in_axes=roles.inner,
-            scale_kind=rule.scale_kind,
-            group_size=rule.group_size,
-            scale_dtype=rule.scale_dtype,
-            kind=rule.to,
-            layout=LAYOUT_OF[rule.to],
+            roles,
+            rule,
         )
         for packed, roles in zip(codes, layouts, strict=True)
     ]
+
+
+def _tensor(value: Any, packed: Any, scale: Any, roles: Roles, rule: Rule) -> QuantTensor:
+    return QuantTensor(
+        packed,
+        scale,
+        shape=tuple(value.shape),
+        dtype=str(value.dtype),
+        stack_axes=roles.stack,
+        out_axes=roles.out,
+        in_axes=roles.inner,
+        scale_kind=rule.scale_kind,
+        group_size=rule.group_size,
+        scale_dtype=rule.scale_dtype,
+        kind=rule.to,
+        layout=LAYOUT_OF[rule.to],
+    )
 
 
 def _placed(array: Any, sharding: Any, roles: Roles) -> Any:

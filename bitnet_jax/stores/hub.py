@@ -124,7 +124,7 @@ class HubRepo:
 
     def __init__(self, address: Address, repo: Repo, path: str, reach: Reach):
         self._address, self._repo, self._reach = address, repo, reach
-        self._endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+        self._endpoint = endpoint()
         info = self._look_up()
         self._commit = str(info.sha)
         siblings = {item.rfilename: item for item in info.siblings or ()}
@@ -259,6 +259,11 @@ class HubRepo:
                 skip -= dropped
                 if dropped < len(block):
                     yield block[dropped:]
+
+
+def endpoint() -> str:
+    """Where the hub is."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
 def _starts_at(content_range: str, offset: int) -> bool:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core import yaml_text
-from bitnet_jax.core.errors import ConfigError, did_you_mean, shown
+from bitnet_jax.core.errors import ConfigError, UsageError, did_you_mean, shown
 from bitnet_jax.ir.spec import Extra, ModelSpec, Scalar
 from bitnet_jax.models.families import family_of
+from bitnet_jax.quant.rules import Rule
 
 # Settings that are one of a few words.
 CHOICES = {"forward": ("float32", "int8"), "optimizer.name": ("muon", "adamw")}
@@ -133,6 +134,7 @@ class TrainConfig:
       eval_windows: held-out windows of `length` that the loss is measured on.
       eval_every, checkpoint_every: in steps; 0: only at the end.
       keep_checkpoints: older ones are deleted.
+      rules: which parameters are quantized, first match wins; none: the family's.
     """
 
     steps: int | None = None
@@ -151,6 +153,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     stages: tuple[Stage, ...] = (Stage(),)
+    rules: tuple[Rule, ...] = ()
 
     def validate(self) -> TrainConfig:
         """Returns self, or raises `ConfigError` (code ``train.config_value``)."""
@@ -203,6 +206,25 @@ def load_config(path: str | Path) -> TrainConfig:
     return parse_config(text, str(path))
 
 
+def load_rules(path: str | Path) -> tuple[Rule, ...]:
+    """Returns the `rules` of a recipe, which need not be one that can be trained by.
+
+    It may say nothing of `steps` and `minutes`; all that it says is checked.
+
+    Raises:
+      NoInput, PermissionDenied, IOFailure, ConfigError: as `load_config`.
+    """
+    text = yaml_text.read_text(Path(path), what="recipe", code="train.config_yaml")
+    data = yaml_text.parse(text, str(path), code="train.config_yaml")
+    config = _build(TrainConfig, {} if data is None else data, str(path), "")
+    if config.steps is None and config.minutes is None:
+        config = dataclasses.replace(config, steps=MOST_WHOLE)
+    try:
+        return config.validate().rules
+    except ConfigError as error:
+        raise _bad(f"`{path}`: {error.message}", error.hint) from error
+
+
 def parse_config(text: str, name: str = "config") -> TrainConfig:
     """As `load_config`, from text; `name` stands for the file in messages."""
     data = yaml_text.parse(text, name, code="train.config_yaml")
@@ -243,6 +265,10 @@ def _build(cls: type, data: Any, name: str, path: str) -> Any:
                 did_you_mean(str(key), hints),
             )
         values[key] = _convert(hints[key], value, name, where, f"{path}{key}")
+    for field_ in dataclasses.fields(cls):
+        needed = field_.default is field_.default_factory is dataclasses.MISSING
+        if needed and field_.name not in values:
+            raise _bad(f"`{name}`: {path or 'the recipe'} lacks `{field_.name}`")
     return cls(**values)
 
 
@@ -253,7 +279,10 @@ def _convert(wanted: Any, value: Any, name: str, where: str, path: str) -> Any:
             return None
         wanted, options = options[0], typing.get_args(options[0])
     if dataclasses.is_dataclass(wanted):
-        return _build(typing.cast(type, wanted), value, name, f"{path}.")
+        try:
+            return _build(typing.cast(type, wanted), value, name, f"{path}.")
+        except UsageError as error:  # a rule's own check
+            raise _bad(f"`{where}`: `{path}`: {error.message}", error.hint) from error
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, list | tuple):
             raise _bad(f"`{where}`: `{path}` must be a list")

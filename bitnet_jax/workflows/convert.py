@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ def convert(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
-        record = _convert(checkpoint, delivery, format, encoding, allow, probe, force)
+        record = convert_checkpoint(checkpoint, delivery, format, encoding, allow, probe, force)
     return record
 
 
-def _convert(
+def convert_checkpoint(
     checkpoint: Checkpoint,
     delivery: Delivery,
     format: str | None,
@@ -78,7 +78,14 @@ def _convert(
     allow: Sequence[str],
     probe: bool,
     force: bool,
+    also: Callable[[Checkpoint], Mapping[str, Any]] = lambda written: {},
 ) -> dict[str, Any]:
+    """As `convert`, for an open checkpoint and where it goes.
+
+    Args:
+      also: is given the output opened again, before it has its name; what it returns stands in
+        the record and the receipt too.
+    """
     output = delivery.path
     # What can be refused is refused now, not after minutes of reading.
     check_save(checkpoint, output, format=format, encoding=encoding, force=force)
@@ -124,6 +131,7 @@ def _convert(
             outputs=[delivery.named(path) for path in saved.outputs],
             warnings=[*checkpoint.warnings, *saved.warnings],
         )
+        record.update(also(written))
         if inside:  # it gets its place with the folder
             (temporary / receipt.name).write_bytes(_receipt(record))
         elif output.exists():  # killed from here on, the new file lacks a receipt

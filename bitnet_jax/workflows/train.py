@@ -29,9 +29,10 @@ from bitnet_jax.formats.checkpoint import (
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.ir.spec import ModelSpec
-from bitnet_jax.models.families import FAMILIES, family_for, fresh_params
+from bitnet_jax.models.families import FAMILIES, family_for, family_of, fresh_params
 from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.transform import ternarize
+from bitnet_jax.quant.rules import Rule
 from bitnet_jax.stores.address import parse, require_local
 from bitnet_jax.stores.store import Reach
 from bitnet_jax.stores.table import bring
@@ -56,6 +57,7 @@ class Prepared:
     data: TrainData
     tokenizer: TokenizerFiles
     corpus: Corpus
+    rules: tuple[Rule, ...]
     source: Mapping[str, Any] | None = None
 
 
@@ -138,7 +140,7 @@ def prepare_scratch(recipe: TrainConfig, reach: Reach | None = None) -> Prepared
     )
     _check_fits(recipe, spec)
     params = fresh_params(spec, recipe.seed)
-    return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus)
+    return Prepared(spec, params, data, tokenizer_files(tokenizer), corpus, rules_of(recipe, spec))
 
 
 def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike, reach: Reach) -> Prepared:
@@ -164,7 +166,13 @@ def prepare_checkpoint(recipe: TrainConfig, model: str | os.PathLike, reach: Rea
         )
     )
     _check_fits(recipe, spec)
-    return Prepared(spec, params, data, files, corpus, checkpoint.source.to_json())
+    source = checkpoint.source.to_json()
+    return Prepared(spec, params, data, files, corpus, rules_of(recipe, spec), source)
+
+
+def rules_of(recipe: TrainConfig, spec: ModelSpec) -> tuple[Rule, ...]:
+    """What becomes ternary: as the recipe says, or as the family does."""
+    return recipe.rules or family_of(spec.family).rules
 
 
 def _tokenizer_of(checkpoint: Checkpoint) -> TokenizerFiles:
@@ -212,7 +220,7 @@ def fit(
 ) -> TrainResult:
     """Runs the loop with the transform as the model function."""
     family = family_for(prepared.spec)
-    qat = ternarize(family.forward(prepared.spec), family.rules, "qat", forward=recipe.forward)
+    qat = ternarize(family.forward(prepared.spec), prepared.rules, "qat", forward=recipe.forward)
 
     def model_fn(params: Any, tokens: Any, lam: Any) -> Any:
         return qat(params, tokens, lam=lam)
@@ -236,7 +244,7 @@ def packed_checkpoint(params: Any, prepared: Prepared) -> Checkpoint:
     """The trained parameters, packed by the very function that the training forward used."""
     family = family_for(prepared.spec)
     example = np.zeros((1, 2), np.int32)
-    packed = pack(family.forward(prepared.spec), dict(params), family.rules, example)
+    packed = pack(family.forward(prepared.spec), dict(params), prepared.rules, example)
     return checkpoint_of(
         prepared.spec,
         packed.leaves,
@@ -253,8 +261,8 @@ def _run(
     resume_from: str | os.PathLike | None,
     progress: Any,
 ) -> dict[str, Any]:
-    if prepared.spec.family not in FAMILIES:
-        # What a plugin's rules make of its function is met here, not when the training is over.
+    if prepared.spec.family not in FAMILIES or recipe.rules:
+        # What rules from elsewhere make of its function is met here, not when the training is over.
         packed_checkpoint(prepared.params, prepared)
     run_dir = _run_folder(output, resume_from)
     with owned(run_dir):  # a second run in it would take the first one's steps for its own

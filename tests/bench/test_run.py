@@ -5,7 +5,6 @@ import math
 import pytest
 
 from bitnet_jax.bench import room
-from bitnet_jax.bench.device import choose
 from bitnet_jax.bench.run import _doubts, bench_run
 from bitnet_jax.bench.sizes import fit
 from bitnet_jax.bench.steps import decode_row, operations, read_bytes
@@ -14,6 +13,7 @@ from bitnet_jax.formats.create import create
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import load
+from bitnet_jax.targets.choose import choose
 
 PROBE = 32 << 20
 

@@ -19,10 +19,10 @@ ALL = [line for lines in LINES.values() for line in lines]
 
 # How many commands, and how many options of built commands, are announced and not built yet.
 # Lower them with each that is built; they never rise, for nothing is announced that is not here.
-COMMANDS_NOT_BUILT = 30
+COMMANDS_NOT_BUILT = 25
 OPTIONS_NOT_BUILT = 3
 # Of the lines, how many do not run yet.
-LINES_NOT_BUILT = 56
+LINES_NOT_BUILT = 51
 
 
 def parsed(line):

@@ -94,9 +94,9 @@ def test_as_a_real_process(name, place):
 
 
 def test_an_unknown_architecture_lists_the_known(place):
-    path = good_folder(place, architectures=["LlamaForCausalLM"])
+    path = good_folder(place, architectures=["MambaForCausalLM"])
     ended = here("model", "inspect", path).refused(65, "model.unknown_architecture")
-    assert "LlamaForCausalLM" in ended.err and "BitNetForCausalLM" in ended.err
+    assert "MambaForCausalLM" in ended.err and "BitNetForCausalLM" in ended.err
 
 
 def test_a_model_id_that_is_nowhere_is_not_fetched(place, monkeypatch):

@@ -212,7 +212,8 @@ def test_tokenizer_and_generation_settings_travel(tmp_path):
     assert again.tokenizer == model.tokenizer
     names = {p.name for p in (tmp_path / "b.hf").iterdir()}
     assert names >= {"tokenizer.json", "tokenizer_config.json", "generation_config.json",
-                     "special_tokens_map.json", "config.json", "model.safetensors"}  # fmt: skip
+                     "special_tokens_map.json", "config.json", "model.safetensors",
+                     "README.md"}  # fmt: skip
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

@@ -63,7 +63,7 @@ FAULTS = {
     "eos text": (conf(eos_token_id=["a"]), "config.value", "eos_token_id"),
     "tie text": (conf(tie_word_embeddings="no"), "config.value", "tie_word_embeddings"),
     "architecture": (
-        conf(architectures=["LlamaForCausalLM"]), "model.unknown_architecture",
+        conf(architectures=["MambaForCausalLM"]), "model.unknown_architecture",
         "BitNetForCausalLM"),
     "architecture a dict": (
         conf(architectures=[{}], model_type=[]), "model.unknown_architecture", "known"),

@@ -7,6 +7,7 @@ Run as ``python -m tests.stores.fake_hub FOLDER``; prints its port. FOLDER holds
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,6 +23,9 @@ TOKEN = "hf_good"
 ROOT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 FAULTS: dict = {}
 ASKED: list = []
+LARGE: dict = {}  # SHA-256 -> bytes: uploaded, and in no commit yet
+VISIBLE: dict = {}  # repositories that were made here: "private" or "public"
+MESSAGES: list = []  # of the commits that were made here
 
 
 def commit_of(folder: Path) -> str:
@@ -52,10 +56,81 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        FAULTS.clear()
-        FAULTS.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        ASKED.clear()
-        self.answer(200, b"{}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = unquote(urlsplit(self.path).path)
+        if path == "/fake":
+            FAULTS.clear()
+            FAULTS.update(json.loads(body))
+            ASKED.clear()
+            return self.answer(200, b"{}")
+        ASKED.append([self.command, path, None, self.auth()])
+        if self.auth() != TOKEN:
+            return self.error(401, "RepoNotFound")
+        if FAULTS.get("post", {}).get("path", "\0") in path:
+            return self.answer(FAULTS["post"]["status"], b'{"error": "no"}')
+        if path == "/api/validate-yaml":
+            return self.json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", path):
+            files = json.loads(body)["files"]
+            mode = ["regular", "lfs"]
+            rows = [
+                {"path": f["path"], "uploadMode": mode[f["size"] > LFS_BYTES],
+                 "shouldIgnore": False, "oid": None}
+                for f in files
+            ]  # fmt: skip
+            return self.json({"files": rows})
+        if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            host = f"http://localhost:{self.server.server_port}"
+            rows = [
+                {**row, "actions": {"upload": {"href": f"{host}/lfs/{row['oid']}"}}}
+                for row in json.loads(body)["objects"]
+            ]
+            return self.json({"transfer": "basic", "objects": rows})
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+            return self.commit(found[1], found[2], [json.loads(line) for line in body.splitlines()])
+        return self.answer(404, b"no such page")
+
+    def do_PUT(self):
+        """A large file, on another host's address; the commit that names it comes later."""
+        ASKED.append([self.command, self.path, None, self.auth()])
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if FAULTS.get("put_status"):
+            return self.answer(FAULTS["put_status"], b"no")
+        oid = self.path.rpartition("/")[2]
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self.answer(400, b"other bytes")
+        LARGE[oid] = body
+        return self.answer(200, b"")
+
+    def create(self, asked):
+        repo = f"{asked['organization']}/{asked['name']}"
+        (ROOT / repo / "main").mkdir(parents=True)
+        VISIBLE[repo] = asked.get("visibility") or ("private" if asked.get("private") else "public")
+        self.json({"url": f"http://127.0.0.1:{self.server.server_port}/{repo}", "id": repo})
+
+    def commit(self, repo, revision, lines):
+        folder = ROOT / repo / revision
+        head, *operations = lines
+        parent = head["value"].get("parentCommit")
+        if parent not in (None, commit_of(folder)):
+            return self.answer(412, b'{"error": "the branch has moved"}')
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+            elif operation["key"] == "lfsFile":
+                (folder / value["path"]).write_bytes(LARGE[value["oid"]])
+            else:
+                (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+        MESSAGES.append(head["value"]["summary"])
+        host = f"http://127.0.0.1:{self.server.server_port}"
+        oid = commit_of(folder)
+        self.json({"success": True, "commitOid": oid, "commitUrl": f"{host}/{repo}/commit/{oid}"})
+
+    def json(self, value):
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def do_HEAD(self):
         self.do_GET()
@@ -65,6 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         if path == "/fake":
             return self.answer(200, json.dumps(ASKED).encode())
+        if path == "/fake/made":
+            return self.json({"visible": VISIBLE, "messages": MESSAGES})
         ASKED.append([self.command, path, self.headers.get("Range"), self.auth()])
         if FAULTS.get("status"):
             status, headers = FAULTS["status"]

@@ -26,7 +26,7 @@ from bitnet_jax.passes.pack import pack
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.runtime.engine import Engine
 from tests.thin import mostly_heavy
-from tests.tiny import tiny_spec
+from tests.tiny import tiny_of, tiny_spec
 
 ROOT = Path(__file__).parents[2]
 MIXING = ROOT / "tests/plugins/mixing_decoder/mixing_decoder.py"
@@ -101,9 +101,11 @@ class Row:
         return np.random.default_rng(7).integers(0, self.spec.vocab_size, shape, np.int32)
 
 
+IDS: dict[str, Any] = {"vocab_size": 512, "bos_token_id": 256, "eos_token_ids": (257, 265)}
+
+
 def _spec(**changes: Any) -> ModelSpec:
-    ids = {"vocab_size": 512, "bos_token_id": 256, "eos_token_ids": (257, 265)}
-    return tiny_spec(**ids | {"rope_theta": 10000.0} | changes)
+    return tiny_spec(**IDS | {"rope_theta": 10000.0} | changes)
 
 
 def _mixing(**extra: Any) -> dict[str, Any]:
@@ -116,10 +118,45 @@ def _mixing(**extra: Any) -> dict[str, Any]:
     }
 
 
+def _of(family: str, extra: dict[str, Any] | None = None, **changes: Any) -> ModelSpec:
+    return tiny_of(family, **IDS | changes, extra=extra or {})
+
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_factor": 8.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_positions": 32,
+}
+
 ROWS = (
     Row("bitnet", _spec()),
     Row("bitnet, its own head", _spec(tie_embeddings=False)),
     Row("bitnet, SiLU and odd sizes", _spec(activation="silu", intermediate_size=52, num_layers=1)),
+    Row("1bitLLM", _of("bitnet-1bitllm")),
+    Row("llama", _of("llama")),
+    Row(
+        "llama, tied, biases, Llama 3.1's positions",
+        _of("llama", {"attention_bias": True, "mlp_bias": True} | _LLAMA3, tie_embeddings=True),
+    ),
+    Row("llama, a norm in each linear", _of("llama", {"linear_norms": True})),
+    Row("mistral", _of("mistral", {"sliding_window": 5})),
+    Row("qwen2", _of("qwen2", {"sliding_window": 4, "layer_types": "fs"})),
+    Row("qwen3", _of("qwen3", {"attention_bias": True}, head_dim=16)),
+    Row("gemma", _of("gemma", head_dim=16)),
+    Row(
+        "gemma3",
+        _of(
+            "gemma3",
+            {"sliding_window": 5, "layer_types": "ssf", "query_pre_attn_scalar": 9},
+            head_dim=16,
+            num_layers=3,
+        ),
+    ),
+    Row("phi", _of("phi", num_kv_heads=4)),
+    Row("phi3, fused in its files", _of("phi3", {"rotary_share": 0.5})),
+    Row("smollm3", _of("smollm3", {"rope_layers": "rn"})),
     Row("mixing: a Flax Linen package", _spec(**_mixing()), MIXING),
     Row(
         "mixing, its own head, no bias",
@@ -132,7 +169,21 @@ ROWS = (
         "page",
     ),
 )
-EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+# Of the families that share our blocks, those that have most parts; the others where time is no
+# matter.
+_LIGHT = {
+    "bitnet",
+    "bitnet, its own head",
+    "bitnet, SiLU and odd sizes",
+    "1bitLLM",
+    "llama, a norm in each linear",
+    "mixing: a Flax Linen package",
+    "mixing, its own head, no bias",
+    "the page's: plain JAX",
+}
+EVERY_ROW = pytest.mark.parametrize(
+    "row", mostly_heavy(ROWS, _LIGHT, "name"), ids=lambda row: row.name
+)
 # For laws that take seconds: one row of each kind of function, the others where time is no matter.
 EACH_KIND = pytest.mark.parametrize(
     "row",

@@ -13,7 +13,15 @@ attention_p = define(
 )
 
 
-def attention(q: Any, k: Any, v: Any, positions: Any, *, implementation: str = "reference") -> Any:
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    *,
+    window: int = 0,
+    implementation: str = "reference",
+) -> Any:
     """Causal attention of queries over keys that stand at their own index.
 
     Args:
@@ -22,11 +30,15 @@ def attention(q: Any, k: Any, v: Any, positions: Any, *, implementation: str = "
         (grouped-query attention, Ainslie et al. 2023). Of a float dtype, or int8 with rows as
         `quant.cache_rows` has them.
       positions: int32 [batch, length], each query's own position among the keys, not negative.
+      window: how many keys a query sees at most, its own included (sliding-window attention,
+        Beltagy et al. 2020); 0: all before it.
       implementation: ``reference``, which XLA can shard and export; ``native``, or ``auto``
         where the kernel fits: with sums in one order (`native.py`).
 
     Returns:
       `q`'s shape and dtype.
     """
-    chosen = {} if implementation == "reference" else {"implementation": implementation}
+    chosen: dict[str, Any] = {"window": int(window)} if window else {}
+    if implementation != "reference":
+        chosen["implementation"] = implementation
     return attention_p.bind(q, k, v, positions, **chosen)

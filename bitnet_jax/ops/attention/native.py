@@ -30,8 +30,9 @@ def fits(q: Any, k: Any, v: Any, positions: Any) -> bool:
     return rows and placed and whole
 
 
-def attention_native(q: Any, k: Any, v: Any, positions: Any) -> Any:
+def attention_native(q: Any, k: Any, v: Any, positions: Any, *, window: int = 0) -> Any:
     """As `attention_reference`."""
     target, isa = ffi_target("bitnet_attention")
     result = jax.ShapeDtypeStruct(q.shape, jnp.float32)
-    return jax.ffi.ffi_call(target, result)(q, k, v, positions, isa=np.int64(isa))
+    call = jax.ffi.ffi_call(target, result)
+    return call(q, k, v, positions, isa=np.int64(isa), window=np.int64(window))

@@ -17,7 +17,16 @@ cached_attention_p = define_fused(
 
 
 def cached_attention(
-    q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any, *, theta: float
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    keys: Any,
+    values: Any,
+    *,
+    theta: float,
+    scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """Rotates `q` and `k`, writes `k` and `v` into the caches, and attends.
 
@@ -29,9 +38,15 @@ def cached_attention(
       positions: int32 [batch, length], ascending by one along a row.
       keys, values: float32 [batch, capacity, kv_heads, head_dim], or int8 with rows as
         `quant.cache_rows` has them.
+      theta, scaling: as `rotary` takes them.
+      window: as `attention` takes it.
 
     Returns:
       `q`'s shape, and both caches with the new rows.
     """
-    y, keys, values = cached_attention_p.bind(q, k, v, positions, keys, values, theta=float(theta))
+    chosen = {"scaling": tuple(scaling), "window": int(window)}
+    chosen = {name: value for name, value in chosen.items() if value}
+    y, keys, values = cached_attention_p.bind(
+        q, k, v, positions, keys, values, theta=float(theta), **chosen
+    )
     return y, keys, values

@@ -25,14 +25,25 @@ def fits(q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any) -> bool
 
 
 def cached_attention_native(
-    q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any, *, theta: float
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    keys: Any,
+    values: Any,
+    *,
+    theta: float,
+    scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """As `cached_attention_reference`."""
-    angles = positions.astype(jnp.float32)[..., None] * frequencies(q.shape[-1], theta)
+    angles = positions.astype(jnp.float32)[..., None] * frequencies(q.shape[-1], theta, scaling)
     target, isa = ffi_target("bitnet_cached_attention")
     results = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in (q, keys, values)]
     call = jax.ffi.ffi_call(target, results, input_output_aliases={6: 1, 7: 2})
     y, keys, values = call(
-        *(q, k, v, jnp.cos(angles), jnp.sin(angles), positions, keys, values), isa=np.int64(isa)
+        *(q, k, v, jnp.cos(angles), jnp.sin(angles), positions, keys, values),
+        isa=np.int64(isa),
+        window=np.int64(window),
     )
     return y, keys, values

@@ -10,10 +10,20 @@ from bitnet_jax.ops.rotary.reference import rotary_reference
 
 
 def cached_attention_reference(
-    q: Any, k: Any, v: Any, positions: Any, keys: Any, values: Any, *, theta: float
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    keys: Any,
+    values: Any,
+    *,
+    theta: float,
+    scaling: tuple[Any, ...] = (),
+    window: int = 0,
 ) -> tuple[Any, Any, Any]:
     """The result [batch, length, heads, head_dim], and both caches with the new rows."""
-    keys = cache_write_reference(keys, rotary_reference(k, positions, theta=theta), positions)
+    turn: dict[str, Any] = {"theta": theta, "scaling": scaling}
+    keys = cache_write_reference(keys, rotary_reference(k, positions, **turn), positions)
     values = cache_write_reference(values, v, positions)
-    q = rotary_reference(q, positions, theta=theta)
-    return attention_reference(q, keys, values, positions), keys, values
+    q = rotary_reference(q, positions, **turn)
+    return attention_reference(q, keys, values, positions, window=window), keys, values

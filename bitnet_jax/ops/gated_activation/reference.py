@@ -14,9 +14,14 @@ def _relu2(gate: Any) -> Any:
     return positive * positive
 
 
-GATES = {"relu2": _relu2, "silu": jax.nn.silu}
+def _gelu_tanh(gate: Any) -> Any:
+    # With tanh in place of erf (Hendrycks & Gimpel 2016), as Gemma was trained.
+    return jax.nn.gelu(gate, approximate=True)
+
+
+GATES = {"relu2": _relu2, "silu": jax.nn.silu, "gelu_tanh": _gelu_tanh}
 
 
 def gated_activation_reference(gate: Any, up: Any, *, kind: str) -> Any:
-    """``relu(gate)² * up`` (BitNet b1.58 2B4T) or ``silu(gate) * up``."""
+    """``relu(gate)² * up`` (BitNet b1.58 2B4T), or another of `GATES`."""
     return GATES[kind](gate) * up

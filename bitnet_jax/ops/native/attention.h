@@ -26,6 +26,7 @@ struct Attention {
   const int32_t* positions;  // [batch, tokens]; with k and v ascending by one along a row
   void *keys, *values;       // [batch, capacity, kv_heads], rows of CacheRowBytes
   bool narrow;  // a row: `width` codes int8 and their float32 scale; else `width` floats
+  int64_t window;  // how many keys a query sees at most, its own included; 0: all before it
   float* y;                  // [batch, tokens, heads, width]
 };
 
@@ -63,6 +64,16 @@ constexpr int64_t kQueryBlock = 8;
 static inline int64_t KeysOf(const Attention& p, int64_t row) {
   const int64_t seen = int64_t{p.positions[row]} + 1;
   return Max(Min(seen, p.capacity), 1);  // positions are not negative: key 0 is seen
+}
+
+// The first key that a query sees.
+static inline int64_t FirstOf(const Attention& p, int64_t row) {
+  if (p.window <= 0) return 0;
+  return Min(Max(int64_t{p.positions[row]} + 1 - p.window, 0), p.capacity - 1);
+}
+
+static inline int64_t FirstChunk(const Attention& p, int64_t row) {
+  return FirstOf(p, row) / kChunk;
 }
 
 // A key or value into its row of the cache.
@@ -148,8 +159,10 @@ static void Chunk(const AttentionPlan& plan, int64_t row, int64_t kv, int64_t ch
                   const Seen& seen, float* most, float* total, float* out) {
   const Attention& p = *plan.p;
   const float scale = static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(p.width)));
-  p.kernel->floats->attend(Queries(plan, row, kv), p.heads / p.kv_heads, seen.keys, seen.values,
-                           seen.stride, Min(KeysOf(p, row) - chunk * kChunk, kChunk), p.width,
+  const int64_t skipped = Max(FirstOf(p, row) - chunk * kChunk, 0), at = skipped * seen.stride;
+  p.kernel->floats->attend(Queries(plan, row, kv), p.heads / p.kv_heads, seen.keys + at,
+                           seen.values + at, seen.stride,
+                           Min(KeysOf(p, row) - chunk * kChunk, kChunk) - skipped, p.width,
                            scale, most, total, out);
 }
 
@@ -162,12 +175,12 @@ static void WriteRow(const AttentionPlan& plan, int64_t row, int64_t kv, const f
     for (int64_t d = 0; d < p.width; ++d) y[h * p.width + d] = out[h * p.width + d] / total[h];
 }
 
-static void Merge(const AttentionPlan& plan, int64_t chunk, float* most, float* total,
+static void Merge(const AttentionPlan& plan, bool is_first, float* most, float* total,
                   float* out, const float* chunk_most, const float* chunk_total,
                   const float* chunk_out) {
   const Attention& p = *plan.p;
   const int64_t group = p.heads / p.kv_heads;
-  if (chunk == 0) {
+  if (is_first) {
     std::memcpy(most, chunk_most, group * sizeof(float));
     std::memcpy(total, chunk_total, group * sizeof(float));
     std::memcpy(out, chunk_out, group * p.width * sizeof(float));
@@ -209,7 +222,7 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
       const int64_t kv = i % p.kv_heads, chunk = i / p.kv_heads % plan.chunks;
       const int64_t row = i / p.kv_heads / plan.chunks;
       const int64_t count = Min(KeysOf(p, row) - chunk * kChunk, kChunk);
-      if (count <= 0) return;
+      if (count <= 0 || chunk < FirstChunk(p, row)) return;
       const Seen seen = See(plan, row / p.tokens, kv, chunk, count);
       if (seen.keys != nullptr)
         Chunk(plan, row, kv, chunk, seen, plan.most.get() + i * group,
@@ -219,12 +232,13 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
     const int64_t next = p.kv_heads * group;  // from a chunk's piece to the next one's
     for (int64_t i = 0; i < rows * p.kv_heads; ++i) {
       const int64_t row = i / p.kv_heads, kv = i % p.kv_heads;
-      const int64_t first = (row * plan.chunks * p.kv_heads + kv) * group;
+      const int64_t start = FirstChunk(p, row);
+      const int64_t first = ((row * plan.chunks + start) * p.kv_heads + kv) * group;
       float* most = plan.most.get() + first;
       float* total = plan.total.get() + first;
       float* out = plan.out.get() + first * p.width;
-      for (int64_t chunk = 1; chunk * kChunk < KeysOf(p, row); ++chunk)
-        Merge(plan, chunk, most, total, out, most + chunk * next, total + chunk * next,
+      for (int64_t chunk = 1; (start + chunk) * kChunk < KeysOf(p, row); ++chunk)
+        Merge(plan, false, most, total, out, most + chunk * next, total + chunk * next,
               out + chunk * next * p.width);
       WriteRow(plan, row, kv, total, out);
     }
@@ -244,19 +258,21 @@ static bool RunAttention(const Attention& p, int64_t threads, Run run) {
     const int64_t t0 = block * kQueryBlock, t1 = Min(t0 + kQueryBlock, p.tokens);
     float* mine = scratch.get() + i * (kQueryBlock + 1) * each;
     float* chunk_at = mine + kQueryBlock * each;
-    int64_t longest_here = 0;
-    for (int64_t t = t0; t < t1; ++t)
+    int64_t longest_here = 0, start = plan.chunks;
+    for (int64_t t = t0; t < t1; ++t) {
       longest_here = Max(longest_here, KeysOf(p, b * p.tokens + t));
-    for (int64_t chunk = 0; chunk * kChunk < longest_here; ++chunk) {
+      start = Min(start, FirstChunk(p, b * p.tokens + t));
+    }
+    for (int64_t chunk = start; chunk * kChunk < longest_here; ++chunk) {
       const Seen seen = See(plan, b, kv, chunk, Min(longest_here - chunk * kChunk, kChunk));
       if (seen.keys == nullptr) return;
       for (int64_t t = t0; t < t1; ++t) {
         const int64_t row = b * p.tokens + t;
-        if (chunk * kChunk >= KeysOf(p, row)) continue;
+        if (chunk * kChunk >= KeysOf(p, row) || chunk < FirstChunk(p, row)) continue;
         float* most = mine + (t - t0) * each;
         Chunk(plan, row, kv, chunk, seen, chunk_at, chunk_at + group, chunk_at + 2 * group);
-        Merge(plan, chunk, most, most + group, most + 2 * group, chunk_at, chunk_at + group,
-              chunk_at + 2 * group);
+        Merge(plan, chunk == FirstChunk(p, row), most, most + group, most + 2 * group, chunk_at,
+              chunk_at + group, chunk_at + 2 * group);
       }
     }
     for (int64_t t = t0; t < t1; ++t) {

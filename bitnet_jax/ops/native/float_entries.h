@@ -34,8 +34,10 @@ bool SetAttention(Shape q, ffi::AnyBuffer keys, ffi::AnyBuffer values, Shape pos
 constexpr const char* kAttentionShapes = "bitnet: shapes of queries, keys and positions disagree";
 
 ffi::Error AttentionImpl(F32 q, ffi::AnyBuffer keys, ffi::AnyBuffer values,
-                         ffi::Buffer<ffi::S32> positions, ffi::ResultBuffer<ffi::F32> y, int64_t isa) {
+                         ffi::Buffer<ffi::S32> positions, ffi::ResultBuffer<ffi::F32> y, int64_t isa,
+                         int64_t window) {
   Attention p = {};
+  p.window = window;
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
   // The caches are only read: without k and v nothing is written into them.
@@ -50,8 +52,10 @@ ffi::Error CachedAttentionImpl(F32 q, F32 k, F32 v, F32 cos, F32 sin,
                                ffi::Buffer<ffi::S32> positions, ffi::AnyBuffer keys,
                                ffi::AnyBuffer values, ffi::ResultBuffer<ffi::F32> y,
                                ffi::Result<ffi::AnyBuffer> new_keys,
-                               ffi::Result<ffi::AnyBuffer> new_values, int64_t isa) {
+                               ffi::Result<ffi::AnyBuffer> new_values, int64_t isa,
+                               int64_t window) {
   Attention p = {};
+  p.window = window;
   p.kernel = Find(isa);
   if (p.kernel == nullptr) return Fail(kNoIsa);
   if (!SetAttention(q.dimensions(), keys, values, positions.dimensions(), &p) ||
@@ -93,7 +97,8 @@ BITNET_HANDLER(bitnet_attention, AttentionImpl,
                    .Arg<ffi::AnyBuffer>()
                    .Arg<ffi::Buffer<ffi::S32>>()
                    .Ret<F32>()
-                   .Attr<int64_t>("isa"))
+                   .Attr<int64_t>("isa")
+                   .Attr<int64_t>("window"))
 
 BITNET_HANDLER(bitnet_cached_attention, CachedAttentionImpl,
                ffi::Ffi::Bind()
@@ -108,7 +113,8 @@ BITNET_HANDLER(bitnet_cached_attention, CachedAttentionImpl,
                    .Ret<F32>()
                    .Ret<ffi::AnyBuffer>()
                    .Ret<ffi::AnyBuffer>()
-                   .Attr<int64_t>("isa"))
+                   .Attr<int64_t>("isa")
+                   .Attr<int64_t>("window"))
 
 BITNET_HANDLER(bitnet_rms_norm, NormImpl,
                ffi::Ffi::Bind().Arg<F32>().Arg<F32>().Ret<F32>().Attr<int64_t>("isa").Attr<float>(

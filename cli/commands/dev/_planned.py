@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ...fields import named, option
+from ...fields import option
 from ...options import (
     DEVICES,
     ModelArgs,
@@ -31,28 +31,6 @@ class InitArgs:
     precision: str = precision_option("1.58")
     output: str = output_option(help="the folder to write", default=".")
     force: bool = force_option("replace the files that it writes")
-
-
-@dataclass
-class DebugArgs(ModelArgs):
-    """Options of `bitnet dev debug`."""
-
-    model: str = model_option()
-    input: Optional[str] = option(
-        "-i",
-        "--input",
-        type=named,
-        metavar="FILE",
-        help="the tokens or the text (JSON)",
-        shown_default="built in",
-    )
-    against: Optional[str] = option(
-        "-A",
-        "--against",
-        metavar="MODEL",
-        help="a second model, or a kernel by its name: tells the first op that diverges",
-    )
-    device: str = device_option()
 
 
 @dataclass
@@ -123,11 +101,6 @@ PLANNED = {
         InitArgs,
         "bitnet dev init --template transformer --precision 1.58",
         "bitnet dev init -o my-model",
-    ),
-    "debug": Planned(
-        DebugArgs,
-        "bitnet dev debug --model model.bitnet --input debug_input.json --verbose",
-        "bitnet dev debug model.bitnet --against model.hf",
     ),
     "test": Planned(
         TestArgs,

@@ -25,6 +25,7 @@ from ...result import CommandResult, Pairs, table_of
 EXAMPLES = (
     "bitnet model convert model.hf --output model.bitnet",
     "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
+    "bitnet model convert --input model.hf --output model.gguf --encoding tq2_0",
     "bitnet model convert --input a.hf b.hf c.hf --output-dir converted",
 )
 
@@ -63,7 +64,7 @@ class ConvertArgs(ManyModelsArgs, ModelArgs):
 
 
 # What the output is called, of each format; the first is written unless another is asked for.
-SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf"}
+SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf", "gguf": ".gguf"}
 
 
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:

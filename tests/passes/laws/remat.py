@@ -35,7 +35,8 @@ POLICIES = {
         offload_dst="pinned_host",
     ),
 }
-assert set(POLICIES) == {name for name in dir(P) if not name.startswith("_")}, "a new policy"
+# jax 0.11 shows the classes of what these give, too.
+assert set(POLICIES) == {name for name in dir(P) if name[0].islower()}, "a new policy"
 
 
 def two_products(w, x):

@@ -1,11 +1,9 @@
-"""Which device a benchmark runs on: what was asked for, or an error with the line that mends it.
+"""Which device a command runs on: what was asked for, or an error with the line that mends it.
 
 Knows nothing of what runs there.
 """
 
 from __future__ import annotations
-
-import jax
 
 from bitnet_jax.core.errors import Unavailable, UsageError, did_you_mean
 from bitnet_jax.targets.detect import detect
@@ -35,6 +33,8 @@ def choose(name: str) -> Target:
         raise UsageError(
             "device.unknown", f"there is no device `{name}`", did_you_mean(name, DEVICES)
         )
+    import jax
+
     if name == "auto":
         return detect()
     platforms, mend = DEVICES[name]

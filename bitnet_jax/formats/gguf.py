@@ -1,0 +1,384 @@
+"""GGUF files to `Checkpoint` and back (docs/formats/gguf.md says what is written and refused).
+
+The container knows keys and blocks; here they get a family's names and checks. Tensors pass
+through one at a time, the ternary ones twice when writing: a header that comes first must say
+where each scale is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.gguf import GgufFile, open_gguf_file
+from bitnet_jax.containers.gguf_blocks import FLOATS
+from bitnet_jax.containers.gguf_types import TYPES
+from bitnet_jax.containers.gguf_write import GgufWriter, Planned, Value
+from bitnet_jax.core.errors import BadData, InternalError, few, nearest
+from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
+from bitnet_jax.formats.gguf_encoding import FLOAT, LOSSY, TERNARY, Encoding, choose_encoding
+from bitnet_jax.formats.gguf_i2s import LayoutCheck
+from bitnet_jax.formats.gguf_metadata import ARCHITECTURE, SPEC, read_spec, row_of, spec_keys
+from bitnet_jax.formats.gguf_tokenizer import tokenizer_keys
+from bitnet_jax.formats.gguf_tokenizer_read import read_tokenizer
+from bitnet_jax.formats.gguf_weights import (
+    Form,
+    Kept,
+    encode_float,
+    encode_ternary,
+    looks_ternary,
+    plan_ternary,
+    read_float,
+    read_table,
+    read_ternary,
+    scale_name,
+    write_table,
+)
+from bitnet_jax.formats.huggingface_weights import turned
+from bitnet_jax.formats.native import PRODUCER
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.gguf import Found
+from bitnet_jax.models.names import Expected, expected, gguf_names
+from bitnet_jax.models.rope_gguf import FREQUENCIES
+from bitnet_jax.quant.digest import Digest, DigestBuilder
+from bitnet_jax.quant.tensor import QuantTensor
+
+DIGEST = "bitnet_jax.digest."
+# The ``general.file_type`` of each type of the matrices (llama.cpp's enum; 40 is bitnet.cpp's).
+_FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40,
+}  # fmt: skip
+_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
+# Of a tensor that is none of the model's parameters.
+_LARGEST_FURTHER = 1 << 20
+
+
+# ------------------------------------------------------------------------------ reading
+def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
+    """Opens a GGUF file: header, keys and names; reads no tensor.
+
+    Args:
+      verify: compare what files of this package state with what they hold, and look at the
+        layout of I2_S tensors of others, when they are read.
+
+    Raises:
+      BadData: it is damaged, is of an architecture or type not known, or its parts do not fit
+        together; the code says which.
+    """
+    file = open_gguf_file(path)
+    where = f"`{path}`"
+    embedding = file.tensors.get("token_embd.weight")
+    rows = embedding.shape[0] if embedding is not None else 0
+    tied = "output.weight" not in file.tensors
+    spec = read_spec(_found(file, where), rows, tied)
+    wanted = expected(spec)
+    names = gguf_names(spec)
+    _check_names(file, wanted, names, spec)
+    ours = SPEC in file.metadata
+    table = read_table(file.metadata, wanted, where)
+    check = LayoutCheck(file, names, spec.num_layers)
+    stated = {
+        key: file.metadata[DIGEST + key]
+        for key in ("trits", "trits_scales")
+        if isinstance(file.metadata.get(DIGEST + key), str)
+    }
+    look = check if verify and not stated else lambda: None
+    entries = {
+        name: _entry(file, item, names[name], table.get(name), ours, spec, look)
+        for name, item in wanted.items()
+    }
+    tokenizer, warnings = read_tokenizer(file.metadata, spec, ours, where)
+    kinds = Counter(file.info(names[name]).type.name for name in entries if entries[name].ternary)
+    if "I2_S" in kinds and not stated:
+        warnings.append(
+            f"{where}: I2_S names several layouts, and nothing in the file says which; it "
+            "is read as bitnet.cpp's converter writes, unless the weights themselves show another"
+        )
+    if ours is False and file.metadata.get(ARCHITECTURE) == "bitnet" and _silent(file.metadata):
+        warnings.append(
+            f"{where}: no key bitnet.hidden_activation: taken as SiLU, as llama.cpp does; a 2B4T "
+            "model in such a file is another one (microsoft/BitNet#588)"
+        )
+    detail = {
+        "digests": stated,
+        "architecture": file.metadata.get(ARCHITECTURE),
+        "version": file.version,
+        "types": dict(Counter(info.type.name for info in file.tensors.values())),
+    }
+    source = Source(path, "gguf", _encoding(file, names, entries), detail)
+    return Checkpoint(spec, entries, tokenizer, source, tuple(warnings))
+
+
+def _found(file: GgufFile, where: str) -> Found:
+    """The file, as a family's row may look at it."""
+
+    def read(name: str) -> np.ndarray:
+        info = file.info(name)
+        if info.type.name not in FLOATS or info.nbytes > _LARGEST_FURTHER:
+            raise TensorError(
+                "model.tensor_dtype",
+                f"{where}: tensor `{name}` is {info.type.name} {list(info.shape)}; a short vector "
+                "of floats was expected",
+                "convert again from the original",
+                tensor=name,
+            )
+        return file.read_bytes(name).view(FLOATS[info.type.name]).astype(np.float32)
+
+    architecture = str(file.metadata.get(ARCHITECTURE))
+    return Found(architecture, file.metadata, frozenset(file.tensors), read, where)
+
+
+def _silent(metadata: Mapping[str, Any]) -> bool:
+    return "bitnet.hidden_activation" not in metadata
+
+
+def _ones(file: GgufFile, name: str) -> bool:
+    """A tensor of factors that are all 1 says nothing."""
+    return name in file.tensors and bool((_found(file, "").read(name) == 1).all())
+
+
+def _check_names(
+    file: GgufFile, wanted: Mapping[str, Expected], names: Mapping[str, str], spec: ModelSpec
+) -> None:
+    """The tensors must be those the spec asks for, no more and no less, each of its shape."""
+    row = row_of(spec)
+    scales = {
+        scale_name(names[name])
+        for name, item in wanted.items()
+        if item.ternary and row.scales(name, spec)
+    }
+    known = {*names.values(), *scales, *row.tensors(spec)}
+    known |= {name for name in (FREQUENCIES,) if _ones(file, name)}
+    extra = [name for name in file.tensors if name not in known]
+    for name, theirs in names.items():
+        if theirs not in file.tensors:
+            close = nearest(theirs, extra)
+            raise TensorError(
+                "model.missing_sub_norm" if "sub_norm" in name else "model.missing_tensor",
+                f"`{file.path}` lacks tensor `{theirs}`, which its architecture has"
+                + (f"; found instead: {few(close)}" if close else ""),
+                "the converter that made it dropped it: convert again from the original",
+                tensor=name,
+            )
+        info = file.info(theirs)
+        if info.shape != wanted[name].file_shape:
+            raise TensorError(
+                "model.tensor_shape",
+                f"`{file.path}`: tensor `{theirs}` is {list(info.shape)}; its keys ask for "
+                f"{list(wanted[name].file_shape)}",
+                "are keys and weights of one model?",
+                tensor=name,
+            )
+        if info.type.name in TERNARY.values() and not wanted[name].ternary:
+            raise TensorError(
+                "model.tensor_dtype",
+                f"`{file.path}`: tensor `{theirs}` is {info.type.name}, and no ternary matrix",
+                "a converter quantized the embedding or the head: convert again from the original",
+                tensor=name,
+            )
+    if extra:
+        close = nearest(extra[0], known)
+        raise TensorError(
+            "model.unknown_tensor",
+            f"`{file.path}` holds {len(extra)} tensors that its architecture has not: {few(extra)}",
+            f"the nearest known: {few(close)}" if close else "is it of another architecture?",
+            tensor=extra[0],
+        )
+
+
+def _entry(
+    file: GgufFile,
+    item: Expected,
+    theirs: str,
+    kept: Kept | None,
+    ours: bool,
+    spec: ModelSpec,
+    look: Any,
+) -> TensorEntry:
+    stored = file.info(theirs).type.name
+    heads = row_of(spec).heads(item.name, spec)
+    if item.ternary and stored in FLOATS:
+        # A file of ours says it; of another, it shows.
+        ternary = bool(kept and kept.scale_kind) if ours else looks_ternary(file, theirs)
+    else:
+        ternary = item.ternary and stored in TERNARY.values()
+    dtype = kept.dtype if kept is not None else str(FLOATS.get(stored, np.dtype("<f4")))
+    if not ternary:
+        return TensorEntry(
+            item.name, item.shape, dtype, False,
+            lambda: read_float(file, item, theirs, kept, heads),
+        )  # fmt: skip
+
+    def read() -> QuantTensor:
+        if stored == "I2_S":
+            look()
+        return read_ternary(file, item, theirs, kept, heads)
+
+    return TensorEntry(item.name, item.shape, dtype, True, read)
+
+
+def _encoding(file: GgufFile, names: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> str:
+    """The encoding of most matrices, with that of the embedding where it is not its own float."""
+    some = [name for name, entry in entries.items() if entry.ternary] or [
+        name for name, entry in entries.items() if len(entry.shape) > 1
+    ]
+    kinds = Counter(file.info(names[name]).type.name for name in some)
+    base = kinds.most_common(1)[0][0].lower() if kinds else "f32"
+    embedding = file.info(names["embed_tokens"]).type.name if "embed_tokens" in names else "F32"
+    lossy = embedding not in FLOATS and embedding.lower() != base
+    return f"{base}+{embedding.lower()}" if lossy else base
+
+
+# ------------------------------------------------------------------------------ writing
+@dataclass
+class Written:
+    """What was written.
+
+    Attributes:
+      digest: of what went in.
+      warnings: what the user should know.
+    """
+
+    encoding: str
+    digest: Digest
+    warnings: list[str]
+
+
+def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = None) -> Written:
+    """Writes `checkpoint` as a GGUF file; the same checkpoint gives the same bytes.
+
+    Raises:
+      UsageError, CannotCreate: as `choose_encoding`, `plan_ternary`, `encode_float` and
+        `tokenizer_keys`.
+      BadData: the source gave other trits the second time (``gguf.source_changed``).
+    """
+    chosen = choose_encoding(checkpoint, encoding)
+    words, notes = tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+    forms, digest = _forms(checkpoint, chosen)
+    plan = _plan(checkpoint, chosen, forms)
+    metadata: dict[str, Value] = {
+        **_general(checkpoint, chosen),
+        **spec_keys(checkpoint.spec, chosen.architecture),
+        **words,
+        **write_table(_kept(checkpoint, chosen, forms)),
+        **{DIGEST + key: ("string", value) for key, value in digest.to_json().items()},
+    }
+    writer = GgufWriter(stream, metadata, plan)
+    again, rounded = _write_tensors(checkpoint, chosen, forms, writer)
+    if again != digest:
+        raise BadData(
+            "gguf.source_changed",
+            f"`{checkpoint.source.path}` gave other weights when it was read a second time",
+            "something is writing it: wait for that, then convert again",
+        )
+    warnings = [*chosen.warnings, *notes]
+    if rounded:
+        types = ", ".join(sorted({chosen.types[name] for name in rounded}))
+        warnings.append(f"{len(rounded)} tensors of floats were rounded to {types}: {few(rounded)}")
+    return Written(chosen.name, digest, warnings)
+
+
+def check_gguf(checkpoint: Checkpoint, encoding: str | None) -> None:
+    """Raises what `write_gguf` would for the model's kind, names and tokenizer; reads no tensor."""
+    choose_encoding(checkpoint, encoding)
+    tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+
+
+def _order(checkpoint: Checkpoint) -> list[str]:
+    """The order of the file, which is that of the digest."""
+    return sorted(checkpoint.entries, key=str.encode)
+
+
+def _ternary(checkpoint: Checkpoint, name: str) -> QuantTensor:
+    value = checkpoint.entries[name].read()
+    if not isinstance(value, QuantTensor):
+        raise InternalError("gguf.entry", f"`{name}` said it was ternary, and is not")
+    return value
+
+
+def _forms(checkpoint: Checkpoint, chosen: Encoding) -> tuple[dict[str, Form], Digest]:
+    """How each ternary tensor will be stored, and the digest of all."""
+    # bitnet.cpp's own type has the exact scale, and its engine no tensor for another.
+    bitnet_cpp = chosen.name.startswith("i2_s")
+    row = row_of(checkpoint.spec)
+    forms: dict[str, Form] = {}
+    builder = DigestBuilder()
+    for name in _order(checkpoint):
+        if checkpoint.entries[name].ternary:
+            tensor = _ternary(checkpoint, name)
+            builder.add(name, tensor)
+            outer = not bitnet_cpp and row.scales(name, checkpoint.spec)
+            forms[name] = plan_ternary(name, tensor, chosen.types[name], outer)
+    return forms, builder.result()
+
+
+def _kept(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> dict[str, Kept]:
+    """What the table must say: of every ternary tensor, and of floats whose dtype is not kept."""
+    found = {name: form.kept for name, form in forms.items()}
+    for name, entry in checkpoint.entries.items():
+        if name not in forms and entry.dtype != str(FLOATS.get(chosen.types[name])):
+            found[name] = Kept(entry.dtype)
+    return found
+
+
+def _plan(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> list[Planned]:
+    wanted, names = expected(checkpoint.spec), gguf_names(checkpoint.spec)
+    plan = []
+    for name in _order(checkpoint):
+        plan.append(Planned(names[name], TYPES[chosen.types[name]], wanted[name].file_shape))
+        if name in forms and forms[name].outer is not None:
+            plan.append(Planned(scale_name(names[name]), TYPES["F32"], (1,)))
+    for name, value in row_of(checkpoint.spec).tensors(checkpoint.spec).items():
+        plan.append(Planned(name, TYPES["F32"], value.shape))
+    return plan
+
+
+def _write_tensors(
+    checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form], writer: GgufWriter
+) -> tuple[Digest, list[str]]:
+    """Writes every tensor; returns the digest of what went in, and the floats that were rounded."""
+    spec = checkpoint.spec
+    wanted, names, row = expected(spec), gguf_names(spec), row_of(spec)
+    builder = DigestBuilder()
+    rounded = []
+    for name in _order(checkpoint):
+        heads = row.heads(name, spec)
+        if name in forms:
+            form, tensor = forms[name], _ternary(checkpoint, name)
+            builder.add(name, tensor)
+            writer.write(names[name], encode_ternary(tensor, form, heads))
+            if form.outer is not None:
+                writer.write(scale_name(names[name]), np.array([form.outer], "<f4"))
+            continue
+        value = turned(wanted[name], np.asarray(checkpoint.entries[name].read()))
+        data, exact = encode_float(name, value, chosen.types[name], heads)
+        writer.write(names[name], data)
+        if not exact:
+            rounded.append(name)
+    for name, value in row.tensors(spec).items():
+        writer.write(name, value.astype("<f4"))
+    return builder.result(), rounded
+
+
+def _general(checkpoint: Checkpoint, chosen: Encoding) -> dict[str, Value]:
+    """What the file is; nothing of where its source lay."""
+    base = chosen.name.split("+")[0]
+    kind = {**TERNARY, **FLOAT, **LOSSY}[base]
+    count = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
+    size = next(f"{count / unit:.3g}{word}" for unit, word in _UNITS if count >= unit)
+    return {
+        ARCHITECTURE: ("string", chosen.architecture),
+        "general.type": ("string", "model"),
+        "general.name": ("string", f"{checkpoint.spec.family} {size}"),
+        "general.size_label": ("string", size),
+        "general.quantized_by": ("string", PRODUCER),
+        "general.quantization_version": ("u32", 2),
+        "general.file_type": ("u32", _FILE_TYPES[kind]),
+    }

@@ -1,0 +1,55 @@
+"""Llama in GGUF files: llama.cpp's architecture `llama`.
+
+Its rotary embedding turns neighbouring pairs, so the rows of q and k (and of their biases)
+are interleaved, as llama.cpp's converter does (`LlamaModel.permute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models import rope_gguf
+from bitnet_jax.models.gguf import BIAS_NAMES, LLAMA_NAMES, Found, Gguf
+from bitnet_jax.models.linear_norms import LINEAR_NORMS
+
+_Q, _K = "layers.N.self_attn.q_proj", "layers.N.self_attn.k_proj"
+
+
+def _fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
+    theta, head_dim = fields["rope_theta"], fields["head_dim"]
+    scaling = rope_gguf.read_fields(found, theta, head_dim, fields.get("_stated"))
+    biased = {
+        "attention_bias": "blk.0.attn_q.bias" in found.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in found.tensors,
+    }
+    return {"extra": scaling | biased | LINEAR_NORMS}
+
+
+def refuses(spec: ModelSpec) -> str | None:
+    """Why llama.cpp's `llama` cannot hold `spec`."""
+    if spec.extra.get("linear_norms"):
+        return "its linears have norms of their own, which the architecture has no place for"
+    return None
+
+
+def _scales(name: str, spec: ModelSpec) -> bool:
+    # llama.cpp's `build_ffn` multiplies by the scale after it has added the bias (seen: log-
+    # probabilities 0.6 off), its attention before.
+    return not (spec.extra["mlp_bias"] and ".mlp." in name)
+
+
+GGUF = Gguf(
+    architecture="llama",
+    names=(*LLAMA_NAMES, *BIAS_NAMES),
+    fixed=_fixed,
+    more=rope_gguf.write_keys,
+    tensors=rope_gguf.write_tensors,
+    permuted={
+        _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads",
+        _K + ".bias": "num_kv_heads",
+    },
+    scales=_scales,
+    refuses=refuses,
+)  # fmt: skip
