@@ -109,6 +109,24 @@ class OnnxFile:
             )
         return self.tensors[name]
 
+    def read_bytes(self, name: str) -> np.ndarray:
+        """The data of an initializer as it lies in the file, uint8.
+
+        Raises:
+          TensorError: it stands in the protobuf as numbers (code ``onnx.tensor``).
+        """
+        tensor = self.info(name)
+        if tensor.span is not None:
+            return self._places.read(tensor.span)
+        if not tensor.proto.HasField("raw_data") and tensor.nbytes:
+            raise TensorError(
+                "onnx.tensor",
+                f"{self.where}, tensor {shown(name)}: its elements stand as numbers, not as bytes",
+                "convert again from the source",
+                tensor=name,
+            )
+        return np.frombuffer(tensor.proto.raw_data, np.uint8).copy()
+
     def read(self, item: str | OnnxTensor) -> np.ndarray:
         """Reads a tensor in its dtype and shape; one below a byte has one element a byte."""
         tensor = self.info(item) if isinstance(item, str) else item
