@@ -80,6 +80,7 @@ class _Found:
     Attributes:
       module: of the node that uses it.
       use: ``product`` for a matrix [in, out], ``turned`` for one [out, in], else the operator.
+      root: the initializer that it is, where it is one as it stands.
     """
 
     module: str
@@ -88,6 +89,7 @@ class _Found:
     shape: tuple[int, ...]
     dtype: np.dtype
     value: Callable[[], np.ndarray]
+    root: str = ""
 
     def matrix(self) -> _Found:
         """As [out, in]."""
@@ -128,7 +130,8 @@ def _weights(file: OnnxFile, wanted: Mapping[str, Expected]) -> dict[str, Any]:
             f"tensors that its config asks for: {few(missing)}; the graph's matrices are "
             f"{few(left)}",
             "is this the right config? An optimizer that fused nodes drops what tells them apart: "
-            "export without one; bj.from_onnx(path) takes any graph",
+            "export without one. PyTorch's older exporter folds `1 + weight` of a norm: use dynamo=True. "
+            "bj.from_onnx(path) takes any graph",
             tensor=missing[0],
         )
     return found
@@ -166,6 +169,9 @@ def _fits(item: _Found, kind: str, rank: int) -> bool:
     """Whether a module uses this operand as its ``weight`` or its ``bias``."""
     if rank > 1:
         return kind == "weight" and item.use in ("product", "turned", "Gather")
+    if not item.root.endswith((".weight", ".bias")):
+        # No parameter as it stood: an exporter may have added to it (Gemma multiplies by 1 + w).
+        return False
     bias = item.use == "Add" or (item.use == "Gemm" and item.slot == 2) or item.slot == 2
     return bias if kind == "bias" else not bias
 
@@ -190,7 +196,9 @@ def _operands(file: OnnxFile, graph: Graph) -> Iterator[_Found]:
             traced = _traced(file, makers, name)
             if traced is not None:
                 shape, dtype, value = traced
-                yield _Found(module, _use(step, slot), slot, shape, dtype, value)
+                root = _same(makers, name)
+                root = root if root in file.tensors else ""
+                yield _Found(module, _use(step, slot), slot, shape, dtype, value, root)
 
 
 def _use(step: Step, slot: int) -> str:
@@ -214,6 +222,16 @@ def _module(node: Any) -> str | None:
             return None
     parts = node.name.strip("/").split("/")
     return ".".join(parts[:-1]) if len(parts) > 1 else None
+
+
+def _same(makers: Mapping[str, Step], name: str) -> str:
+    """The name of what a value is a copy of: equal tensors are kept once, and copied."""
+    for _ in range(8):
+        step = makers.get(name)
+        if step is None or step.node.op != "Identity":
+            break
+        name = step.inputs[0]
+    return name
 
 
 Traced = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
