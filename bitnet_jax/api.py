@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.bench.validate import bench_validate as bench_validate
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
+    from bitnet_jax.formats.onnx_function import OnnxFunction as OnnxFunction
+    from bitnet_jax.formats.onnx_function import from_onnx as from_onnx
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
     from bitnet_jax.ir.stages import dump_passes as dump_passes
@@ -86,6 +88,7 @@ HOMES: dict[str, str] = {
     "LearnedScale": "passes.recipes.learned_scale",
     "Model": "runtime.model",
     "ModelSpec": "ir.spec",
+    "OnnxFunction": "formats.onnx_function",
     "Packed": "passes.packed",
     "Parameter": "models.parameter",
     "QuantTensor": "quant.tensor",
@@ -109,6 +112,7 @@ HOMES: dict[str, str] = {
     "edit": "workflows.edit",
     "environment": "workflows.environment",
     "explain": "passes.explain",
+    "from_onnx": "formats.onnx_function",
     "inspect": "analysis.inspect",
     "list_architectures": "workflows.create",
     "load": "runtime.model",
@@ -145,6 +149,7 @@ __all__ = (
     "LearnedScale",
     "Model",
     "ModelSpec",
+    "OnnxFunction",
     "Packed",
     "Parameter",
     "QuantTensor",
@@ -168,6 +173,7 @@ __all__ = (
     "edit",
     "environment",
     "explain",
+    "from_onnx",
     "inspect",
     "list_architectures",
     "load",

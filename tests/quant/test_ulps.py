@@ -13,7 +13,11 @@ from bitnet_jax.quant.ulps import ulps
         (1.0, np.nextafter(np.float32(1), np.float32(2)), 1),
         (1.0, 2.0, 1 << 23),
         (0.0, -0.0, 0),
-        (np.nextafter(np.float32(0), np.float32(1)), np.nextafter(np.float32(0), np.float32(-1)), 2),
+        (
+            np.nextafter(np.float32(0), np.float32(1)),
+            np.nextafter(np.float32(0), np.float32(-1)),
+            2,
+        ),
         (-1.0, np.nextafter(np.float32(-1), np.float32(0)), 1),
     ],
 )
