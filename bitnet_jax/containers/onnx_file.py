@@ -19,7 +19,7 @@ import numpy as np
 from bitnet_jax.containers.blob import Blob
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.onnx_external import Places, Span
-from bitnet_jax.containers.onnx_graph import check_graph, subgraphs
+from bitnet_jax.containers.onnx_graph import check_graph, check_text, subgraphs
 from bitnet_jax.containers.onnx_types import (
     STRING,
     TYPES,
@@ -181,6 +181,7 @@ def open_onnx(path: os.PathLike | str) -> OnnxFile:
         )
     model = _parse(blob, path, head)
     where = f"`{path}`"
+    check_text(model, where)
     if not model.HasField("graph") or not model.opset_import:
         raise wrong_kind(path, head, "an ONNX model")
     _check_versions(model, where)

@@ -28,6 +28,31 @@ def subgraphs(node: Any) -> Iterator[Any]:
             yield from attribute.graphs
 
 
+def check_text(model: Any, where: str) -> None:
+    """Every string must be text: what is no UTF-8 comes out of the protobuf as bytes.
+
+    Raises:
+      BadData: one is not (``onnx.protobuf``).
+    """
+    left = [model]
+    while left:
+        for field, value in left.pop().ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                left.extend(value if _is_several(value) else (value,))
+            elif field.type == field.TYPE_STRING:
+                for item in value if _is_several(value) else (value,):
+                    if not isinstance(item, str):
+                        raise BadData(
+                            "onnx.protobuf",
+                            f"{where}: a text of field `{field.name}` is no UTF-8: {shown(item)}",
+                            _HOSTILE,
+                        )
+
+
+def _is_several(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes)
+
+
 def name_of(node: Any) -> str:
     """What a message calls a node."""
     domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""

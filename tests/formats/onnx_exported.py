@@ -246,12 +246,16 @@ FIRST: dict[str, Row] = {
 }
 
 
-@torch.jit.script
-def steps(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+def _steps(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     for i in range(3):
         if bool(x.sum() > -100.0):
             x = torch.tanh(x @ w) + i
     return x
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # scripts are deprecated; graphs with their loops are about
+    steps = torch.jit.script(_steps)
 
 
 class Looping(nn.Module):
