@@ -131,6 +131,8 @@ class Places:
             except OSError as error:
                 raise os_failure(error, "read", found) from error
             last = index == len(parts) - 1
+            if last and not stat.S_ISREG(info.st_mode) and not stat.S_ISLNK(info.st_mode):
+                raise _no_file(location, "not a regular file", tensor, where)
             if stat.S_ISLNK(info.st_mode) or (last and info.st_nlink > 1):
                 kind = "a symbolic link" if stat.S_ISLNK(info.st_mode) else "one of several links"
                 raise TensorError(
@@ -140,8 +142,6 @@ class Places:
                     "where you trust it, put a copy of the data in its place (cp -L)",
                     tensor=tensor,
                 )
-            if last and not stat.S_ISREG(info.st_mode):
-                raise _no_file(location, "not a regular file", tensor, where)
         return info.st_size
 
 

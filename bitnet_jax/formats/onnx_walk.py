@@ -145,7 +145,7 @@ class _Compiler:
             "onnx.unknown_op",
             f"{where}: operator `{name[:80]}` of domain `{domain[:80] or 'ai.onnx'}` {found}",
             (f"the nearest that are known: {', '.join(close)}. " if close else "")
-            + "docs/formats/onnx-import.md lists every operator that is known",
+            + "docs/formats/onnx-operators.md lists every operator that is known",
         )
 
     def _function(
