@@ -255,35 +255,37 @@ def _tensor(proto: Any, places: Places, where: str) -> OnnxTensor:
     name = proto.name
     where = f"{where}, tensor {shown(name)}"
 
-    def bad(message: str, code: str = "onnx.tensor") -> TensorError:
-        return TensorError(code, f"{where}: {message}", _HOSTILE, tensor=name[:200])
+    def malformed(message: str) -> TensorError:
+        return TensorError("onnx.tensor", f"{where}: {message}", _HOSTILE, tensor=name[:200])
+
+    def unknown(message: str) -> TensorError:
+        return TensorError("onnx.dtype", f"{where}: {message}", _HOSTILE, tensor=name[:200])
 
     shape = tuple(int(size) for size in proto.dims)
     if len(shape) > MAX_RANK or any(size < 0 for size in shape):
-        raise bad(f"shape {shown(list(shape))} is no list of sizes (at most {MAX_RANK})")
+        raise malformed(f"shape {shown(list(shape))} is no list of sizes (at most {MAX_RANK})")
     if proto.data_type == STRING:
-        raise bad("its elements are strings, which no model here computes with", "onnx.dtype")
+        raise unknown("its elements are strings, which no model here computes with")
     kind = TYPES.get(proto.data_type)
     if kind is None:
-        raise bad(
+        raise unknown(
             f"element type {proto.data_type} is not one of "
-            + ", ".join(row.name for row in TYPES.values()),
-            "onnx.dtype",
+            + ", ".join(row.name for row in TYPES.values())
         )
     # A zero must not hide an absurd size beside it; as elements and as bytes of numpy.
     if math.prod(max(size, 1) for size in shape) * max(kind.numpy.itemsize, 1) > _MAX_SPAN:
-        raise bad(f"shape {shown(list(shape))} overflows")
+        raise malformed(f"shape {shown(list(shape))} overflows")
     if proto.HasField("segment"):
-        raise bad("it is a segment of a tensor, which no exporter writes")
+        raise malformed("it is a segment of a tensor, which no exporter writes")
     wanted = byte_size(kind, shape)
     if proto.data_location == _EXTERNAL:
         keys = [row.key for row in proto.external_data]
         if len(set(keys)) != len(keys):
-            raise bad("a key of its external data stands twice")
+            raise malformed("a key of its external data stands twice")
         rows = {row.key: row.value for row in proto.external_data}
         return OnnxTensor(name, kind, shape, proto, places.span(rows, wanted, name[:200], where))
     if proto.data_location != _RAW:
-        raise bad(f"its data location is {proto.data_location}")
+        raise malformed(f"its data location is {proto.data_location}")
     if proto.HasField("raw_data"):
         found, least = len(proto.raw_data), wanted
     else:
@@ -294,5 +296,5 @@ def _tensor(proto: Any, places: Places, where: str) -> OnnxTensor:
             least *= 2
     if found != least:
         what = "bytes" if proto.HasField("raw_data") else "elements"
-        raise bad(f"{found} {what} of data, and shape {shown(list(shape))} takes {least}")
+        raise malformed(f"{found} {what} of data, and shape {shown(list(shape))} takes {least}")
     return OnnxTensor(name, kind, shape, proto, None)

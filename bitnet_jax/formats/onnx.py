@@ -127,7 +127,7 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
     if "kind" not in raw:
         return _float_entry(file, item, raw, sums)
     if not item.ternary:
-        raise _bad(file, item.name, "it is quantized, and the spec has it in float")
+        raise _unfit(file, item.name, "it is quantized, and the spec has it in float")
     codes, scale = f"{item.name}.codes", f"{item.name}.scale"
     file.info(codes)
     count = math.prod(file.info(scale).shape)
@@ -136,18 +136,18 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
     )
     storage = raw.get("storage")
     if not isinstance(storage, str) or storage not in _STORAGES:
-        raise _bad(file, item.name, f"storage {shown(storage)} is none of {', '.join(_STORAGES)}")
+        raise _unfit(file, item.name, f"storage {shown(storage)} is none of {', '.join(_STORAGES)}")
     kind, shape_of, codes_in = _STORAGES[storage]
     block = raw.get("block_size", 0)
     if storage == "nbits2" and (type(block) is not int or block < 16 or block & (block - 1)):
-        raise _bad(file, item.name, f"block_size {shown(block)} is no power of two from 16 on")
+        raise _unfit(file, item.name, f"block_size {shown(block)} is no power of two from 16 on")
     for name, wanted, shape in (
         (codes, kind, shape_of(row, block)),
         (scale, "FLOAT", row.scale_shape),
     ):
         info = file.info(name)
         if info.kind.name != wanted or info.shape != shape:
-            raise _bad(
+            raise _unfit(
                 file,
                 item.name,
                 f"initializer `{name}` is {info.kind.name} {list(info.shape)}; its row asks for "
@@ -159,7 +159,12 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
         _check_sum(file, scale, sums)
         found = codes_in(file.read(codes), row, block)
         if (found < -1).any() or (found > 1).any():
-            raise _bad(file, item.name, "it holds a code that is no trit", "onnx.illegal_code")
+            raise TensorError(
+                "onnx.illegal_code",
+                f"{file.where}, parameter `{item.name}`: it holds a code that is no trit",
+                _AGAIN,
+                tensor=item.name,
+            )
         scales = file.read(scale)
         check_scales(item.name, scales, file.where)
         return QuantTensor(
@@ -186,9 +191,9 @@ def _float_entry(
     dtype, storage, info = raw.get("dtype"), raw.get("storage"), file.info(item.name)
     for value in (dtype, storage):
         if not isinstance(value, str) or value not in _FLOATS:
-            raise _bad(file, item.name, f"{shown(value)} is no float type")
+            raise _unfit(file, item.name, f"{shown(value)} is no float type")
     if info.kind.name != _FLOATS[str(storage)] or info.shape != item.shape:
-        raise _bad(
+        raise _unfit(
             file,
             item.name,
             f"its initializer is {info.kind.name} {list(info.shape)}; its row asks for "
@@ -202,14 +207,16 @@ def _float_entry(
         if storage != dtype and not np.array_equal(
             value.astype(stored.dtype), stored, equal_nan=True
         ):
-            raise _bad(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
+            raise _unfit(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
         return value
 
     return TensorEntry(item.name, item.shape, str(dtype), False, read)
 
 
-def _bad(file: OnnxFile, name: str, what: str, code: str = "onnx.rows") -> TensorError:
-    return TensorError(code, f"{file.where}, parameter `{name}`: {what}", _AGAIN, tensor=name)
+def _unfit(file: OnnxFile, name: str, what: str) -> TensorError:
+    return TensorError(
+        "onnx.rows", f"{file.where}, parameter `{name}`: {what}", _AGAIN, tensor=name
+    )
 
 
 def _check_sum(file: OnnxFile, name: str, sums: Mapping[str, Any]) -> None:

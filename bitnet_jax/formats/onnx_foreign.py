@@ -130,8 +130,8 @@ def _weights(file: OnnxFile, wanted: Mapping[str, Expected]) -> dict[str, Any]:
             f"tensors that its config asks for: {few(missing)}; the graph's matrices are "
             f"{few(left)}",
             "is this the right config? An optimizer that fused nodes drops what tells them apart: "
-            "export without one. PyTorch's older exporter folds `1 + weight` of a norm: use dynamo=True. "
-            "bj.from_onnx(path) takes any graph",
+            "export without one. PyTorch's older exporter folds `1 + weight` of a norm: use "
+            "dynamo=True. bj.from_onnx(path) takes any graph",
             tensor=missing[0],
         )
     return found

@@ -94,8 +94,7 @@ class OnnxFunction:
     def _checked(self, item: OnnxInput, value: Any) -> Any:
         value = as_jax(np.asarray(value)) if not hasattr(value, "aval") else value
         wanted = jax.dtypes.canonicalize_dtype(item.dtype)
-        shape: Any = item.shape
-        found: tuple[int, ...] = tuple(value.shape)
+        shape, found = item.shape, list(value.shape)
         fits = shape is None or (
             len(shape) == len(found)
             and all(
@@ -105,7 +104,7 @@ class OnnxFunction:
         if value.dtype != wanted or not fits:
             raise UsageError(
                 "onnx.inputs",
-                f"input `{item.name}` is {value.dtype}{list(found)}; the graph of "
+                f"input `{item.name}` is {value.dtype}{found}; the graph of "
                 f"{self._where} takes {wanted}{list(shape) if shape is not None else ''}",
             )
         return value

@@ -19,9 +19,9 @@ HEAD = """# ONNX operators that are read
 
 <!-- Written by `make format` from the code's table: do not edit. -->
 
-What [`bj.from_onnx`](onnx-import.md) makes a JAX function of. An operator that is not here is an error
-that names it, its domain and its node (`onnx.unknown_op`). *From opset*: the first whose meaning is
-known; where an operator changed its meaning, each of them is.
+What [`bj.from_onnx`](onnx-import.md) makes a JAX function of. An operator that is not here is an
+error that names it, its domain and its node (`onnx.unknown_op`). *From opset*: the first whose
+meaning is known; where an operator changed its meaning, each of them is.
 """
 
 

@@ -10,7 +10,7 @@ def test_the_page_is_what_the_table_makes():
 
 
 def test_every_row_is_of_an_operator_that_exists():
-    """Of the standard, today's or an older opset's, but for the one that ONNX Runtime adds to it."""
+    """Of the standard, today's or an older one's, but for the one that ONNX Runtime adds to it."""
     import onnx
 
     ever = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}

@@ -1,4 +1,4 @@
-"""Writes the graphs of this folder that Optimum's exporter made; run by hand, in its own environment.
+"""Writes the graphs of this folder, by Optimum's exporter; run by hand, in its own environment.
 
     python3 -m venv /somewhere && /somewhere/bin/pip install torch==2.13.0 optimum-onnx onnxruntime
     /somewhere/bin/python tests/formats/onnx_graphs/make_optimum.py tests/formats/onnx_graphs
@@ -38,7 +38,8 @@ FIRST = {
     "bert": (t.BertModel, t.BertConfig(**TINY), FEATURES, {}),
     "bert_o2": (t.BertModel, t.BertConfig(**TINY), FEATURES, {"optimize": "O2"}),
     "roberta_classes": (
-        t.RobertaForSequenceClassification, t.RobertaConfig(**TINY | {"max_position_embeddings": 40}),
+        t.RobertaForSequenceClassification,
+        t.RobertaConfig(**TINY | {"max_position_embeddings": 40}),
         "text-classification", {},
     ),
     "resnet": (
