@@ -157,6 +157,22 @@ class _Cursor:
                 "gguf.string", f"{what} is not UTF-8 (its byte {error.start})"
             ) from error
 
+    def texts(self, count: int, what: str) -> list[str]:
+        """As `text`, `count` times: a vocabulary has hundreds of thousands."""
+        found = []
+        for _ in range(count):
+            begin = self.at - self._start + 8
+            end = begin + int.from_bytes(self._piece[begin - 8 : begin], "little")
+            if begin <= len(self._piece) and end <= len(self._piece):
+                try:
+                    found.append(self._piece[begin:end].decode())
+                    self.at = self._start + end
+                    continue
+                except UnicodeDecodeError:
+                    pass  # told below, with its place
+            found.append(self.text(what))
+        return found
+
     def bad(self, code: str, message: str) -> BadData:
         """The error for what stands just before here."""
         return BadData(code, f"`{self._blob.path}`: {message} (byte {self.at})", _DAMAGED)
@@ -261,7 +277,7 @@ def _array(cursor: _Cursor, what: str) -> Any:
     if kind == types.STRING:
         if count > MAX_STRINGS or count * 8 > cursor.left:
             raise cursor.bad("gguf.count", f"{what} claims {count} strings")
-        return [cursor.text(what) for _ in range(count)]
+        return cursor.texts(count, what)
     if kind not in types.SCALARS:
         nested = "an array of arrays" if kind == types.ARRAY else f"of the unknown type {kind}"
         raise cursor.bad("gguf.value_type", f"{what} is {nested}")

@@ -90,6 +90,16 @@ def _decode_q6(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return (scale[:, :, None] * values).reshape(shape)
 
 
+def _quietly(decode: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]) -> Callable:
+    """A damaged scale may be infinite: what comes of it is looked at where values are."""
+
+    def decoded(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return decode(data, shape)
+
+    return decoded
+
+
 def _plain(dtype: np.dtype) -> Codec:
     return Codec(
         lambda data, shape: data.view(dtype).reshape(shape).astype(np.float32),
@@ -99,7 +109,7 @@ def _plain(dtype: np.dtype) -> Codec:
 
 CODECS: dict[str, Codec] = {
     **{name: _plain(dtype) for name, dtype in FLOATS.items()},
-    "Q8_0": Codec(_decode_q8, _encode_q8),
-    "Q4_0": Codec(_decode_q4, _encode_q4),
-    "Q6_K": Codec(_decode_q6),
+    "Q8_0": Codec(_quietly(_decode_q8), _encode_q8),
+    "Q4_0": Codec(_quietly(_decode_q4), _encode_q4),
+    "Q6_K": Codec(_quietly(_decode_q6)),
 }

@@ -103,13 +103,15 @@ def save_created(
     """Writes a created model; as `huggingface` in the released checkpoint's own spelling.
 
     `packed` is what microsoft/bitnet-b1.58-2B-4T holds, `master` its bf16 twin (the
-    trainable weights, not ``trits * s/p``). Other formats as `save_checkpoint`, which
-    alone calls `prove`: a folder is replaced with all that it holds.
+    trainable weights, not ``trits * s/p``); in another family, what its released models
+    hold. Other formats as `save_checkpoint`, which alone calls `prove`: a folder is replaced
+    with all that it holds.
     """
     if format != "huggingface" or encoding not in (None, "packed", "master"):
         return save_checkpoint(
             checkpoint, path, format=format, encoding=encoding, force=force, prove=prove
         )
+    encoding = encoding or ("master" if _released(checkpoint) == "latent" else "packed")
     if encoding == "master" and checkpoint.source.detail.get("defect") == "inverted_scale":
         raise UsageError(
             "create.defect_encoding", "a master stores no scale that could be inverted",
@@ -120,10 +122,17 @@ def save_created(
     extra = _real_keys(checkpoint)
     spelling = Spelling(old=True, exact=False, extra=extra, partial=True, card=False)
     with telling_space(checkpoint, path), atomic_directory(path, force=force) as folder:
-        stored = "latent" if encoding == "master" else "autobitlinear"
+        packed = _released(checkpoint).replace("latent", "bitlinear")
+        stored = "latent" if encoding == "master" else packed
         written = write_huggingface(checkpoint, folder, stored, spelling=spelling)
     outputs = tuple(path / file for file in written.files)
-    return Saved(path, outputs, "huggingface", encoding or "packed", tuple(written.warnings))
+    return Saved(path, outputs, "huggingface", encoding, tuple(written.warnings))
+
+
+def _released(checkpoint: Checkpoint) -> str:
+    """How released checkpoints of its family are stored (`HuggingFace.released`)."""
+    huggingface = family_of(checkpoint.spec.family).huggingface
+    return "autobitlinear" if huggingface is None else huggingface.released
 
 
 def _real_keys(checkpoint: Checkpoint) -> dict[str, object]:
@@ -148,7 +157,8 @@ def _rng(seed: int, name: str) -> np.random.Generator:
 def _entry(item: Expected, seed: int, defect: str | None) -> TensorEntry:
     name, size = item.name, item.shape
     if item.ternary:
-        matrix = _Matrix(name, item.file_shape, seed, defect, item.transposed)
+        stored = item.shape if item.rows else item.file_shape
+        matrix = _Matrix(name, stored, seed, defect, item.transposed)
         return TensorEntry(name, size, "bfloat16", True, matrix.read, matrix.latent)
     make = _kind_of(name)
     half = defect == "f16_subnorm" and "sub_norm" in name

@@ -7,10 +7,9 @@ where each scale is.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +22,17 @@ from bitnet_jax.containers.gguf_types import TYPES
 from bitnet_jax.containers.gguf_write import GgufWriter, Planned, Value
 from bitnet_jax.core.errors import BadData, InternalError, few, nearest
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
-from bitnet_jax.formats.gguf_encoding import FLOAT, LOSSY, TERNARY, Encoding, choose_encoding
+from bitnet_jax.formats.gguf_encoding import TERNARY, Encoding, choose_encoding
 from bitnet_jax.formats.gguf_i2s import LayoutCheck
-from bitnet_jax.formats.gguf_metadata import ARCHITECTURE, SPEC, read_spec, row_of, spec_keys
+from bitnet_jax.formats.gguf_metadata import (
+    ARCHITECTURE,
+    SPEC,
+    general_keys,
+    read_metadata,
+    read_spec,
+    row_of,
+    spec_keys,
+)
 from bitnet_jax.formats.gguf_tokenizer import tokenizer_keys
 from bitnet_jax.formats.gguf_tokenizer_read import read_tokenizer
 from bitnet_jax.formats.gguf_weights import (
@@ -42,7 +49,6 @@ from bitnet_jax.formats.gguf_weights import (
     write_table,
 )
 from bitnet_jax.formats.huggingface_weights import turned
-from bitnet_jax.formats.native import PRODUCER
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.gguf import Found
 from bitnet_jax.models.names import Expected, expected, gguf_names
@@ -55,7 +61,6 @@ DIGEST = "bitnet_jax.digest."
 _FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40,
 }  # fmt: skip
-_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
 # Of a tensor that is none of the model's parameters.
 _LARGEST_FURTHER = 1 << 20
 
@@ -113,7 +118,8 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
         "types": dict(Counter(info.type.name for info in file.tensors.values())),
     }
     source = Source(path, "gguf", _encoding(file, names, entries), detail)
-    return Checkpoint(spec, entries, tokenizer, source, tuple(warnings))
+    found = Checkpoint(spec, entries, tokenizer, source, tuple(warnings))
+    return replace(found, metadata=read_metadata(found, file.metadata))
 
 
 def _found(file: GgufFile, where: str) -> Found:
@@ -264,7 +270,7 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
     forms, digest = _forms(checkpoint, chosen)
     plan = _plan(checkpoint, chosen, forms)
     metadata: dict[str, Value] = {
-        **_general(checkpoint, chosen),
+        **general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix]),
         **spec_keys(checkpoint.spec, chosen.architecture),
         **words,
         **write_table(_kept(checkpoint, chosen, forms)),
@@ -365,20 +371,3 @@ def _write_tensors(
     for name, value in row.tensors(spec).items():
         writer.write(name, value.astype("<f4"))
     return builder.result(), rounded
-
-
-def _general(checkpoint: Checkpoint, chosen: Encoding) -> dict[str, Value]:
-    """What the file is; nothing of where its source lay."""
-    base = chosen.name.split("+")[0]
-    kind = {**TERNARY, **FLOAT, **LOSSY}[base]
-    count = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
-    size = next(f"{count / unit:.3g}{word}" for unit, word in _UNITS if count >= unit)
-    return {
-        ARCHITECTURE: ("string", chosen.architecture),
-        "general.type": ("string", "model"),
-        "general.name": ("string", f"{checkpoint.spec.family} {size}"),
-        "general.size_label": ("string", size),
-        "general.quantized_by": ("string", PRODUCER),
-        "general.quantization_version": ("u32", 2),
-        "general.file_type": ("u32", _FILE_TYPES[kind]),
-    }

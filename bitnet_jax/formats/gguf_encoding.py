@@ -19,6 +19,7 @@ from bitnet_jax.models.names import expected, gguf_names
 TERNARY = {"tq2_0": "TQ2_0", "tq1_0": "TQ1_0", "i2_s": "I2_S"}
 FLOAT = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
 LOSSY = {"q8_0": "Q8_0", "q4_0": "Q4_0"}
+_MATRIX = {**TERNARY, **FLOAT, **LOSSY}
 # Of the embedding and the head, after a `+`.
 EMBEDDING = {**FLOAT, **LOSSY}
 ENCODINGS: tuple[str, ...] = (
@@ -45,6 +46,11 @@ class Encoding:
     architecture: str
     types: dict[str, str]
     warnings: tuple[str, ...]
+
+    @property
+    def matrix(self) -> str:
+        """The type of most matrices."""
+        return _MATRIX[self.name.split("+")[0]]
 
 
 def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> Encoding:
@@ -160,7 +166,7 @@ def _own_floats(checkpoint: Checkpoint) -> str:
 
 def _types(checkpoint: Checkpoint, name: str) -> dict[str, str]:
     base, _, embedding = name.partition("+")
-    matrix = {**TERNARY, **FLOAT, **LOSSY}[base]
+    matrix = _MATRIX[base]
     ternary = any(entry.ternary for entry in checkpoint.entries.values())
     found: dict[str, str] = {}
     for entry in checkpoint.entries.values():

@@ -8,6 +8,7 @@ no tensor and no tokenizer.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ import numpy as np
 from bitnet_jax.containers.blob import load_json
 from bitnet_jax.containers.gguf_write import Value
 from bitnet_jax.core.errors import BadData, CannotCreate, shown
-from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.metadata import MOST_KEYS, PREFIX, metadata_fault
+from bitnet_jax.formats.native import PRODUCER
+from bitnet_jax.ir.spec import ModelSpec, Scalar
 from bitnet_jax.models.families import ELSEWHERE, FAMILIES, by_gguf, family_of
 from bitnet_jax.models.family import Family
 from bitnet_jax.models.gguf import Found, Gguf, MetadataKey
@@ -25,6 +29,12 @@ from bitnet_jax.models.parameter import field_of
 OURS = "bitnet_jax."  # what begins so is this package's own
 SPEC = OURS + "spec"
 ARCHITECTURE = "general.architecture"
+_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
+# Keys that say what the file is, and are the writer's alone.
+_FIXED = frozenset(
+    f"general.{name}"
+    for name in ("architecture", "type", "alignment", "file_type", "quantization_version")
+)
 _RIGHT = "the file was edited: remove the key, or convert again from the source"
 _KINDS: dict[str, tuple[type, ...]] = {
     "u32": (int,),
@@ -79,7 +89,53 @@ def _needless(key: MetadataKey, value: Any, spec: ModelSpec) -> bool:
     return bool(key.default(fields) == value)
 
 
+def general_keys(checkpoint: Checkpoint, architecture: str, file_type: int) -> dict[str, Value]:
+    """What the file is, and what the model says of itself; nothing of where its source lay."""
+    said = {key: _kind(value) for key, value in checkpoint.metadata.items() if key not in _FIXED}
+    return {
+        ARCHITECTURE: ("string", architecture),
+        "general.type": ("string", "model"),
+        **{key: ("string", value) for key, value in _implied(checkpoint).items()},
+        **said,
+        "general.quantization_version": ("u32", 2),
+        "general.file_type": ("u32", file_type),
+    }
+
+
+def _implied(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a model that says nothing of itself is called, as llama.cpp's converter would."""
+    count = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
+    size = next(f"{count / unit:.3g}{word}" for unit, word in _UNITS if count >= unit)
+    return {
+        "general.name": f"{checkpoint.spec.family} {size}",
+        "general.size_label": size,
+        "general.quantized_by": PRODUCER,
+    }
+
+
+def _kind(value: Scalar) -> Value:
+    if isinstance(value, str):
+        return "string", value
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, int):
+        return ("u32" if 0 <= value < 1 << 32 else "i64"), value
+    return "f64", value
+
+
 # ------------------------------------------------------------------------------ reading
+def read_metadata(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> dict[str, Scalar]:
+    """What the model says of itself: plain values, less those that we imply."""
+    implied = _implied(checkpoint) if SPEC in metadata else {}
+    found = {
+        key: value
+        for key, value in metadata.items()
+        if key.startswith(PREFIX) and key not in _FIXED and implied.get(key) != value
+    }
+    plain = {key: value for key, value in found.items() if metadata_fault(key, value) is None}
+    return dict(sorted(plain.items())[:MOST_KEYS])
+
+
 def read_spec(file: Found, rows: int, tied: bool) -> ModelSpec:
     """The spec that the keys say.
 
@@ -132,6 +188,9 @@ def _check_sizes(fields: Mapping[str, Any], where: str) -> None:
     theta, width = fields.get("rope_theta"), fields.get("head_dim")
     if not isinstance(theta, int | float) or not 0 < theta < float("inf"):
         raise BadData("config.value", f"{where}: the rotary base is {shown(theta)}")
+    layers = fields.get("num_layers")
+    if not isinstance(layers, int) or not 0 < layers <= 4096:
+        raise BadData("config.value", f"{where}: the number of layers is {shown(layers)}")
     if not isinstance(width, int) or not 0 < width <= 1 << 16:
         raise BadData("config.value", f"{where}: the width of a head is {shown(width)}")
 

@@ -27,6 +27,9 @@ CONFIG, GENERATION = "bitnet_jax.tokenizer_config", "bitnet_jax.generation_confi
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 # What SentencePiece writes for a space.
 SPACE = "\u2581"
+_SPACES = (
+    "a text that begins with a space gets one space more in llama.cpp than from this tokenizer"
+)
 
 
 def tokenizer_keys(
@@ -39,7 +42,7 @@ def tokenizer_keys(
         ``gguf.normalizer``).
     """
     if files is None:
-        return {PREFIX + "model": ("string", "none")}, [
+        return {PREFIX + "model": ("string", "none"), **_ids(spec)}, [
             "the model has no tokenizer, so the file has none: token ids only"
         ]
     raw = parse(files)
@@ -140,6 +143,8 @@ def _sentencepiece(
 ) -> tuple[dict[str, Value], list[str]]:
     """llama.cpp merges the pair whose union has the highest score: minus the merge's rank."""
     prefix = _space_prefix(raw)
+    # A Metaspace puts no space before one that is there; llama.cpp puts it before any text.
+    notes = [_SPACES] if prefix and raw.get("pre_tokenizer") else []
     rank: dict[str, int] = {}
     for index, (left, right) in enumerate(merges_of(raw)):
         rank.setdefault(left + right, index)
@@ -153,7 +158,7 @@ def _sentencepiece(
         PREFIX + "pre": ("string", "default"),
         PREFIX + "scores": ("[f32]", np.array(scores, "<f4")),
         PREFIX + "add_space_prefix": ("bool", prefix),
-    }, []
+    }, notes
 
 
 def _space_prefix(raw: Mapping[str, Any]) -> bool:
@@ -180,22 +185,31 @@ def _space_prefix(raw: Mapping[str, Any]) -> bool:
 # ------------------------------------------------------------------------------ special
 def _special(spec: ModelSpec, raw: Mapping[str, Any]) -> dict[str, Value]:
     """Ids of the special tokens, and which are put around a text."""
-    ids: dict[str, int | None] = {"bos": spec.bos_token_id, "padding": spec.pad_token_id}
-    ids |= dict(zip(("eos", "eot", "eom"), spec.eos_token_ids, strict=False))
+    found = _ids(spec)
     unknown = raw["model"].get("unk_token")
-    if unknown is not None:
-        ids["unknown"] = raw["model"]["vocab"].get(unknown)
-    found: dict[str, Value] = {
-        f"{PREFIX}{name}_token_id": ("u32", id_) for name, id_ in ids.items() if id_ is not None
-    }
+    if unknown is not None and unknown in raw["model"]["vocab"]:
+        found[PREFIX + "unknown_token_id"] = ("u32", raw["model"]["vocab"][unknown])
     first, last = around(raw)
-    for name, put, wanted in (("bos", first, spec.bos_token_id), ("eos", last, ids.get("eos"))):
+    ends = spec.eos_token_ids
+    for name, put, wanted in (
+        ("bos", first, spec.bos_token_id),
+        ("eos", last, ends[0] if ends else None),
+    ):
         if put is not None and put != wanted:
             raise _no_tokenizer(
                 f"it puts token {put} where llama.cpp would put the {name} token, {wanted}"
             )
         found[f"{PREFIX}add_{name}_token"] = ("bool", put is not None)
     return found
+
+
+def _ids(spec: ModelSpec) -> dict[str, Value]:
+    """The ids that the spec has; of those that end a text there are keys for three."""
+    ids: dict[str, int | None] = {"bos": spec.bos_token_id, "padding": spec.pad_token_id}
+    ids |= dict(zip(("eos", "eot", "eom"), spec.eos_token_ids, strict=False))
+    return {
+        f"{PREFIX}{name}_token_id": ("u32", id_) for name, id_ in ids.items() if id_ is not None
+    }
 
 
 def around(raw: Mapping[str, Any]) -> tuple[int | None, int | None]:

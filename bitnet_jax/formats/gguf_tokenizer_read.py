@@ -146,6 +146,11 @@ def _kinds(metadata: Mapping[str, Any], tokens: list[str], where: str) -> np.nda
     return found
 
 
+def _vocabulary(tokens: list[str], kinds: np.ndarray) -> dict[str, int]:
+    """Special tokens too: the library numbers again those that it finds among the added alone."""
+    return {token: id_ for id_, token in enumerate(tokens) if kinds[id_] != keys.UNUSED}
+
+
 def _added(tokens: list[str], kinds: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
@@ -192,11 +197,7 @@ def _whole(**parts: Any) -> dict[str, Any]:
 def _gpt2(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dict[str, Any]:
     row: PreTokenizer = by_name(metadata.get(keys.PREFIX + "pre"), where)
     kinds = _kinds(metadata, tokens, where)
-    vocab = {
-        token: id_
-        for id_, token in enumerate(tokens)
-        if kinds[id_] not in (keys.CONTROL, keys.USER, keys.UNUSED)
-    }
+    vocab = _vocabulary(tokens, kinds)
     merges = _list(metadata, "merges", where)
     for merge in merges:
         left, _, right = merge.partition(" ")
@@ -221,8 +222,7 @@ def _llama(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dict[s
     if scores.dtype != np.float32 or not np.isfinite(scores).all():
         raise _bad(where, f"{keys.PREFIX}scores are no finite float32 numbers")
     kinds = _kinds(metadata, tokens, where)
-    skipped = (keys.CONTROL, keys.USER, keys.UNUSED)
-    vocab = {token: id_ for id_, token in enumerate(tokens) if kinds[id_] not in skipped}
+    vocab = _vocabulary(tokens, kinds)
     merges = []
     for id_ in np.flatnonzero(kinds == keys.NORMAL):
         token = tokens[id_]

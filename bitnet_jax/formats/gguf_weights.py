@@ -467,10 +467,14 @@ def _gather(cells: np.ndarray, form: Kept, item: Expected, stored: str, where: s
     scale = by_cell.max(axis=1, initial=0)
     bad = (by_cell != 0) & (by_cell != scale[:, None])
     if bad.any():
-        count = int(bad.sum()) if each == 1 else int(bad.sum()) * each
-        row, column = divmod(int(np.flatnonzero(bad)[0]) * each, item.file_shape[1])
-        what = f"{count} values differ in size from the others that share their scale; the first"
-        raise _not_ternary(item, where, f"{what} at [{row}, {column}]")
+        cell = int(np.flatnonzero(bad.any(axis=1))[0])
+        some = by_cell[cell]
+        # Against what most have, not the largest: that may be the one that is wrong.
+        other = (some != 0) & (some != np.median(some[some != 0]))
+        at = cell * some.size + int(np.flatnonzero(other)[0]) if other.any() else cell * some.size
+        row, column = divmod(at * each, item.file_shape[1])
+        what = f"{int(other.sum()) * each} values differ in size from most that share their scale"
+        raise _not_ternary(item, where, f"{what}; the first at [{row}, {column}]")
     shapes = {"tensor": (), "row": (out,), "group": (out, -1)}
     return scale.reshape(shapes[form.scale_kind])
 

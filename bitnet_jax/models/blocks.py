@@ -61,12 +61,14 @@ class Attention(nnx.Module):
         """[batch, length, hidden] to the same, and the layer's keys and values."""
         spec = self.spec
         split = (*x.shape[:2], -1, spec.head_dim)
-        q, k = self.q_proj(x).reshape(split), self.k_proj(x).reshape(split)
+        q = self.q_proj(x).reshape(split)
         if self.design.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q = self.q_norm(q)
         if self.design.query_scale != 1:
             q = q * jnp.float32(self.design.query_scale)
-        q, k = turned(q, positions, self.layer), turned(k, positions, self.layer)
+        q = turned(q, positions, self.layer)
+        k = self.k_proj(x).reshape(split)
+        k = turned(self.k_norm(k) if self.design.qk_norm else k, positions, self.layer)
         v = self.v_proj(x).reshape(split)
         if layer is not None:
             k = cache_write(layer[0], k, positions)

@@ -55,6 +55,8 @@ class HuggingFace:
       auto_map: what the released config names; written into models made up for tests only.
       masters: the architecture itself quantizes float masters at each forward: its config has
         no `quantization_config`, and its floats are not what is computed with.
+      released: how its released ternary checkpoints are stored: a linear class of transformers,
+        packed, or ``latent``, as masters.
       linear_norms: its linears may have norms of their own (`linear_norms.py`).
     """
 
@@ -65,6 +67,7 @@ class HuggingFace:
     in_transformers: bool = False
     auto_map: Mapping[str, str] = field(default_factory=dict)
     masters: bool = False
+    released: str = "autobitlinear"
     linear_norms: bool = False
 
     @classmethod

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bitnet_jax.ops.dense_matmul import dense_matmul
 from bitnet_jax.ops.rms_norm import rms_norm
 
 # Standard deviations at the start, times the square root of the inputs. Measured on the
@@ -80,7 +81,10 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Any) -> Any:
         """Keeps `x`'s shape and dtype."""
-        away = x - jnp.mean(x, axis=-1, keepdims=True)
+        # Not `jnp.mean`: the order of XLA's sum, and so a row's bits, depend on the other rows.
+        size = x.shape[-1]
+        total = dense_matmul(x.astype(jnp.float32), jnp.ones((1, size), jnp.float32))
+        away = x - (total / size).astype(x.dtype)
         return rms_norm(away, self.weight[...], eps=self.eps) + self.bias[...]
 
 

@@ -34,11 +34,27 @@ def refuses(spec: ModelSpec) -> str | None:
     return None
 
 
+def windows(spec: ModelSpec) -> str | None:
+    """Why llama.cpp, which gives these architectures no window, cannot hold `spec`."""
+    if spec.extra.get("sliding_window"):
+        return "its attention has a sliding window, which llama.cpp does not give this architecture"
+    return None
+
+
+def _mistral_fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
+    theta, head_dim = fields["rope_theta"], fields["head_dim"]
+    return {"extra": rope_gguf.read_fields(found, theta, head_dim, fields.get("_stated"))}
+
+
 def _scales(name: str, spec: ModelSpec) -> bool:
     # llama.cpp's `build_ffn` multiplies by the scale after it has added the bias (seen: log-
     # probabilities 0.6 off), its attention before.
-    return not (spec.extra["mlp_bias"] and ".mlp." in name)
+    return not (spec.extra.get("mlp_bias") and ".mlp." in name)
 
+
+_PERMUTED = {
+    _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads", _K + ".bias": "num_kv_heads",
+}  # fmt: skip
 
 GGUF = Gguf(
     architecture="llama",
@@ -46,10 +62,17 @@ GGUF = Gguf(
     fixed=_fixed,
     more=rope_gguf.write_keys,
     tensors=rope_gguf.write_tensors,
-    permuted={
-        _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads",
-        _K + ".bias": "num_kv_heads",
-    },
+    permuted=_PERMUTED,
     scales=_scales,
     refuses=refuses,
-)  # fmt: skip
+)
+
+# Written under the same name; read as Llama where the file does not say (it is one).
+MISTRAL = Gguf(
+    architecture="llama",
+    fixed=_mistral_fixed,
+    more=rope_gguf.write_keys,
+    tensors=rope_gguf.write_tensors,
+    permuted=_PERMUTED,
+    refuses=windows,
+)

@@ -6,6 +6,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.llama_gguf import MISTRAL
 
 NAMES = (
     *rows.EMBEDDING,
@@ -50,4 +51,5 @@ FAMILY = Family(
         activations={"silu": "silu"},
         in_transformers=True,
     ),
+    gguf=MISTRAL,
 )

@@ -12,6 +12,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.qwen_gguf import QWEN2
 
 NAMES = (
     *rows.EMBEDDING,
@@ -66,4 +67,5 @@ FAMILY = Family(
         activations={"silu": "silu"},
         in_transformers=True,
     ),
+    gguf=QWEN2,
 )

@@ -6,6 +6,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import qwen2, rope, rows, spelling
 from bitnet_jax.models.design import Design
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.qwen_gguf import QWEN3
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -57,4 +58,5 @@ FAMILY = Family(
         activations={"silu": "silu"},
         in_transformers=True,
     ),
+    gguf=QWEN3,
 )

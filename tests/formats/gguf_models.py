@@ -70,7 +70,7 @@ def model(
             around = 0 if name.endswith("bias") else 1
             params[name] = (around + 0.2 * rng.standard_normal(item.shape)).astype(dtype)
         else:
-            params[name] = (0.03 * rng.standard_normal(item.shape)).astype(dtype)
+            params[name] = (0.02 * rng.standard_normal(item.shape)).astype(dtype)
     return checkpoint_of(
         spec, params, make_tokenizer(spec), Source(Path("memory"), "memory", "packed")
     )
@@ -90,7 +90,10 @@ def floats(checkpoint: Checkpoint) -> Checkpoint:
 
 
 # ------------------------------------------------------------- the file, read by itself
-_BLOCKS = {0: (1, 4), 1: (1, 2), 30: (1, 2), 34: (256, 54), 35: (256, 66), 36: (128, 32)}
+_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34), 14: (256, 210), 30: (1, 2), 34: (256, 54),
+    35: (256, 66), 36: (128, 32),
+}  # fmt: skip
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
             12: "d"}  # fmt: skip
 

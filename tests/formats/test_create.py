@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.shapes import shape
-from bitnet_jax.models.bitnet import SHAPES
+from bitnet_jax.models.families import shapes
 
 
 def test_headers_and_config_of_the_released_model(tmp_path):
@@ -87,9 +88,24 @@ def test_sub_norms_hold_values_that_float16_loses():
 
 
 def test_every_named_shape_is_valid_and_its_rows_pack():
-    for name, spec in SHAPES.items():
-        assert spec.validate() is shape(name).validate() or shape(name) == spec
+    for name, spec in shapes(packages=False).items():
+        found = shape(name)
+        ids = {"bos_token_id": found.bos_token_id, "eos_token_ids": found.eos_token_ids}
+        assert replace(spec, **ids) == found  # its own, where it has any
+        assert spec.bos_token_id in (None, found.bos_token_id)
         assert spec.hidden_size % 4 == 0 and spec.intermediate_size % 4 == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [("llama-tiny", "bitlinear"), ("1bitllm-large", "latent")]
+)
+def test_a_shape_of_another_family_is_stored_as_its_released_models_are(name, stored, tmp_path):
+    made = create(name, layers=1, vocab_size=512)
+    save_created(made, tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    quantization = config.get("quantization_config")
+    assert (quantization or {}).get("linear_class") == (None if stored == "latent" else stored)
+    assert open_checkpoint(tmp_path / "m").digest().trits == made.digest().trits
 
 
 @pytest.mark.parametrize(

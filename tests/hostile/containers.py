@@ -26,8 +26,9 @@ from bitnet_jax.models.names import expected
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.tokenizer import Tokenizer
 from tests.formats import checkpoints
-from tests.hostile import mutate, onnx_samples
+from tests.hostile import gguf, mutate, onnx_samples
 from tests.hostile.mutate import Choices, Mutation, Sample, inside
+from tests.hostile.packed import trits_of
 from tests.tiny import tiny_spec
 
 # As small as a whole model can be, tokenizer included: some 20 KB.
@@ -289,7 +290,7 @@ def _as_the_bytes(ours: Reading, sample: Sample, good: Reading) -> str | None:
         if kind != "ternary":
             if (tuple(shape), data) != (tuple(rest[0]), rest[1]):
                 return f"{name} is not what stands in the file"
-        elif dtype == "U8" and _trits_of(rest, item.file_shape) != _packed(data, shape, item):
+        elif dtype == "U8" and trits_of(rest[1], item.file_shape) != _packed(data, shape, item):
             return f"the trits of {name} are not those in the file"
     return None
 
@@ -299,14 +300,6 @@ def _packed(data: bytes, shape: tuple[int, ...], item: Any) -> list[list[int]]:
     rows = np.frombuffer(data, np.uint8).reshape(shape).astype(int)
     planes = [(rows >> 2 * plane & 3) - 1 for plane in range(4)]
     return np.concatenate(planes)[: item.file_shape[0]].tolist()
-
-
-def _trits_of(rest: Any, shape: tuple[int, ...]) -> list[list[int]]:
-    """Trits of our blocks of 16 x 16, by the page docs/formats/bitnet.md."""
-    out, width = shape
-    lines = np.frombuffer(rest[1], np.uint8).reshape(-(-out // 16), -(-width // 16), 16, 4)
-    codes = np.stack([lines >> 2 * j & 3 for j in range(4)], axis=3).astype(int) - 1
-    return codes.transpose(0, 2, 1, 3, 4).reshape(-(-out // 16) * 16, -1)[:out, :width].tolist()
 
 
 def _graph(name: str) -> bool:
@@ -408,6 +401,15 @@ CONTAINERS: Mapping[str, Container] = {
         {**_RAW, "fields": inside(_graph, (onnx_samples.fields,))},
         lambda ours, sample, good: None if _same_trits(ours, good) else "other trits",
         free=frozenset({"fields"}),  # a hostile writer's own checksums, spec and rows
+    ),
+    "gguf": Container(
+        gguf.seeds, gguf.NAME, _read_model,
+        {
+            **_RAW,
+            "numbers": inside(_any, (gguf.numbers,)),
+            "texts": inside(_any, (gguf.texts,)),
+        },
+        gguf.as_the_bytes,
     ),
     "tokenizer": Container(
         _tokenizers, "", _read_tokenizer,

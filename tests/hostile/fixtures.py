@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from tests.containers.test_gguf import REFUSED
 from tests.formats.checkpoints import AUTO, config, tensors
 from tests.hostile.containers import CONTAINERS
 from tests.hostile.files import FILES
@@ -48,6 +49,8 @@ def _slug(name: str) -> str:
 
 def _files() -> Iterator[Fixture]:
     for name, (data, code, _) in FILES.items():
+        if name == "gguf":  # is a model's file itself, below
+            continue
         yield Fixture(f"file/{_slug(name)}", data, name, code)
 
 
@@ -132,6 +135,11 @@ def _natives() -> Iterator[Fixture]:
         yield Fixture(f"bitnet/{_slug(name)}.bitnet", data, name, code)
 
 
+def _ggufs() -> Iterator[Fixture]:
+    for name, (data, code, _) in REFUSED.items():
+        yield Fixture(f"gguf/{_slug(name)}.gguf", data, name, code)
+
+
 def _tokenizer(change: Callable[[dict], object]) -> bytes:
     found = json.loads(vocabularies.byte_level_json())
     change(found)
@@ -188,7 +196,7 @@ def _pieces() -> Iterator[Fixture]:
 
 def fixtures() -> list[Fixture]:
     """All that are kept."""
-    found = [*_files(), *_configs(), *_indexes(), *_natives(), *_pieces()]
+    found = [*_files(), *_configs(), *_indexes(), *_natives(), *_ggufs(), *_pieces()]
     return [fixture for fixture in found if len(fixture.data) <= LARGEST]
 
 

@@ -59,6 +59,7 @@ def _template(path, good, tmp_path):
 USES = {
     "file": _file,
     "bitnet": _file,
+    "gguf": _file,
     "config": _piece_of_a_folder("config", "config.json"),
     "index": _piece_of_a_folder("index", "model.safetensors.index.json"),
     "tokenizer": _tokenizer,

@@ -18,6 +18,7 @@ from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.engine import Engine
 from bitnet_jax.runtime.resident import to_device
 from bitnet_jax.runtime.sampling import SamplingParams
+from bitnet_jax.workflows.parity import MEDIAN_LIMIT, compare_logits
 
 pytestmark = [
     pytest.mark.heavy,
@@ -71,7 +72,8 @@ TERNARY = pytest.mark.parametrize(
     ["llama", "llama, biases, tied, llama3 rope", "mistral, a window", "qwen2", "qwen3", "gemma",
      "gemma3", "phi", "phi3", "smollm3"],
 )  # fmt: skip
-IDS = np.random.default_rng(0).integers(3, 512, (2, 14))
+# Short rows, and several: a code that a last bit flips reaches all later tokens of its row.
+IDS = np.random.default_rng(0).integers(3, 512, (9, 8))
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +120,26 @@ def engine_of(path: Path):
     return checkpoint, Engine(checkpoint.spec, to_device(checkpoint))
 
 
-def close(found, wanted, tolerance):
-    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+def close(found, wanted):
+    """Float: nothing is rounded to a code, so every logit agrees."""
+    assert np.abs(found - wanted).max() <= 3e-6 * np.abs(wanted).max()
 
 
-def check(hf, model, engine, tolerance):
+def alike(found, wanted):
+    """Ternary: the parity rules (docs/decisions/0002), (b), for the model of another library."""
+    parity = compare_logits(wanted, found)
+    assert parity.median_logit_difference <= MEDIAN_LIMIT, parity
+    assert parity.max_logit_difference <= 0.05 and parity.top1_agreement >= 0.95, parity
+
+
+def check(hf, model, engine, agree=alike):
     """Prefill, and greedy decoding step by step through the cache, past every window."""
-    close(engine.logits(IDS), theirs(hf, model), tolerance)
-    made = list(engine.generate(IDS[0, :3], SamplingParams(max_tokens=12)))
+    agree(engine.logits(IDS), theirs(hf, model))
+    made = list(engine.generate(IDS[0, :3], SamplingParams(max_tokens=9)))
     whole = theirs(hf, model, np.concatenate([IDS[0, :3], made[:-1]])[None])[0, 2:]
     best = np.sort(whole, axis=-1)
-    sure = best[:, -1] - best[:, -2] > 1e-3
-    assert sure.sum() >= 8
+    sure = best[:, -1] - best[:, -2] > (1e-3 if agree is close else 0.01) * np.abs(whole).max()
+    assert sure.sum() >= 3
     np.testing.assert_array_equal(np.asarray(made)[sure], whole.argmax(-1)[sure])
 
 
@@ -138,7 +148,7 @@ def test_a_float_model(hf, case, tmp_path):
     model = made(hf, case, tmp_path / "m")
     checkpoint, engine = engine_of(tmp_path / "m")
     assert checkpoint.spec.family == CASES[case][2] and checkpoint.source.encoding == "float"
-    check(hf, model, engine, 3e-6)
+    check(hf, model, engine, close)
     # There and back: through .bitnet to what transformers loads, the same to the bit.
     save_checkpoint(checkpoint, tmp_path / "m.bitnet")
     native = open_checkpoint(tmp_path / "m.bitnet")
@@ -165,31 +175,21 @@ def test_masters_that_the_reference_quantizes_at_load(hf, case, tmp_path):
     checkpoint, engine = engine_of(tmp_path / "m")
     assert checkpoint.source.encoding == "master"
     assert any(entry.ternary for entry in checkpoint.entries.values())
-    check(hf, loaded(hf, tmp_path / "m"), engine, 2e-5)
+    check(hf, loaded(hf, tmp_path / "m"), engine)
 
 
 @TERNARY
-@pytest.mark.parametrize("encoding", ["bitlinear", "master"])
-def test_what_we_write_is_computed_alike_by_transformers(hf, case, encoding, tmp_path):
+def test_what_we_write_is_computed_alike_by_transformers(hf, case, tmp_path):
     made(hf, case, tmp_path / "s")
     quantized(tmp_path / "s", **ONLINE)
     source = open_checkpoint(tmp_path / "s")
-    save_checkpoint(source, tmp_path / "m", format="huggingface", encoding=encoding)
-    checkpoint, engine = engine_of(tmp_path / "m")
-    assert checkpoint.digest() == source.digest()
-    check(hf, loaded(hf, tmp_path / "m"), engine, 2e-5)
-
-
-@pytest.mark.parametrize("case", ["llama", "mistral, a window"])
-def test_a_packed_autobitlinear(hf, case, tmp_path):
-    """In float32, which its loader needs told."""
-    made(hf, case, tmp_path / "s")
-    quantized(tmp_path / "s", **ONLINE)
-    source = open_checkpoint(tmp_path / "s")
-    save_checkpoint(source, tmp_path / "m", format="huggingface", encoding="autobitlinear")
-    checkpoint, engine = engine_of(tmp_path / "m")
-    assert checkpoint.digest() == source.digest()
-    check(hf, loaded(hf, tmp_path / "m"), engine, 2e-5)
+    wanted = Engine(source.spec, to_device(source)).logits(IDS)
+    biased = any(name.endswith("_proj.bias") for name in source.entries)
+    for encoding in ("bitlinear", "master", *(() if biased else ("autobitlinear",))):
+        folder = tmp_path / encoding
+        save_checkpoint(source, folder, format="huggingface", encoding=encoding)
+        assert open_checkpoint(folder).digest() == source.digest()
+        alike(theirs(hf, loaded(hf, folder)), wanted)
 
 
 def test_a_bias_of_a_packed_autobitlinear_is_multiplied_by_its_scale(hf, tmp_path):
@@ -210,7 +210,7 @@ def test_a_bias_of_a_packed_autobitlinear_is_multiplied_by_its_scale(hf, tmp_pat
     safetensors.numpy.save_file(data, file, {"format": "pt"})
     quantized(tmp_path / "m", linear_class="autobitlinear", quantization_mode="offline")
     _, engine = engine_of(tmp_path / "m")
-    check(hf, loaded(hf, tmp_path / "m"), engine, 2e-5)
+    check(hf, loaded(hf, tmp_path / "m"), engine)
 
 
 def packed_llama(hf, path: Path, **keys) -> None:
@@ -258,10 +258,10 @@ def test_the_llama_of_a_default_quantization_config(hf, keys, tmp_path):
     assert checkpoint.source.detail["linear_class"] == "bitlinear"
     assert ("layers.0.mlp.up_proj.rms_norm" in checkpoint.entries) is bool(keys)
     model = loaded(hf, tmp_path / "m")
-    check(hf, model, engine, 2e-5)
+    check(hf, model, engine)
     for encoding in ("bitlinear", "autobitlinear", "master"):
         save_checkpoint(checkpoint, tmp_path / encoding, format="huggingface", encoding=encoding)
-        close(theirs(hf, loaded(hf, tmp_path / encoding)), theirs(hf, model), 2e-5)
+        alike(theirs(hf, loaded(hf, tmp_path / encoding)), theirs(hf, model))
         again = open_checkpoint(tmp_path / encoding)
         assert again.digest() == checkpoint.digest() and again.spec == checkpoint.spec
 
@@ -276,7 +276,7 @@ def test_norms_inside_linears_that_the_file_has_not_are_ones(hf, tmp_path):
         tmp_path / "m", output_loading_info=True, dtype="float32"
     )
     assert len(info["missing_keys"]) == 14
-    check(hf, model.eval(), engine, 2e-5)
+    check(hf, model.eval(), engine)
 
 
 @pytest.mark.parametrize("case", ["qwen3", "gemma", "phi3"])
