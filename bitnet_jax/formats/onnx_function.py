@@ -74,8 +74,9 @@ class OnnxFunction:
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
 
     def _given(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        if len(args) == 1 and isinstance(args[0], Mapping) and not named:
-            args, named = (), args[0]
+        first: Any = args[0] if len(args) == 1 else None
+        if isinstance(first, Mapping) and not named:
+            args, named = (), first
         names = [item.name for item in self.inputs]
         given = dict(zip(names, args, strict=False)) | dict(named)
         unknown = [name for name in named if name not in names]
