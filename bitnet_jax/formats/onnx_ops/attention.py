@@ -162,7 +162,7 @@ def rotary(node: Node, x: Any, cos: Any, sin: Any, positions: Any = None) -> Any
         cos, sin = (jnp.take(table, positions, 0) for table in (cos, sin))
     half = (node.get("rotary_embedding_dim", 0) or x.shape[-1]) // 2
     if cos.shape[-1] != half:
-        raise node.bad(f"has a table of {cos.shape[-1]} angles for {half}")
+        raise node.broken(f"has a table of {cos.shape[-1]} angles for {half}")
     found = rotate(x, cos, sin, bool(node.get("interleaved", 0)))
     return joined(found) if flat else found
 

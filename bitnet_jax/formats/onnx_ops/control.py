@@ -144,7 +144,7 @@ def sequence_erase(node: Node, values: list[Any], at: Any = None) -> Any:
 @operator("SequenceAt", static=(1,))
 def sequence_at(node: Node, values: list[Any], at: Any) -> Any:
     if not values:
-        raise node.bad("takes an element of an empty sequence")
+        raise node.broken("takes an element of an empty sequence")
     return values[_position(at, len(values))]
 
 

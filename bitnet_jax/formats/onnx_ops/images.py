@@ -30,7 +30,7 @@ def _window(
     if auto == "VALID":
         return strides, dilations, [(0, 0)] * rank
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        raise node.bad(f"has auto_pad `{auto}`")
+        raise node.broken(f"has auto_pad `{auto}`")
     pads: Pads = []
     for size, k, stride, dilation in zip(space, kernel, strides, dilations, strict=True):
         total = max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
@@ -249,7 +249,7 @@ def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
     elif sizes is not None:
         wide, factors = _stated(node, x, axes, ints(sizes))
     else:
-        raise node.bad("has neither scales nor sizes")
+        raise node.broken("has neither scales nor sizes")
     checked_size(node, [*x.shape, *(int(size) for size in wide)])
     x = jnp.asarray(x)
     for axis, factor, out in zip(axes, factors, wide, strict=True):
@@ -283,7 +283,7 @@ def _along(node: Node, x: Any, axis: int, factor: float, out: float) -> Any:
         rounded = _NEAREST[node.get("nearest_mode", "round_prefer_floor")](place)
         return jnp.take(x, np.clip(rounded, 0, size - 1).astype(np.int32), axis)
     if how not in ("linear", "cubic"):
-        raise node.bad(f"resizes in mode `{how}`")
+        raise node.broken(f"resizes in mode `{how}`")
     taps, weights = _taps(node, place.astype(np.float64), how, factor, size)
     shape = [1] * x.ndim
     shape[axis] = count

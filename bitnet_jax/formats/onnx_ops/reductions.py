@@ -86,7 +86,7 @@ def top_k(node: Node, x: Any, k: Any = None) -> Any:
     count = int(np.asarray(node.need("k") if k is None else k).reshape(()))
     axis = axis_of(node, node.get("axis", -1), x.ndim)
     if not 0 <= count <= x.shape[axis]:
-        raise node.bad(f"takes {count} of {x.shape[axis]} elements")
+        raise node.broken(f"takes {count} of {x.shape[axis]} elements")
     lib = xp(x)
     if node.get("largest", 1):
         # Backwards twice: a stable ascending sort leaves the last of equals last.

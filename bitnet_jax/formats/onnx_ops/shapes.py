@@ -38,13 +38,13 @@ def reshape(node: Node, x: Any, to: Any = None) -> Any:
     wanted = ints(to if to is not None else node.need("shape"))
     if not node.get("allowzero", 0):
         if any(item == 0 and index >= x.ndim for index, item in enumerate(wanted)):
-            raise node.bad(f"keeps a size that {list(x.shape)} has not: {wanted}")
+            raise node.broken(f"keeps a size that {list(x.shape)} has not: {wanted}")
         wanted = [x.shape[i] if item == 0 else item for i, item in enumerate(wanted)]
     known = math.prod(item for item in wanted if item != -1)
     count = math.prod(x.shape)
     fits = count % known == 0 if -1 in wanted and known else known == count
     if wanted.count(-1) > 1 or any(item < -1 for item in wanted) or not fits:
-        raise node.bad(f"reshapes {list(x.shape)} to {wanted}")
+        raise node.broken(f"reshapes {list(x.shape)} to {wanted}")
     if -1 in wanted:
         wanted[wanted.index(-1)] = count // known
     return xp(x).reshape(x, wanted)
@@ -61,7 +61,7 @@ def flatten(node: Node, x: Any) -> Any:
 def transpose(node: Node, x: Any) -> Any:
     order = node.get("perm") or list(reversed(range(x.ndim)))
     if sorted(order) != list(range(x.ndim)):
-        raise node.bad(f"permutes {x.ndim} axes by {order}")
+        raise node.broken(f"permutes {x.ndim} axes by {order}")
     return xp(x).transpose(x, order)
 
 
@@ -77,7 +77,7 @@ def squeeze(node: Node, x: Any, axes: Any = None) -> Any:
         chosen = [axis for axis, item in enumerate(x.shape) if item == 1]
     chosen = [axis_of(node, axis, x.ndim) for axis in chosen]
     if any(x.shape[axis] != 1 for axis in chosen):
-        raise node.bad(f"drops axes {chosen} of shape {list(x.shape)}")
+        raise node.broken(f"drops axes {chosen} of shape {list(x.shape)}")
     return xp(x).squeeze(x, tuple(chosen))
 
 
@@ -93,7 +93,7 @@ def expand(node: Node, x: Any, to: Any) -> Any:
     try:
         wanted = np.broadcast_shapes(x.shape, tuple(ints(to)))
     except ValueError:
-        raise node.bad(f"expands {list(x.shape)} to {ints(to)}") from None
+        raise node.broken(f"expands {list(x.shape)} to {ints(to)}") from None
     return xp(x).broadcast_to(x, checked_size(node, wanted))
 
 
@@ -121,7 +121,7 @@ def split(node: Node, x: Any, sizes: Any = None) -> Any:
         given = [max(min(each, whole - each * i), 0) for i in range(count)]
     given = ints(given)
     if sum(given) != whole:
-        raise node.bad(f"splits {whole} into {given}")
+        raise node.broken(f"splits {whole} into {given}")
     return tuple(xp(x).split(x, np.cumsum(given)[:-1].tolist(), axis))
 
 
@@ -138,7 +138,7 @@ def slice_(
     for axis, low, high, by in zip(chosen, begin, end, step, strict=True):
         axis = axis_of(node, axis, x.ndim)
         if by == 0:
-            raise node.bad("slices by steps of 0")
+            raise node.broken("slices by steps of 0")
         # A negative end below the first element means: to the first one.
         stop = None if by < 0 and high < -x.shape[axis] else high
         index[axis] = slice(low, stop, by)
@@ -163,7 +163,7 @@ def pad(node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = Non
     if mode == "constant":
         return lib.pad(x, both, constant_values=cast(lib.asarray(fill).reshape(()), x.dtype))
     if mode not in ("edge", "reflect", "wrap"):
-        raise node.bad(f"pads in mode `{mode}`")
+        raise node.broken(f"pads in mode `{mode}`")
     return lib.pad(x, both, mode=mode)
 
 
@@ -177,7 +177,7 @@ def constant_of_shape(node: Node, to: Any) -> Any:
 @operator("Range", static=(0, 1, 2))
 def range_(node: Node, start: Any, limit: Any, delta: Any) -> Any:
     if not delta.reshape(()):
-        raise node.bad("counts by steps of 0")
+        raise node.broken("counts by steps of 0")
     count = max(math.ceil((limit.reshape(()) - start.reshape(())) / delta.reshape(())), 0)
     checked_size(node, [count])
     return (start + np.arange(count) * delta).reshape(-1).astype(start.dtype)
@@ -224,7 +224,7 @@ def gather(node: Node, x: Any, indices: Any) -> Any:
 
 def _check_range(node: Node, indices: np.ndarray, count: int) -> None:
     if indices.min() < -count or indices.max() >= count:
-        raise node.bad(f"takes elements {indices.min()} to {indices.max()} of {count}")
+        raise node.broken(f"takes elements {indices.min()} to {indices.max()} of {count}")
 
 
 @operator("GatherElements")
@@ -256,7 +256,7 @@ _NUMPY = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimu
 def _scatter(node: Node, x: Any, index: tuple[Any, ...], updates: Any) -> Any:
     reduction = node.get("reduction", "none")
     if reduction not in _REDUCTIONS:
-        raise node.bad(f"reduces by `{reduction}`")
+        raise node.broken(f"reduces by `{reduction}`")
     if not is_static(x, updates, *index):
         return getattr(jnp.asarray(x).at[index], _REDUCTIONS[reduction])(updates)
     found = x.copy()

@@ -94,10 +94,10 @@ class Node:
     def need(self, name: str) -> Any:
         """An attribute that must be there."""
         if name not in self.attributes:
-            raise self.bad(f"has no attribute `{name}`")
+            raise self.broken(f"has no attribute `{name}`")
         return self.attributes[name]
 
-    def bad(self, what: str) -> BadData:
+    def broken(self, what: str) -> BadData:
         """The error for a node that breaks its operator's rules."""
         return BadData("onnx.node", f"{self.where} {what}", "the model is damaged: export it again")
 
@@ -176,5 +176,5 @@ def checked_size(node: Node, shape: Sequence[int]) -> tuple[int, ...]:
 def axis_of(node: Node, axis: int, rank: int) -> int:
     """An axis counted from 0."""
     if not -rank <= axis < max(rank, 1):
-        raise node.bad(f"names axis {axis} of an array of {rank} axes")
+        raise node.broken(f"names axis {axis} of an array of {rank} axes")
     return axis % max(rank, 1)
