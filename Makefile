@@ -57,6 +57,7 @@ format: $(STAMPS)/dev ## Format the tree, mend what ruff can mend, write the gen
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.contracts.packages
 	$(BIN)/python -m tests.contracts.errors_page
+	$(BIN)/python -m tests.contracts.onnx_operators
 
 bench: $(STAMPS)/dev ## Run the benchmarks that stand in benchmarks/
 	@ls benchmarks/*.py > /dev/null 2>&1 || { echo "benchmarks/ holds no script yet"; exit 1; }

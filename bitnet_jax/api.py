@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.validate import bench_validate as bench_validate
     from bitnet_jax.export.function import export_onnx as export_onnx
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
+    from bitnet_jax.formats.onnx_function import OnnxFunction as OnnxFunction
+    from bitnet_jax.formats.onnx_function import from_onnx as from_onnx
     from bitnet_jax.formats.open import open_checkpoint as open_checkpoint
     from bitnet_jax.ir.spec import ModelSpec as ModelSpec
     from bitnet_jax.ir.stages import dump_passes as dump_passes
@@ -88,6 +90,7 @@ HOMES: dict[str, str] = {
     "LearnedScale": "passes.recipes.learned_scale",
     "Model": "runtime.model",
     "ModelSpec": "ir.spec",
+    "OnnxFunction": "formats.onnx_function",
     "Packed": "passes.packed",
     "Parameter": "models.parameter",
     "QuantTensor": "quant.tensor",
@@ -113,6 +116,7 @@ HOMES: dict[str, str] = {
     "explain": "passes.explain",
     "export_model": "workflows.export",
     "export_onnx": "export.function",
+    "from_onnx": "formats.onnx_function",
     "inspect": "analysis.inspect",
     "list_architectures": "workflows.create",
     "load": "runtime.model",
@@ -149,6 +153,7 @@ __all__ = (
     "LearnedScale",
     "Model",
     "ModelSpec",
+    "OnnxFunction",
     "Packed",
     "Parameter",
     "QuantTensor",
@@ -174,6 +179,7 @@ __all__ = (
     "explain",
     "export_model",
     "export_onnx",
+    "from_onnx",
     "inspect",
     "list_architectures",
     "load",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,29 @@ def open_huggingface(path: Path) -> Checkpoint:
         exact_scales(files),
         latent=any(file.metadata.get(LATENT_KEY) == "true" for file in files),
     )
+    detail = {"files": sorted({file.path.name for file in files} | small_files(folder))}
+    metadata = check_metadata(raw.get(CONFIG_KEY), f"`{config_path}`")
+    return checkpoint_of_stored(path, folder, config, stored, "huggingface", detail, metadata)
+
+
+def checkpoint_of_stored(
+    path: Path,
+    folder: Path,
+    config: Config,
+    stored: Stored,
+    format: str,
+    detail: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> Checkpoint:
+    """The checkpoint of tensors that stand under their `transformers` names, whatever holds them.
+
+    Args:
+      folder: where the tokenizer's files are.
+      format: what `Source.format` says, with `detail`.
+
+    Raises:
+      BadData: the tensors are not those that the config asks for.
+    """
     warnings = list(config.warnings)
     wanted = expected(config.spec)
     ones = _absent_norms(path, wanted, stored, config, warnings)
@@ -86,16 +110,15 @@ def open_huggingface(path: Path) -> Checkpoint:
     if tokenizer is None:
         warnings.append(f"`{folder}` has no tokenizer.json: token ids only")
     detail = {
+        **detail,
         "linear_class": config.quantization.linear_class if config.quantization.present else None,
         "quantization_mode": config.quantization.mode if config.quantization.present else None,
-        "files": sorted({file.path.name for file in files} | _small_files(folder)),
     }
-    source = Source(path, "huggingface", encoding, detail)
-    metadata = check_metadata(raw.get(CONFIG_KEY), f"`{config_path}`")
+    source = Source(path, format, encoding, detail)
     return Checkpoint(config.spec, entries, tokenizer, source, tuple(warnings), metadata)
 
 
-def _small_files(folder: Path) -> set[str]:
+def small_files(folder: Path) -> set[str]:
     """Names of the files beside the weights that are read, those that are there."""
     return {name for name in (CONFIG, INDEX, *tokenizer_files.NAMES) if (folder / name).is_file()}
 

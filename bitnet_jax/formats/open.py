@@ -21,11 +21,13 @@ from bitnet_jax.formats.huggingface import open_huggingface
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
 from bitnet_jax.formats.native import open_bitnet
+from bitnet_jax.formats.onnx import open_onnx_model
 
 # kind of file by content (containers/sniff.py) -> its reader
 READERS: dict[str, Callable[[Path, bool], Checkpoint]] = {
     "safetensors": lambda path, verify: _open_safetensors(path, verify),
     "gguf": open_gguf,
+    "onnx": open_onnx_model,
 }
 
 

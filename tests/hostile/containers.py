@@ -26,7 +26,7 @@ from bitnet_jax.models.names import expected
 from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.runtime.tokenizer import Tokenizer
 from tests.formats import checkpoints
-from tests.hostile import gguf, mutate
+from tests.hostile import gguf, mutate, onnx_samples
 from tests.hostile.mutate import Choices, Mutation, Sample, inside
 from tests.hostile.packed import trits_of
 from tests.tiny import tiny_spec
@@ -302,6 +302,16 @@ def _packed(data: bytes, shape: tuple[int, ...], item: Any) -> list[list[int]]:
     return np.concatenate(planes)[: item.file_shape[0]].tolist()
 
 
+def _graph(name: str) -> bool:
+    return name.endswith(".onnx")
+
+
+def _same_trits(ours: Reading, good: Reading) -> bool:
+    """What has checksums; the spec and the graph have none."""
+    both = [name for name in good if not name.startswith("__") and name in ours]
+    return all(ours[name] == good[name] for name in both)
+
+
 def _json_file(name: str) -> bool:
     return name.endswith(".json")
 
@@ -379,6 +389,18 @@ CONTAINERS: Mapping[str, Container] = {
             "file renamed": mutate.rename_file,
         },
         _as_the_bytes,
+    ),
+    "onnx": Container(
+        onnx_samples.foreign, "m.onnx", onnx_samples.read_foreign,
+        {**_RAW, "fields": inside(_graph, (onnx_samples.fields,)),
+         "data dropped": lambda choose, sample: {"m.onnx": sample["m.onnx"]}},
+        onnx_samples.as_the_library,
+    ),
+    "onnx, ours": Container(
+        onnx_samples.ours, "m.onnx", _read_model,
+        {**_RAW, "fields": inside(_graph, (onnx_samples.fields,))},
+        lambda ours, sample, good: None if _same_trits(ours, good) else "other trits",
+        free=frozenset({"fields"}),  # a hostile writer's own checksums, spec and rows
     ),
     "gguf": Container(
         gguf.seeds, gguf.NAME, _read_model,

@@ -17,7 +17,10 @@ from tests.hostile.containers import CONTAINERS
 from tests.hostile.mutate import Drawn, Seeded
 from tests.hostile.trial import good, trial
 
-SEEDED = {"safetensors": 1500, "bitnet": 600, "huggingface": 600, "gguf": 60, "tokenizer": 400}
+SEEDED = {
+    "safetensors": 1500, "bitnet": 600, "huggingface": 600, "gguf": 60, "tokenizer": 400,
+    "onnx": 400, "onnx, ours": 150,
+}  # fmt: skip
 LONG, LONG_OF = 40_000, {"gguf": 6_000}  # a trial of it takes a multiple of the others' time
 
 
