@@ -140,7 +140,13 @@ def _found(file: GgufFile, where: str) -> Found:
             )
         return file.read_bytes(name).view(FLOATS[info.type.name]).astype(np.float32)
 
-    architecture = str(file.metadata.get(ARCHITECTURE))
+    architecture = file.metadata.get(ARCHITECTURE)
+    if not isinstance(architecture, str):
+        raise BadData(
+            "model.unknown_architecture",
+            f"{where}: no key {ARCHITECTURE} says what it is",
+            "is it a model's file, and whole?",
+        )
     return Found(architecture, file.metadata, frozenset(file.tensors), read, where)
 
 

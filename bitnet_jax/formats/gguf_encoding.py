@@ -68,7 +68,6 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> Encoding:
             did_you_mean(asked, ENCODINGS),
         )
     spec, row = checkpoint.spec, row_of(checkpoint.spec)
-    gguf_names(spec)
     reason = row.refuses(spec)
     if reason is not None:
         raise CannotCreate(
@@ -76,6 +75,7 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> Encoding:
             f"this model cannot be a GGUF file of architecture `{row.architecture}`: {reason}",
             "keep it as --format bitnet",
         )
+    gguf_names(spec)
     name, warnings = _resolve(checkpoint, asked)
     architecture = row.architecture
     if name.startswith("i2_s"):

@@ -136,6 +136,7 @@ class Format:
     Attributes:
       check: raises for a model or an encoding that it cannot write, before anything is.
       directory: the output is a folder.
+      lowered: it is written from a model's program, which stands above this: `save` refuses.
     """
 
     save: Callable[[Checkpoint, Order], Saved]
@@ -143,13 +144,14 @@ class Format:
     directory: bool
     encodings: tuple[str, ...]
     suffixes: tuple[str, ...]
+    lowered: bool = False
 
 
 FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
     "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
-    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",)),
+    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",), lowered=True),
 }
 
 

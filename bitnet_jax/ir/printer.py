@@ -19,6 +19,8 @@ import jax.extend.core as jec
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from bitnet_jax.core.jax_compat import scan_counts
+
 if TYPE_CHECKING:
     from bitnet_jax.ir.program import Program
 
@@ -140,9 +142,14 @@ def _jaxprs(params: Mapping[str, Any]) -> Iterator[tuple[str, jec.Jaxpr, Any]]:
 def _params(eqn: Any) -> list[str]:
     hidden = _HIDDEN | _HIDDEN_OF.get(eqn.primitive.name, set())
     bodies = {label.partition("[")[0] for label, _, _ in _jaxprs(eqn.params)}
+    params = {name: value for name, value in eqn.params.items() if name not in hidden | bodies}
+    if eqn.primitive.name == "scan":  # jax 0.11 holds the counts in trees
+        consts, carry = scan_counts(eqn)
+        params = {k: v for k, v in params.items() if k not in ("ft_in", "ft_out")}
+        params |= {"num_consts": consts, "num_carry": carry}
     shown = []
-    for name in sorted(set(eqn.params) - hidden - bodies):
-        value = eqn.params[name]
+    for name in sorted(params):
+        value = params[name]
         if not _is_nothing(value):
             shown.append(f"{name}={_value(value)}")
     return ["{" + " ".join(shown) + "}"] if shown else []

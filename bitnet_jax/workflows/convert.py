@@ -25,7 +25,14 @@ from bitnet_jax.formats.doctor import examine
 from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
-from bitnet_jax.formats.save import Saved, check_kind, check_save, format_of, save_checkpoint
+from bitnet_jax.formats.save import (
+    FORMATS,
+    Saved,
+    check_kind,
+    check_save,
+    format_of,
+    save_checkpoint,
+)
 from bitnet_jax.formats.survey import size
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
@@ -73,7 +80,7 @@ def convert(
     """
     check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
-    if format_of(Path(output), format) == "onnx":  # written from its program, not its tensors
+    if FORMATS[format_of(Path(output), format)].lowered:
         profile = encoding or DEFAULT_PROFILE
         asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
         return export_model(source, output, optimize_for=profile, **asked, **reach)

@@ -92,7 +92,7 @@ def test_a_script_says_how_it_is_kept_and_names_every_command(shell):
     assert f"# To keep it:\n#   bitnet dev completion {shell} >" in text
     for command in registry.built():
         assert command.name in text
-    assert "publish" not in text  # announced, and not built yet
+    assert "monitor" not in text  # announced, and not built yet
     if shell != "tcsh":
         assert all(f"complete_file_{kind}" in text or f"complete_{kind}" in text for kind in KINDS)
         wanted = {"bash": '"${BITNET_CONFIG_DIR:-/con fig/\\$x}"', "powershell": "'/con fig/$x'"}

@@ -29,6 +29,12 @@ class FakeArgs:
 
 
 @dataclass
+class AnnouncedArgs:
+    name: Optional[str] = option(positional=True, help="a name")
+    later: bool = option(default=False, built=False, help="announced, and not built yet")
+
+
+@dataclass
 class NeedyArgs:
     name: Optional[str] = option(needed=True, positional=True, help="a name")
     shape: Optional[str] = option(needed=True, choices=("ring", "line"), help="a shape")
@@ -307,12 +313,15 @@ def test_a_mistake_in_the_options_is_told_in_the_form_asked_for(bitnet, json):
     assert done.envelope["errors"][0]["code"] == "cli.unknown_option"
 
 
-def test_an_option_that_is_not_built_is_refused_wherever_it_comes_from(bitnet, monkeypatch):
-    line = ("model", "convert", "m", "-o", "x", "--json")
-    assert bitnet(*line, "--strict").envelope["errors"][0]["code"] == "cli.not_built"
-    monkeypatch.setenv("BITNET_STRICT", "1")
+def test_an_option_that_is_not_built_is_refused_wherever_it_comes_from(
+    bitnet, fake_command, monkeypatch
+):
+    fake_command(fine, AnnouncedArgs)
+    line = ("dev", "fake", "m", "--json")
+    assert bitnet(*line, "--later").envelope["errors"][0]["code"] == "cli.not_built"
+    monkeypatch.setenv("BITNET_LATER", "1")
     done = bitnet(*line)
-    assert done.rc == 69 and "`--strict` of `bitnet model convert`" in done.err
+    assert done.rc == 69 and "`--later` of `bitnet dev fake`" in done.err
 
 
 def test_settings_of_commands_that_are_not_built_are_known(bitnet, fake_command, monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import xxhash
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.save import save_checkpoint
 from tests.formats.checkpoints import AUTO, ONLINE, config, tensors, write
-from tests.hostile.files import FILES, Canary, safetensors_bytes
+from tests.hostile.files import FILES, PICKLE, safetensors_bytes
 from tests.hostile.test_bitnet import SPECS, sealed
 from tests.hostile.test_huggingface import FAULTS
 
@@ -165,7 +164,7 @@ def _pickles(folder: Path) -> Path:
     path = folder / "m"
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config(quantization=AUTO)))
-    (path / "pytorch_model.bin").write_bytes(pickle.dumps(Canary()))
+    (path / "pytorch_model.bin").write_bytes(PICKLE)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import struct
 import zipfile
 
@@ -30,17 +29,18 @@ def two(first, second, data) -> bytes:
     return safetensors_bytes(rows, data)
 
 
-class Canary:
-    """Unpickling this creates the file ``canary`` in the working directory."""
-
-    def __reduce__(self):
-        return (open, ("canary", "w"))
+# A pickle that, loaded, creates the file `canary` in the working directory. As bytes: Python 3.12
+# would call the module of `open` otherwise.
+PICKLE = (
+    b"\x80\x04\x95 \0\0\0\0\0\0\0\x8c\x02io\x94\x8c\x04open\x94\x93\x94"
+    b"\x8c\x06canary\x94\x8c\x01w\x94\x86\x94R\x94."
+)
 
 
 def _zip() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickle.dumps(Canary()))
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), PICKLE)
     return stream.getvalue()
 
 
@@ -59,10 +59,10 @@ FILES: dict[str, tuple[bytes, str, str]] = {
         "file.wrong_kind",
         "Git LFS",
     ),
-    "pickle": (pickle.dumps(Canary(), protocol=4), "file.wrong_kind", "pickle"),
+    "pickle": (PICKLE, "file.wrong_kind", "pickle"),
     "torch zip": (_zip(), "file.wrong_kind", "zip"),
-    "gguf": (b"GGUF\3\0\0\0" + b"\0" * 64, "file.wrong_kind", "GGUF"),
-    "onnx": (b"\x08\x0a\x12\x07pytorch" + b"\0" * 9, "file.wrong_kind", "ONNX"),
+    "gguf": (b"GGUF\3\0\0\0" + b"\0" * 64, "model.unknown_architecture", "architecture"),
+    "onnx": (b"\x08\x0a\x12\x07pytorch" + b"\0" * 9, "onnx.protobuf", "ONNX"),
     "npy": (b"\x93NUMPY\1\0" + b"\0" * 64, "file.wrong_kind", "NumPy"),
     "zeros": (b"\0" * 64, "file.wrong_kind", "no kind"),
     "length 2^63": (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 
 import numpy as np
@@ -14,7 +13,7 @@ import safetensors.numpy
 from bitnet_jax.core.errors import BadData, BitnetError, NoInput
 from bitnet_jax.formats.open import open_checkpoint
 from tests.formats.checkpoints import AUTO, BF16, ONLINE, config, tensors, write
-from tests.hostile.files import Canary
+from tests.hostile.files import PICKLE
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.layers.0.mlp.ffn_sub_norm.weight"
@@ -244,7 +243,7 @@ def test_a_pickle_is_never_run(name, tmp_path, monkeypatch):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config(quantization=AUTO)))
-    (folder / name).write_bytes(pickle.dumps(Canary()))
+    (folder / name).write_bytes(PICKLE)
     for path in (folder, folder / name):
         with pytest.raises(BadData) as caught:
             open_checkpoint(path)

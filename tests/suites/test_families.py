@@ -26,7 +26,7 @@ ENCODINGS = [
     (name, encoding)
     for name, row in FORMATS.items()
     for encoding in (("f32", "f16") if name == "gguf" else row.encodings)
-    if encoding != "float"
+    if encoding != "float" and not row.lowered
 ]
 
 

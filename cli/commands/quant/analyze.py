@@ -44,7 +44,10 @@ class AnalyzeArgs(ModelArgs):
     text: Optional[str] = text_option("the text that it is measured on")
     tokens: int = text_tokens_option()
     quick: bool = option(
-        default=False, help="predict what each linear costs; measure only the price of all"
+        "-Q",
+        "--quick",
+        default=False,
+        help="predict what each linear costs; measure only the price of all",
     )
     seed: int = seed_option()
     device: str = device_option()
