@@ -143,7 +143,8 @@ def model_option(*more: str):
         metavar="MODEL",
         needed=True,
         positional=True,
-        help="the model: a .bitnet file, a Hugging Face directory or .safetensors file, an id in "
+        help="the model: a .bitnet, GGUF or ONNX file, a Hugging Face directory or .safetensors file, "
+        "an id in "
         "the local cache, or hf://org/name@revision, gs://..., s3://...",
     )
 
@@ -162,7 +163,7 @@ def models_option(*more: str):
         needed=True,
         unless=("manifest",),
         positional=True,
-        help="the model, or several: a .bitnet file, or a Hugging Face directory or "
+        help="the model, or several: a .bitnet, GGUF or ONNX file, or a Hugging Face directory or "
         ".safetensors file",
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.save import ONNX_PROFILES
 from bitnet_jax.models.families import FAMILIES, family_of
 
 SEEN = "2026-11"
@@ -211,7 +212,24 @@ ENGINES: dict[str, Engine] = {
             _OTHER_GGUF,
         ),
     ),
-    "ONNX Runtime": Engine(RUN, (Row(_always, REFUSED, "it reads ONNX files only"),)),
+    "ONNX Runtime": Engine(
+        RUN,
+        (
+            Row(
+                lambda f: f.format == "onnx" and f.weights == "inference" and f.ternary,
+                CHANGED,
+                "its MatMulNBits rounds activations to 8 bits by blocks, where the model rounds "
+                "whole tokens; the export's record states by how much",
+            ),
+            Row(
+                lambda f: f.format == "onnx" and f.weights in ONNX_PROFILES,
+                EXACTLY,
+                "by the parity rules, in float32",
+            ),
+            Row(_is("onnx"), UNKNOWN, "another exporter's graph: not tried"),
+            Row(_always, REFUSED, "it reads ONNX files only: `bitnet model export`"),
+        ),
+    ),
     "mlx-lm": Engine(
         REPORTED,
         (
