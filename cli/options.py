@@ -143,9 +143,8 @@ def model_option(*more: str):
         metavar="MODEL",
         needed=True,
         positional=True,
-        help="the model: a .bitnet, GGUF or ONNX file, a Hugging Face directory or .safetensors file, "
-        "an id in "
-        "the local cache, or hf://org/name@revision, gs://..., s3://...",
+        help="the model: a .bitnet, GGUF or ONNX file, a Hugging Face directory or .safetensors "
+        "file, an id in the local cache, or hf://org/name@revision, gs://..., s3://...",
     )
 
 
