@@ -167,6 +167,8 @@ def refusal(row, family, format, encoding):
     items = list(expected(row.spec).values())
     uneven = any(item.file_shape[0] % 4 for item in items if item.ternary)
     biased = any(name.name.endswith("_proj.bias") for name in items)
+    if encoding == "dequantized" and row.spec.extra.get("linear_norms"):
+        return "cannot say extra"  # plain floats have no quantization_config
     if encoding == "dequantized":
         return "quantizes what it loads" if family.huggingface.masters else None
     if any(item.rows for item in items) and format == "huggingface":
