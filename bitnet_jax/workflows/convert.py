@@ -327,7 +327,8 @@ def converted(
         record.get("source")
     ):
         return None
-    outputs = [output if name == output.name else output / name for name in names]
+    folder = output if output.is_dir() else output.parent
+    outputs = [output if name == output.name else folder / name for name in names]
     try:
         found = (
             [stamp(path) for path in files_of(checkpoint.source.path, checkpoint.source.detail)],

@@ -19,20 +19,25 @@ import onnx
 from bitnet_jax.containers.onnx_write import data_name
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import InternalError
+from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
 from bitnet_jax.export.measure import decoder_logits, runtime_name, session
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.export.reopen import Written, reopen
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.doctor import examine
+from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import check_not_input
 from bitnet_jax.passes import pipelines
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.stores.address import require_local
+from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
+from bitnet_jax.workflows.conversion_receipt import named, sealed
 from bitnet_jax.workflows.parity import compare_logits
+from bitnet_jax.workflows.survey import Pass
 
 # Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
 # two sums differ in a last bit, spoils the tokens after it in its row, and no others.
@@ -79,7 +84,12 @@ def export_model(
     for file in (path, path.with_name(data_name(path.name))):
         paths.check_output(file, force=force, inputs=(checkpoint.source.path,))
         check_not_input(file, checkpoint.source.path)
-    findings = examine(checkpoint)
+    receipt = receipt_path(path, "onnx")
+    check_receipt(path, "onnx", force=force)
+    jobs = usable_cores() or 1
+    before = Pass(checkpoint, lambda name: None)
+    before.finish(jobs)
+    findings = before.findings()
     stop_on(findings, allow, checkpoint)
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
@@ -88,26 +98,43 @@ def export_model(
 
     def prove(written: Path) -> None:
         _check(written)
-        again = reopen(written)
-        record.update(_same(described, checkpoint, again, path))
+        _same(described, checkpoint, reopen(written), path)
+        # By the reader that users have, as any conversion's output.
+        after = Pass(open_checkpoint(written), lambda name: None)
+        after.finish(jobs)
+        record.update(proof.claims(before, after))
+        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=False)
         record.update(_measured(written, profile, probed))
+        beside = written.with_name(data_name(path.name))
+        record["output_files"] = [
+            {**stamp(file), "name": name}
+            for file, name in ((written, path.name), (beside, beside.name))
+        ]
 
     files = write_model(checkpoint, described, profile, path, force=force, prove=prove)
     difference = record["max_logit_difference"]
     passes.append({"name": f"onnx ({profile.name})", "max_logit_difference": difference})
-    return {
-        "source": checkpoint.source.to_json(),
-        "source_format": checkpoint.source.format,
+    source = checkpoint.source
+    record = {
+        "source": source.to_json(),
+        "source_format": source.format,
+        "source_encoding": source.encoding,
+        "source_files": [stamp(file) for file in files_of(source.path, source.detail)],
         "format": "onnx",
         "encoding": profile.name,
         "exact": profile.exact,
         **record,
+        "probe": None,  # of our own engine on both sides; here the other runtime was measured
         "passes": passes,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(file) for file in files],
+        "made_by": proof.made_by(),
         "warnings": [*checkpoint.warnings, *record["warnings"]],
     }
+    with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
+        stream.write(sealed(named(record, source, path)))
+    return record | {"receipt": str(receipt)}
 
 
 def _unmeasured(described: Described) -> list[dict[str, Any]]:
@@ -128,10 +155,8 @@ def _check(path: Path) -> None:
         ) from error
 
 
-def _same(
-    described: Described, checkpoint: Checkpoint, again: Written, path: Path
-) -> dict[str, Any]:
-    """Digests before and after, which are equal."""
+def _same(described: Described, checkpoint: Checkpoint, again: Written, path: Path) -> None:
+    """Raises unless the digests before and after are equal."""
     before, after = described.digest, again.digest()
     if after != before:  # scales are float32 in every profile: they cannot change either
         raise InternalError(
@@ -140,11 +165,6 @@ def _same(
             f"{after} != {before}; it was not written",
             "this is a bug: please report it",
         )
-    return {
-        "digest_before": before.to_json(),
-        "digest_after": after.to_json(),
-        "scales_changed": [],
-    }
 
 
 def _measured(path: Path, profile: Profile, probe: _Probe | None) -> dict[str, Any]:

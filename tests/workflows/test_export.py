@@ -46,6 +46,20 @@ def test_convert_writes_onnx_too(tmp_path, model):
     assert any(n.op_type == "MatMulNBits" for n in onnx.load(output).graph.node)
 
 
+def test_its_receipt_can_be_derived_again_and_a_changed_byte_is_named(tmp_path, model):
+    output = tmp_path / "m.onnx"
+    receipt = unprobed(model, output)["receipt"]
+    found = bj.validate(output, receipt=receipt, source=model)
+    assert found["receipt"]["holds"] and len(found["receipt"]["claims"]) > 8
+    assert bj.converted(model, output, format="onnx")["digest_after"] == found["digest"]
+    data = bytearray((tmp_path / "m.onnx.data").read_bytes())
+    data[70] ^= 1
+    (tmp_path / "m.onnx.data").write_bytes(data)
+    assert bj.converted(model, output, format="onnx") is None
+    found = bj.validate(output, receipt=receipt, source=model)
+    assert not found["receipt"]["holds"] and "m.onnx.data" in str(found["findings"])
+
+
 def test_a_checkpoints_tensors_alone_make_no_onnx(tmp_path, model):
     with pytest.raises(UsageError) as caught:
         save_checkpoint(bj.open_checkpoint(model), tmp_path / "m.onnx")
