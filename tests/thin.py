@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bitnet_jax.ops.native import library as native
+
 heavy = pytest.mark.heavy
 
 
@@ -22,4 +24,13 @@ def mostly_heavy(rows: Iterable[Any], kept: Collection[Any], attribute: str = ""
     return [
         pytest.param(row, marks=[] if name in kept else [heavy])
         for row, name in zip(rows, names, strict=True)
+    ]
+
+
+def each_isa(prefix: str = "") -> list[Any]:
+    """Instruction sets that run here, after `prefix`; those between best and portable are heavy."""
+    usable = native.status().usable_isas
+    return [
+        pytest.param(prefix + isa, marks=[heavy] * (isa not in (usable[0], "portable")))
+        for isa in usable
     ]

@@ -14,11 +14,12 @@ from bitnet_jax.ops.cached_attention.reference import cached_attention_reference
 from bitnet_jax.ops.native import library as native
 from bitnet_jax.quant.cache_rows import as_floats, stored
 from tests.ops.native.threads import threads
+from tests.thin import each_isa
 
 THETA = 10000.0
 
 
-@pytest.fixture(params=native.status().usable_isas)
+@pytest.fixture(params=each_isa())
 def isa(request, monkeypatch):
     monkeypatch.setenv("BITNET_ISA", request.param)
     jax.clear_caches()

@@ -16,9 +16,10 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.ops.dense_matmul import dense_matmul, dense_matmul_p
 from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.native.selftest import dense_expected
+from tests.thin import each_isa
 
 STATUS = native.status()
-NATIVE = [f"native/{isa}" for isa in STATUS.usable_isas]
+NATIVE = each_isa("native/")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 # (tokens, out, in): edges of strips, lanes, tiles and units of work.
 SHAPES = [(1, 1, 1), (1, 9, 250), (2, 70, 2560), (7, 9, 33), (8, 5, 48), (33, 130, 100)]

@@ -9,10 +9,10 @@ import pytest
 
 from bitnet_jax.ops.fused_linears import fused_linears
 from bitnet_jax.ops.fused_linears.reference import fused_linears_reference
-from bitnet_jax.ops.native import library as native
 from bitnet_jax.quant.ternary import from_trits
 from tests.ops.native.threads import threads
 from tests.ops.order import rms_norm as in_order
+from tests.thin import each_isa
 
 EPS = 1e-5
 
@@ -42,7 +42,7 @@ CASES = (
 )
 
 
-@pytest.fixture(params=native.status().usable_isas)
+@pytest.fixture(params=each_isa())
 def isa(request, monkeypatch):
     monkeypatch.setenv("BITNET_ISA", request.param)
     jax.clear_caches()

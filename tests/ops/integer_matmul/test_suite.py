@@ -22,9 +22,10 @@ from bitnet_jax.quant.activations import ACTIVATIONS, Activation, quantize, stat
 from bitnet_jax.quant.kinds import KINDS
 from bitnet_jax.quant.layouts import LAYOUTS_OF
 from bitnet_jax.quant.tensor import from_codes
+from tests.thin import each_isa
 
 STATUS = native.status()
-FORMS = ["reference", "xla", *(f"native/{isa}" for isa in STATUS.usable_isas)]
+FORMS = ["reference", "xla", *each_isa("native/")]
 ABSMAX4, ABSMEAN4 = Activation(4, "absmax"), Activation(4, "absmean")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 

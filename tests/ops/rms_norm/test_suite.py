@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bitnet_jax.ops import rms_norm as op
-from bitnet_jax.ops.native import library as native
 from bitnet_jax.ops.rms_norm.reference import rms_norm_reference
 from tests.ops.order import rms_norm as in_order
+from tests.thin import each_isa
 
 EPS = 1e-5
 
@@ -18,7 +18,7 @@ def rms_norm(x, weight, *, eps):
     return op.rms_norm(x, weight, eps=eps, implementation="auto")
 
 
-@pytest.fixture(params=native.status().usable_isas)
+@pytest.fixture(params=each_isa())
 def isa(request, monkeypatch):
     monkeypatch.setenv("BITNET_ISA", request.param)
     jax.clear_caches()

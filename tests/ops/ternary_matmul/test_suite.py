@@ -25,10 +25,11 @@ from bitnet_jax.ops.ternary_matmul import (
 from bitnet_jax.quant.layouts import LAYOUTS_OF, pack_codes
 from bitnet_jax.quant.tensor import TERNARY, from_codes
 from bitnet_jax.quant.ternary import from_trits
+from tests.thin import each_isa
 
 STATUS = native.status()
 LAYOUTS = LAYOUTS_OF[TERNARY]
-FORMS = ["reference", "xla", *(f"native/{isa}" for isa in STATUS.usable_isas)]
+FORMS = ["reference", "xla", *each_isa("native/")]
 needs_kernels = pytest.mark.skipif(not STATUS.available, reason=f"no C++ kernels: {STATUS.reason}")
 
 
