@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import BadData, BitnetError
+from bitnet_jax.core.memory import check_room_to_compile
 from bitnet_jax.core.paths import atomic_file
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.profiles import DEFAULT as DEFAULT_PROFILE
@@ -152,6 +153,8 @@ class _Conversion:
     def run(self) -> dict[str, Any]:
         """Converts; what fails leaves nothing behind."""
         # What can be refused is refused now, not after minutes of reading.
+        if self.probe:
+            check_room_to_compile()
         asked: dict[str, Any] = {
             "format": self.format, "encoding": self.encoding, "force": self.force,
         }  # fmt: skip
