@@ -12,6 +12,7 @@ The table is what `bitnet help KEYWORD` searches: an installed program has no do
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -129,6 +130,7 @@ def enclosing(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.FunctionDef
     return None
 
 
+@functools.cache
 def scan() -> tuple[list[Raised], list[Unfollowed]]:
     """Every code that the source can raise, and every one that could not be followed."""
     modules = list(sources())

@@ -33,7 +33,7 @@ def folder(repo):
     return repo / "docs" / "frameworks"
 
 
-@pytest.mark.parametrize("name", mostly_heavy(PAGES, ("README", "plain", "flax-nnx")))
+@pytest.mark.parametrize("name", mostly_heavy(PAGES, ("README", "plain")))
 def test_the_page_runs_and_prints_what_it_says(name, folder, tmp_path, monkeypatch, capsys):
     file = folder / f"{name}.md"
     page = file.read_text()

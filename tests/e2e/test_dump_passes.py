@@ -44,6 +44,7 @@ def trained(tmp_path_factory):
     return run, dump
 
 
+@pytest.mark.heavy
 def test_a_training_run_writes_both_steps_the_evaluation_and_what_was_packed(trained):
     found = [(function, passes) for function, passes, _ in programs(trained[1])]
     qat = [[], ["quantize_linears"]]

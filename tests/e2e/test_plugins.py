@@ -66,6 +66,7 @@ def trained(bitnet):
     return bitnet("train", "start", "--config", "recipe.yaml", "--output-dir", "run")
 
 
+@pytest.mark.heavy
 def test_it_trains(trained, folder):
     assert trained["step"] == 6 and trained["model"] == "run/model.bitnet"
     assert json.loads((folder / "run/receipt.json").read_text())["digest"] == trained["digest"]
@@ -96,6 +97,7 @@ def test_it_is_looked_into_and_found_whole(trained, bitnet):
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("encoding", mostly_heavy(["packed", "master"], ["master"]))
 def test_it_goes_to_hugging_face_and_back(trained, bitnet, folder, encoding):
     name = f"{encoding}.hf"
@@ -110,6 +112,7 @@ def test_it_goes_to_hugging_face_and_back(trained, bitnet, folder, encoding):
     assert config["activation_function"] == "gelu" and "hidden_size" not in config
 
 
+@pytest.mark.heavy
 def test_it_generates_the_same_from_either_format(trained, bitnet):
     texts = []
     bitnet("model", "convert", "run/model.bitnet", "-o", "said.hf")

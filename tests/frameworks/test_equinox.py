@@ -11,6 +11,9 @@ import bitnet_jax as bj
 from tests.frameworks.laws import ALL, compiled, holds, normal, refused, same_values
 from tests.passes.handwritten import qeinsum
 
+# Minutes of compiling; of the frameworks, plain JAX, NNX and Haiku run on each change.
+pytestmark = pytest.mark.heavy
+
 KEY = jax.random.key(0)
 X = normal(4, 8)
 SEQUENCES = normal(2, 5, 8)

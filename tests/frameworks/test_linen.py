@@ -13,6 +13,9 @@ import bitnet_jax as bj
 from tests.frameworks.laws import ALL, by_hand, compiled, filled, holds, normal, refused
 from tests.passes.laws.check import thinned
 
+# Minutes of compiling; of the frameworks, plain JAX, NNX and Haiku run on each change.
+pytestmark = pytest.mark.heavy
+
 KEY = jax.random.key(0)
 
 

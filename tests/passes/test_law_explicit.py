@@ -135,6 +135,7 @@ def test_packed_codes_lie_as_the_weight_lay():
     assert packed.ternary()["down"].codes.sharding.is_fully_replicated
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", thinned(list(sharding.MESHES), 3))
 def test_the_shard_map_rows_of_the_law_on_an_explicit_mesh(name):
     case = CASES[name]
@@ -216,6 +217,7 @@ STEPS = (
 RECIPES = {"all": STEPS, **{type(step).__name__: (step,) for step in STEPS}}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("recipe", thinned(list(RECIPES), len(RECIPES)))
 def test_recipes_on_an_explicit_mesh(recipe):
     fn, params, specs, x, spec, result = ROWS["rows"]

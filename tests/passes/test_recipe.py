@@ -53,6 +53,7 @@ def test_every_step_packs_to_what_it_trained_also_in_a_scan(step):
     )
 
 
+@pytest.mark.heavy
 def test_all_steps_together_train_and_pack():
     fn, params = bj.transform(layered, LAYERED, EVERY_STEP, X)
     qat = bj.ternarize(fn, RULES)

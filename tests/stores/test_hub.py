@@ -395,6 +395,7 @@ def test_progress_counts_the_bytes(fetch):
     assert progress.shown.done == progress.shown.total == sizes
 
 
+@pytest.mark.heavy
 def test_record_and_receipt_name_the_commit(fetch, tmp_path):
     from bitnet_jax import api
 

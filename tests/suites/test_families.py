@@ -47,6 +47,7 @@ def test_the_names_of_the_rows_tell_them_apart():
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
+@pytest.mark.heavy
 @EVERY_ROW
 def test_init_gives_the_names_and_shapes_of_the_table(row, family):
     found = {name: value.shape for name, value in row.params().items()}
