@@ -1,6 +1,7 @@
 """Which file of a folder is its model: one rule, for a folder here and for one in a store.
 
-With a `config.json` or an index it is a checkpoint of `transformers`; else one `.bitnet` file.
+With a `config.json` or an index it is a checkpoint of `transformers`; else, or where that has no
+weights, one file that is a model by itself.
 `model_file` looks at names only, and opens nothing; `stamp` says which bytes a file holds.
 """
 
@@ -20,8 +21,11 @@ from bitnet_jax.core.errors import BadData, NoInput, few
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# Suffixes of files that are a model by themselves; and of graphs, which others may have beside
+# their weights: those only where nothing else is one.
+WHOLE, GRAPHS = (".bitnet", ".gguf"), (".onnx",)
 PICKLES = (".bin", ".pth", ".pt", ".pkl")
-_HINT = "a model is a .bitnet file, or a folder with safetensors and config.json"
+_HINT = "a model is a .bitnet, GGUF or ONNX file, or a folder with safetensors and config.json"
 
 
 def model_file(names: Collection[str], folder: str | os.PathLike) -> str:
@@ -35,10 +39,11 @@ def model_file(names: Collection[str], folder: str | os.PathLike) -> str:
       BadData: it holds several models, pickles only, or nothing that is one.
       NoInput: it is a checkpoint, and its weights are missing.
     """
-    tensors, native, pickles = (
+    tensors, native, graphs, pickles = (
         sorted(name for name in names if name.endswith(suffix))
-        for suffix in (".safetensors", ".bitnet", PICKLES)
+        for suffix in (".safetensors", WHOLE, GRAPHS, PICKLES)
     )
+    native = native or graphs
     checkpoint = CONFIG in names or INDEX in names
     if checkpoint or not native:
         known = next((name for name in (SINGLE, INDEX) if name in names), None)

@@ -19,7 +19,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.gguf import open_gguf
 from bitnet_jax.formats.huggingface import open_huggingface
 from bitnet_jax.formats.locate import Place, locate
-from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
+from bitnet_jax.formats.model_files import CONFIG, GRAPHS, INDEX, WHOLE, model_file
 from bitnet_jax.formats.native import open_bitnet
 from bitnet_jax.formats.onnx import open_onnx_model
 
@@ -83,4 +83,5 @@ def _open_safetensors(path: Path, verify: bool) -> Checkpoint:
 
 def _open_directory(path: Path, verify: bool) -> Checkpoint:
     file = path / model_file([item.name for item in path.iterdir()], path)
-    return open_bitnet(file, verify) if file.suffix == ".bitnet" else open_huggingface(path)
+    whole = file.suffix in (*WHOLE, *GRAPHS)
+    return _open(file, verify) if whole else open_huggingface(path)

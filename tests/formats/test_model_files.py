@@ -25,6 +25,10 @@ CONFIG, INDEX, ONE = "config.json", "model.safetensors.index.json", "model.safet
         (["x.bitnet", ONE], "x.bitnet"),
         (["x.bitnet", "readme.txt"], "x.bitnet"),
         ([ONE], ONE),
+        (["m.gguf", "README.md"], "m.gguf"),
+        ([CONFIG, "m.onnx", "m.onnx.data"], "m.onnx"),
+        ([CONFIG, ONE, "model.onnx", "m.gguf"], ONE),
+        (["m.onnx", "m.gguf"], "m.gguf"),
     ],
 )
 def test_it_is_this_one(names, file):
@@ -40,6 +44,8 @@ def test_it_is_this_one(names, file):
         ([CONFIG], NoInput, "huggingface.no_weights"),
         ([CONFIG, "a.safetensors", "b.safetensors"], BadData, "huggingface.which_file"),
         (["a.bitnet", "b.bitnet"], BadData, "file.which_model"),
+        (["a.bitnet", "a.gguf"], BadData, "file.which_model"),
+        (["decoder.onnx", "decoder_with_past.onnx"], BadData, "file.which_model"),
         (["a.pth"], BadData, "huggingface.pickle"),
         ([CONFIG, "pytorch_model.bin"], BadData, "huggingface.pickle"),
     ],
@@ -95,3 +101,11 @@ def test_here_and_in_a_store_it_comes_to_the_same(names, tmp_path, monkeypatch):
         (here / name).write_bytes(data)
         store.put(f"b/{here.name}/{name}", data)
     assert outcome(str(here)) == outcome(f"{store.scheme}://b/{here.name}")
+
+
+def test_a_folder_with_a_lone_file_of_any_format_is_that_model(tmp_path):
+    (tmp_path / "out").mkdir()
+    save_checkpoint(create("tiny"), tmp_path / "out" / "m.gguf", encoding="f32")
+    found = open_checkpoint(tmp_path / "out")
+    assert found.source.format == "gguf"
+    assert found.digest() == open_checkpoint(tmp_path / "out" / "m.gguf").digest()
