@@ -49,7 +49,7 @@ for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM", "CI", "GITHUB_ACTION
 os.environ.update(
     JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache/tests/xla"),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.3",
-    JAX_COMPILATION_CACHE_MAX_SIZE=str(1 << 30),
+    JAX_COMPILATION_CACHE_MAX_SIZE=str(4 << 30),
 )
 
 import jax  # noqa: E402

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.survey import Survey
+from bitnet_jax.models.families import family_of
 from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.digest import Digest
 from bitnet_jax.quant.finite import is_finite
@@ -127,7 +129,8 @@ class Examiner:
 
         def part(value: np.ndarray | None) -> None:
             if value is None:
-                self._found += _check_floats(name, self._checkpoint.entries[name], floats)
+                zero = family_of(self._checkpoint.spec.family).may_be_zero
+                self._found += _check_floats(name, self._checkpoint.entries[name], floats, zero)
             else:
                 floats.add(value)
 
@@ -274,15 +277,16 @@ class _Floats:
         self.zeros += part.size - int(np.count_nonzero(bits))
 
 
-def _check_floats(name: str, entry: TensorEntry, floats: _Floats) -> Iterator[Finding]:
+def _check_floats(
+    name: str, entry: TensorEntry, floats: _Floats, may_be_zero: tuple[str, ...]
+) -> Iterator[Finding]:
     if floats.bad:
         yield Finding(
             "weights.not_finite", ERROR, name,
             f"{floats.bad} of {floats.size} values are NaN or infinite",
             "a cast overflowed or the training diverged: convert from the original dtype",
         )  # fmt: skip
-    # The bias of a fresh model is zero.
-    if floats.zeros == floats.size and not name.endswith("bias"):
+    if floats.zeros == floats.size and not any(fnmatchcase(name, row) for row in may_be_zero):
         yield Finding(
             "weights.all_zero", ERROR, name, f"all {floats.size} values are zero",
             "the upload is broken: get another revision",

@@ -226,7 +226,8 @@ def _defined(domain: str, name: str, opset: int) -> tuple[Any, dict[str, Any]]:
     """
     import onnx
 
-    if domain or not onnx.defs.has(name):
+    # A function's own opset is a stranger's number; the library takes 32 bits of it.
+    if domain or not 0 < opset < 1 << 31 or not onnx.defs.has(name):
         return None, {}
     try:
         schema = onnx.defs.get_schema(name, opset, domain)

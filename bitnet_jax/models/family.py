@@ -58,6 +58,8 @@ class Family:
       values: fields of the spec that may have these values only, the first where nothing is
         said. A field that means nothing here has one value.
       check: spec -> what else is wrong with it, in words, or None.
+      may_be_zero: patterns of names of vectors that may hold nothing but zeros: biases, and
+        norms whose weight is added to 1. Of others that is damage.
       huggingface: how its `config.json` is spelled; without it there is no such format.
       gguf: how it stands in a GGUF file; without it there is no such format.
       shapes: named specs, for `bitnet model create`.
@@ -74,6 +76,7 @@ class Family:
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     check: Callable[[ModelSpec], str | None] = lambda spec: None
+    may_be_zero: tuple[str, ...] = ("*bias",)
     huggingface: HuggingFace | None = None
     gguf: Gguf | None = None
     shapes: Mapping[str, ModelSpec] = field(default_factory=dict)

@@ -53,6 +53,7 @@ FAMILY = Family(
     extra=spelling.extra_of(*PARTS),
     values=rows.PLAIN | {"activation": ("gelu_tanh",), "tie_embeddings": (True, False)},
     check=lambda spec: rope.rope_fault(spec, spec.head_dim),
+    may_be_zero=("*norm",),
     huggingface=spelling.spelled(
         "GemmaForCausalLM",
         "gemma",

@@ -123,6 +123,7 @@ FAMILY = Family(
     extra=spelling.extra_of(*PARTS),
     values=rows.PLAIN | {"activation": ("gelu_tanh",), "tie_embeddings": (True, False)},
     check=_check,
+    may_be_zero=("*norm",),
     huggingface=spelling.spelled(
         "Gemma3ForCausalLM",
         "gemma3_text",
