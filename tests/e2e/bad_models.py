@@ -20,7 +20,7 @@ import xxhash
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.save import save_checkpoint
 from tests.formats.checkpoints import AUTO, ONLINE, config, tensors, write
-from tests.hostile.files import FILES, PICKLE, safetensors_bytes
+from tests.hostile.files import AS_MODELS, FILES, PICKLE, safetensors_bytes
 from tests.hostile.test_bitnet import SPECS, sealed
 from tests.hostile.test_huggingface import FAULTS
 
@@ -286,7 +286,8 @@ def _table() -> Iterator[tuple[str, Case]]:
     for name, case in OWN.items():
         yield name, case
     for name, (content, code, words) in FILES.items():
-        yield f"file, {name}", Case(_file(content), code, words=words)
+        of_model, its_words = AS_MODELS.get(name, (code, words))
+        yield f"file, {name}", Case(_file(content), of_model, words=its_words)
         yield f"weights, {name}", Case(_weights(content), code, words=words)
     for name, (change, code, words) in FAULTS.items():
         yield f"folder, {name}", Case(_changed(change), code, words=words)

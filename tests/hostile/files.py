@@ -61,8 +61,8 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     ),
     "pickle": (PICKLE, "file.wrong_kind", "pickle"),
     "torch zip": (_zip(), "file.wrong_kind", "zip"),
-    "gguf": (b"GGUF\3\0\0\0" + b"\0" * 64, "model.unknown_architecture", "architecture"),
-    "onnx": (b"\x08\x0a\x12\x07pytorch" + b"\0" * 9, "onnx.protobuf", "ONNX"),
+    "gguf": (b"GGUF\3\0\0\0" + b"\0" * 64, "file.wrong_kind", "GGUF"),
+    "onnx": (b"\x08\x0a\x12\x07pytorch" + b"\0" * 9, "file.wrong_kind", "ONNX"),
     "npy": (b"\x93NUMPY\1\0" + b"\0" * 64, "file.wrong_kind", "NumPy"),
     "zeros": (b"\0" * 64, "file.wrong_kind", "no kind"),
     "length 2^63": (
@@ -115,3 +115,9 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "name half a pair": (one(name="\ud800"), "safetensors.name", "surrogate"),
     "name of a megabyte": (one(name="a" * 1_000_000), "safetensors.name", "letters long"),
 }  # fmt: skip
+
+# What becomes of those that are of a format of models, damaged, where any format will do.
+AS_MODELS: dict[str, tuple[str, str]] = {
+    "gguf": ("model.unknown_architecture", "general.architecture"),
+    "onnx": ("onnx.protobuf", "ONNX"),
+}

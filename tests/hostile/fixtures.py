@@ -20,7 +20,7 @@ import xxhash
 from tests.containers.test_gguf import REFUSED
 from tests.formats.checkpoints import AUTO, config, tensors
 from tests.hostile.containers import CONTAINERS
-from tests.hostile.files import FILES
+from tests.hostile.files import AS_MODELS, FILES
 from tests.hostile.test_bitnet import SPECS, sealed
 from tests.hostile.test_huggingface import CONFIG_FILES, FAULTS, SHARD_PATHS, Q
 from tests.runtime import vocabularies
@@ -51,7 +51,7 @@ def _files() -> Iterator[Fixture]:
     for name, (data, code, _) in FILES.items():
         if name == "gguf":  # is a model's file itself, below
             continue
-        yield Fixture(f"file/{_slug(name)}", data, name, code)
+        yield Fixture(f"file/{_slug(name)}", data, name, AS_MODELS.get(name, (code,))[0])
 
 
 def _configs() -> Iterator[Fixture]:
