@@ -36,6 +36,15 @@ def test_a_changed_best_token_with_a_clear_margin_does_not_pass():
     assert not compare_logits(logits(), other).holds
 
 
+@pytest.mark.parametrize(("flipped", "holds"), [(9, True), (11, False)])
+def test_of_a_hundred_clear_tokens_one_may_differ(flipped, holds):
+    reference = np.random.default_rng(0).normal(size=(1000, 50)).astype(np.float32)
+    reference[:, 7] = 9  # clear everywhere
+    other = reference.copy()
+    other[:flipped, 7] = 0
+    assert compare_logits(reference, other).holds is holds
+
+
 def test_a_changed_best_token_within_the_margin_passes():
     reference = logits()
     reference[0, 0, 7], reference[0, 0, 8] = 9.0, 9.0 - 1e-4
