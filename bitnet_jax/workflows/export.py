@@ -24,13 +24,13 @@ from bitnet_jax.export.decoder import trace_step
 from bitnet_jax.export.measure import decoder_logits, runtime_name, session
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
-from bitnet_jax.export.reopen import Written, reopen
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import check_not_input
 from bitnet_jax.passes import pipelines
+from bitnet_jax.quant.digest import Digest
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.stores.address import require_local
 from bitnet_jax.workflows import proof
@@ -98,10 +98,10 @@ def export_model(
 
     def prove(written: Path) -> None:
         _check(written)
-        _same(described, checkpoint, reopen(written), path)
         # By the reader that users have, as any conversion's output.
         after = Pass(open_checkpoint(written), lambda name: None)
         after.finish(jobs)
+        _same(before.digest(), after.digest(), checkpoint, path)
         record.update(proof.claims(before, after))
         proof.require_claims(record, str(checkpoint.source.path), str(path), strict=False)
         record.update(_measured(written, profile, probed))
@@ -155,9 +155,8 @@ def _check(path: Path) -> None:
         ) from error
 
 
-def _same(described: Described, checkpoint: Checkpoint, again: Written, path: Path) -> None:
+def _same(before: Digest, after: Digest, checkpoint: Checkpoint, path: Path) -> None:
     """Raises unless the digests before and after are equal."""
-    before, after = described.digest, again.digest()
     if after != before:  # scales are float32 in every profile: they cannot change either
         raise InternalError(
             "export.digest_changed",

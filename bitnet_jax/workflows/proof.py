@@ -15,6 +15,7 @@ from bitnet_jax.core.errors import BadData, CannotCreate, InternalError, few
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.ops.native import library
 from bitnet_jax.ops.select import select
+from bitnet_jax.quant.ulps import ulps
 from bitnet_jax.targets import detect
 from bitnet_jax.workflows.contract import check_contract, require_contract
 from bitnet_jax.workflows.probe import PRODUCT_LIMIT, Probe, probe
@@ -135,8 +136,7 @@ def scales_changed(
         if old.shape != new.shape:
             out.append({"name": name, "ulps": None, "before": old.size, "after": new.size})
         elif not np.array_equal(old, new):
-            # Positive floats order as their bits do, so the bits' difference counts ULPs.
-            steps = np.abs(old.view(np.int32).astype(np.int64) - new.view(np.int32))
+            steps = ulps(old, new)
             worst = int(steps.argmax())
             out.append(
                 {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..result import Chart, Figures, Measure, Pairs, Section, Table, table_of
@@ -11,11 +11,10 @@ from ..result import Chart, Figures, Measure, Pairs, Section, Table, table_of
 MOST_BARS = 400
 
 
-def page(data: Mapping[str, Any]) -> list[Section]:
-    """Returns the sections: figures, digests before and after, changed scales, findings."""
-    changed = data.get("scales_changed") or []
+def what_was_done(data: Mapping[str, Any], names: Sequence[str]) -> list[Section]:
+    """The figures of what was written, its digests, and what the record says under `names`."""
     difference = Measure(data.get("max_logit_difference"), "", "of the largest logit")
-    sections: list[Section] = [
+    return [
         Figures(
             [
                 ("weights", "the same trits" if same(data, "trits") else "DIFFERENT trits"),
@@ -25,13 +24,18 @@ def page(data: Mapping[str, Any]) -> list[Section]:
         ),
         digests(data),
         Pairs(
-            [
-                (name.replace("_", " "), data[name])
-                for name in ("source", "source_format", "format", "encoding", "receipt", "allowed")
-                if data.get(name)
-            ],
+            [(name.replace("_", " "), data[name]) for name in names if data.get(name)],
             title="What was done",
         ),
+    ]
+
+
+def page(data: Mapping[str, Any]) -> list[Section]:
+    """Returns the sections: figures, digests before and after, changed scales, findings."""
+    changed = data.get("scales_changed") or []
+    names = ("source", "source_format", "format", "encoding", "receipt", "allowed")
+    sections: list[Section] = [
+        *what_was_done(data, names),
         Table(["file"], [[path] for path in data["outputs"]], title="Written"),
     ]
     if changed:

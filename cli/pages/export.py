@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..result import Figures, Measure, Pairs, Section, Table, table_of
-from .convert import digests, same
+from ..result import Pairs, Section, Table, table_of
+from .convert import what_was_done
 
 
 def page(data: Mapping[str, Any]) -> list[Section]:
     """Returns the sections: figures, digests before and after, the steps, the files."""
-    difference = Measure(data.get("max_logit_difference"), "", "of the largest logit")
+    names = ("source", "source_format", "format", "encoding", "runtime", "receipt", "allowed")
     sections: list[Section] = [
-        Figures(
-            [
-                ("weights", "the same trits" if same(data, "trits") else "DIFFERENT trits"),
-                ("scales", "the same" if same(data, "trits_scales") else "changed, listed below"),
-                ("largest logit difference", difference),
-            ]
-        ),
-        digests(data),
-        Pairs(
-            [
-                (name.replace("_", " "), data[name])
-                for name in ("source", "source_format", "format", "encoding", "runtime", "allowed")
-                if data.get(name)
-            ],
-            title="What was done",
-        ),
+        *what_was_done(data, names),
         table_of(data["passes"], title="Largest logit difference after each step"),
         Table(["file"], [[path] for path in data["outputs"]], title="Written"),
     ]

@@ -87,6 +87,20 @@ def test_convert_with_scales_that_changed():
     assert named[-2:] == ["How far scales moved", "Scales that changed"]
 
 
+def test_export_beside_another_runtime():
+    from bitnet_cli.pages.export import page as sections
+
+    digest = {"trits": "a" * 64, "trits_scales": "b" * 64}
+    data = {
+        "digest_before": digest, "digest_after": digest, "max_logit_difference": 0.5,
+        "format": "onnx", "receipt": "m.onnx-receipt.json", "outputs": ["m.onnx"],
+        "passes": [{"name": "onnx (size)", "max_logit_difference": 0.5}],
+        "parity": {"holds": False},
+    }  # fmt: skip
+    told = str(sections(data))
+    assert "Beside our engine" in told and "m.onnx-receipt.json" in told and "onnx (size)" in told
+
+
 def test_validate_of_a_good_model_and_of_a_bad_one(bitnet, tiny, tmp_path):
     envelope, root = page_of(bitnet, tmp_path, "model", "validate", tiny())
     assert envelope["ok"] and "Nothing to mend." in root.text
