@@ -49,6 +49,8 @@ def repos(hub_process, model, tmp_path_factory):
         (main / name).write_text("never fetched")
     (main / "onnx").mkdir()
     (main / "onnx" / "model.onnx").write_bytes(b"x" * 2000)
+    (main / "logs").mkdir()
+    (main / "logs" / "events.txt").write_text("no model")
     save_checkpoint(create("tiny", layers=2), root / "tiny" / "v2", format="huggingface")
     for name in ("gated", "private"):
         shutil.copytree(main, root / name / "main")
@@ -123,6 +125,13 @@ def test_one_file_of_a_folder(fetch, model):
     assert open_checkpoint(place).digest() == model.digest()
     assert open_checkpoint(fetch("hf://org/files/sub")).digest() == model.digest()
     assert place.origin["file"] == "sub/m.bitnet"
+
+
+def test_a_folder_whose_only_model_is_a_graph(fetch):
+    place = fetch("hf://org/tiny/onnx")
+    with pytest.raises(BadData) as caught:
+        open_checkpoint(place)
+    assert caught.value.code == "file.wrong_kind"  # fetched, and seen to be none
 
 
 def test_a_cut_is_mended_within_a_fetch(fetch, hub, repos):
@@ -204,7 +213,7 @@ def test_wrong_bytes_get_no_name(fetch, hub, fault):
         ("hf://org/gated", PermissionDenied, "hub.gated"),
         ("hf://org/tiny@v3", NoInput, "hub.revision_not_found"),
         ("hf://org/tiny/nothere.bitnet", NoInput, "hub.file_not_found"),
-        ("hf://org/tiny/onnx", BadData, "huggingface.no_config"),
+        ("hf://org/tiny/logs", BadData, "huggingface.no_config"),
         ("hf://org/pickled", BadData, "huggingface.pickle"),
         ("org/nothere", NoInput, "model.not_found"),
     ],
