@@ -38,6 +38,7 @@ from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed
 from bitnet_jax.workflows.parity import compare_logits
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
 # Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
 # two sums differ in a last bit, spoils the tokens after it in its row, and no others.
@@ -72,7 +73,8 @@ def export_model(
 
     Raises:
       UsageError: an unknown profile; a family whose function is not exported.
-      BadData: the doctor found an error that is not allowed.
+      BadData: the doctor found an error that is not allowed, or the source's own graph computes
+        something else than its config says (``contract.wiring``).
       InternalError: the file would not hold the same trits and scales, or is no valid ONNX.
       CannotCreate: a file exists, and `force` is false.
     """
@@ -91,6 +93,8 @@ def export_model(
     before.finish(jobs)
     findings = before.findings()
     stop_on(findings, allow, checkpoint)
+    wiring = wiring_claims(checkpoint, before.forms) if probe else {}
+    require_wiring(wiring, str(checkpoint.source.path), str(path))
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
     passes = probed.passes() if probed else _unmeasured(described)
@@ -124,13 +128,18 @@ def export_model(
         "encoding": profile.name,
         "exact": profile.exact,
         **record,
+        **wiring,
         "probe": None,  # of our own engine on both sides; here the other runtime was measured
         "passes": passes,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(file) for file in files],
         "made_by": proof.made_by(),
-        "warnings": [*checkpoint.warnings, *record["warnings"]],
+        "warnings": [
+            *checkpoint.warnings,
+            *wiring_warnings(wiring, str(checkpoint.source.path)),
+            *record["warnings"],
+        ],
     }
     with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
         stream.write(sealed(named(record, source, path)))
