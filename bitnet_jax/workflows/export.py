@@ -21,7 +21,7 @@ from bitnet_jax.core import paths
 from bitnet_jax.core.errors import InternalError
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
-from bitnet_jax.export.measure import decoder_logits, runtime_name, session
+from bitnet_jax.export.measure import row_logits, runtime_name, session
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -43,6 +43,8 @@ from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_wa
 # Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
 # two sums differ in a last bit, spoils the tokens after it in its row, and no others.
 PROBE = (6, 12)
+# How many lengths there are among the rows that a runtime is given.
+_LENGTHS = 4
 NO_RUNTIME = "ONNX Runtime is not installed: what the file computes was not measured"
 
 
@@ -184,8 +186,12 @@ def _measured(path: Path, profile: Profile, probe: _Probe | None) -> dict[str, A
         if warning and not profile.exact:
             warning += f"; profile `{profile.name}` is not exact"
         return unmeasured | {"warnings": [warning] if warning else []}
-    logits = decoder_logits(session(path), probe.spec, probe.tokens, probe.tokens.shape[1] // 2)
-    parity = compare_logits(probe.reference, logits)
+    rows, expected = probe.rows(), probe.reference
+    found = row_logits(session(path), probe.spec, rows, probe.tokens.shape[1] // 2)
+    parity = compare_logits(
+        np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)]),
+        np.concatenate(found),
+    )
     warnings = []
     if profile.exact and not parity.holds:
         warnings.append(
@@ -211,6 +217,11 @@ class _Probe:
         self._model = Model(checkpoint)
         self.reference = self._model.logits(self.tokens)
 
+    def rows(self) -> list[np.ndarray]:
+        """The rows, cut to different lengths: a file's batches are padded."""
+        length = self.tokens.shape[1]
+        return [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self.tokens)]
+
     def passes(self) -> list[dict[str, Any]]:
         """Each step of the pipeline, with the largest difference of a logit after it."""
         packed, (rows, length) = self._model.packed, self.tokens.shape
@@ -218,10 +229,11 @@ class _Probe:
         empty = np.zeros((rows, self.spec.num_kv_heads, 0, self.spec.head_dim), np.float32)
         past = [(empty, empty)] * self.spec.num_layers
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        mask = np.ones_like(positions)
         found = []
         for step in pipelines.exported(packed):
             program = pipelines.run_pipeline(program, [step])
-            logits, _ = jax.jit(program.__call__)(packed, self.tokens, positions, past)
+            logits, _ = jax.jit(program.__call__)(packed, self.tokens, mask, positions, past)
             parity = compare_logits(self.reference, logits)
             found.append({"name": step.name, "max_logit_difference": parity.max_logit_difference})
         return found
