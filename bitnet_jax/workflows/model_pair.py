@@ -167,6 +167,14 @@ def losses(reference: Read, found: Read) -> dict[str, Any]:
     }
 
 
+def measured(
+    reference: Checkpoint, model: Checkpoint, windows: np.ndarray, progress: Any = None
+) -> dict[str, Any]:
+    """The `losses` of both, one in memory at a time."""
+    before = read_alone(reference, windows, progress)
+    return losses(before, read_alone(model, windows, progress))
+
+
 def exp(value: float) -> float:
     """``e**value``; infinite beyond the range of float64."""
     with np.errstate(over="ignore"):
