@@ -129,6 +129,8 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
     result.sections = [Pairs(rows)]
     if data.get("seconds"):
         rows += [(f"{name} (s)", value) for name, value in data["seconds"].items()]
+    if data.get("findings"):
+        result.sections.append(table_of(data["findings"], title="the doctor's findings"))
     if data.get("scales_changed"):
         result.sections.append(table_of(data["scales_changed"], title="scales changed"))
     if data.get("floats_changed"):
