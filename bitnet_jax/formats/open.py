@@ -22,6 +22,7 @@ from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.model_files import CONFIG, GRAPHS, INDEX, WHOLE, model_file
 from bitnet_jax.formats.native import open_bitnet
 from bitnet_jax.formats.onnx import open_onnx_model
+from bitnet_jax.formats.orbax import is_orbax, open_orbax
 
 # kind of file by content (containers/sniff.py) -> its reader
 READERS: dict[str, Callable[[Path, bool], Checkpoint]] = {
@@ -82,6 +83,8 @@ def _open_safetensors(path: Path, verify: bool) -> Checkpoint:
 
 
 def _open_directory(path: Path, verify: bool) -> Checkpoint:
+    if is_orbax(path):
+        return open_orbax(path, verify)
     file = path / model_file([item.name for item in path.iterdir()], path)
     whole = file.suffix in (*WHOLE, *GRAPHS)
     return _open(file, verify) if whole else open_huggingface(path)

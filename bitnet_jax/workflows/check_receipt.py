@@ -17,7 +17,7 @@ from bitnet_jax.core.system import usable_cores
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.doctor import ERROR, Finding
 from bitnet_jax.formats.locate import Place, locate
-from bitnet_jax.formats.model_files import files_of, stamp
+from bitnet_jax.formats.model_files import files_of, is_file_name, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
@@ -103,8 +103,7 @@ def rows_of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     rows: Any = record.get(name)
     good = isinstance(rows, list) and all(
         isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and Path(row["name"]).name == row["name"]
+        and is_file_name(row.get("name"))
         and {"bytes", "sha256"} <= row.keys()
         for row in rows
     )
@@ -154,17 +153,17 @@ class _Check:
         if not stated:
             return
         folder = path if path.is_dir() else path.parent
-        paths = [folder / name for name in stated]
+        paths = {name: folder / name for name in stated}
         if side == "source" and checkpoint is not None:
             paths = files_of(path, checkpoint.source.detail)
         if len(stated) == 1 and not path.is_dir():
-            paths = [path]  # one file may have another name by now
+            paths = {path.name: path}  # one file may have another name by now
             [row] = stated.values()
             stated = {path.name: {**row, "name": path.name}}
         found = {}
-        for file in paths:
+        for name, file in paths.items():
             try:
-                found[file.name] = stamp(file)
+                found[name] = stamp(file, name)
             except BitnetError as error:
                 if not isinstance(error, NoInput):
                     raise

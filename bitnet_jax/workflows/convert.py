@@ -194,10 +194,10 @@ class _Conversion:
         """Hashes the source's files beside the work; the block gets what waits for it."""
         files = files_of(self.checkpoint.source.path, self.checkpoint.source.detail)
         if self.jobs == 1:
-            yield lambda: [stamp(path) for path in files]
+            yield lambda: [stamp(path, name) for name, path in files.items()]
             return
         with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
-            waiting = [pool.submit(stamp, path) for path in files]
+            waiting = [pool.submit(stamp, path, name) for name, path in files.items()]
             try:
                 yield lambda: [future.result() for future in waiting]
             finally:
@@ -332,9 +332,10 @@ def converted(
         return None
     folder = output if output.is_dir() else output.parent
     outputs = [output if name == output.name else folder / name for name in names]
+    files = files_of(checkpoint.source.path, checkpoint.source.detail)
     try:
         found = (
-            [stamp(path) for path in files_of(checkpoint.source.path, checkpoint.source.detail)],
+            [stamp(path, name) for name, path in files.items()],
             [stamp(path) for path in outputs],
         )
     except BitnetError:

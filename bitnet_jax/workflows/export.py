@@ -119,7 +119,9 @@ def export_model(
         "source": source.to_json(),
         "source_format": source.format,
         "source_encoding": source.encoding,
-        "source_files": [stamp(file) for file in files_of(source.path, source.detail)],
+        "source_files": [
+            stamp(file, name) for name, file in files_of(source.path, source.detail).items()
+        ],
         "format": "onnx",
         "encoding": profile.name,
         "exact": profile.exact,
