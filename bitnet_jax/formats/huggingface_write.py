@@ -40,6 +40,7 @@ from bitnet_jax.formats.huggingface_weights import (
     turned,
 )
 from bitnet_jax.formats.metadata import CONFIG_KEY
+from bitnet_jax.formats.model_files import SINGLE
 from bitnet_jax.formats.survey import each, is_large, pieces
 from bitnet_jax.models.names import Expected, expected
 from bitnet_jax.quant.dense import as_plain
@@ -378,10 +379,12 @@ def write_huggingface(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     spelling: Spelling = Spelling(),
     jobs: int = 1,
+    single: str = SINGLE,
 ) -> Written:
     """Writes `checkpoint` into the empty `folder`.
 
     Args:
+      single: what the weights are called where they fit into one file.
       jobs: threads that read tensors and turn them; the bytes are the same for any number.
 
     Raises:
@@ -398,7 +401,7 @@ def write_huggingface(
     shards = _shards(pieces, max_shard_bytes)
     weight_map: dict[str, str] = {}
     total = 0
-    names = ["model.safetensors"]
+    names = [single]
     if len(shards) > 1:
         count = range(1, len(shards) + 1)
         names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in count]

@@ -14,11 +14,12 @@ from typing import Any
 from bitnet_jax.core.errors import BadData, BitnetError, NoInput, UsageError
 from bitnet_jax.core.outputs import os_failure
 from bitnet_jax.core.system import usable_cores
-from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.checkpoint import Checkpoint, Source
 from bitnet_jax.formats.doctor import ERROR, Finding
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.model_files import files_of, is_file_name, stamp
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import FORMATS
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
 from bitnet_jax.workflows.convert import is_worth_telling
@@ -119,7 +120,7 @@ class _Check:
     def look(self, side: str, place: Place) -> Pass | None:
         """Opens a side and reads it; None where it cannot be read, which is a finding."""
         try:
-            checkpoint = open_checkpoint(place)
+            checkpoint = open_checkpoint(place, check=side == "output")
         except (BadData, NoInput) as error:
             if not place.path.exists():
                 raise
@@ -128,8 +129,10 @@ class _Check:
             return None
         self._files(side, checkpoint.source.path, checkpoint)
         source = checkpoint.source
-        self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
-        if side == "source":
+        if side == "output":
+            self._claim("format", self._format(source))
+        else:
+            self._claim("source_format", source.format)
             self._claim("source_encoding", source.encoding)
         done = Pass(checkpoint, lambda name: None)
         try:
@@ -142,6 +145,12 @@ class _Check:
             findings = [finding.to_json() for finding in done.findings()]
             self._claim("findings", findings)
         return done
+
+    def _format(self, source: Source) -> str:
+        """What the output is, by the name that the receipt has where both name the same files."""
+        stated = self._stated.get("format")
+        row = FORMATS.get(stated) if isinstance(stated, str) else None
+        return str(stated) if row is not None and row.read_as == source.format else source.format
 
     def _files(self, side: str, path: Path, checkpoint: Checkpoint | None) -> None:
         """Compares the files of a side with those that are stated, one by one.

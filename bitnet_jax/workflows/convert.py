@@ -172,7 +172,7 @@ class _Conversion:
                 self._prove(before, temporary, saved, stamps)
 
             try:
-                save_checkpoint(
+                saved = save_checkpoint(
                     before.watched(), self.output, **asked,
                     prove=prove, jobs=self.jobs, digest=before.digest,
                 )  # fmt: skip
@@ -185,7 +185,8 @@ class _Conversion:
                 raise
         if not self.receipted:
             self._write_receipt()
-        self.delivery.beside.append(self.receipt)
+        outside = (path for path in saved.outputs if not path.is_relative_to(self.output))
+        self.delivery.beside += [*outside, self.receipt]
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         return self.record | {"receipt": self.delivery.named(self.receipt), "seconds": seconds}
 
@@ -258,7 +259,10 @@ class _Conversion:
 
     def _written(self, temporary: Path, path: Path) -> Path:
         """Where an output stands before it has its name."""
-        return temporary / path.relative_to(self.output) if path != self.output else temporary
+        if path == self.output:
+            return temporary
+        inside = path.is_relative_to(self.output)
+        return temporary / path.relative_to(self.output) if inside else temporary.parent / path.name
 
     def _receipt(self) -> bytes:
         return sealed(named(self.record, self.checkpoint.source, self.output))
