@@ -178,9 +178,7 @@ def _row(name: str, data: bytes, exported: export.Exported) -> dict[str, Any]:
     }
 
 
-def _manifest(
-    spec: ModelSpec, weights: NativeFile, programs: Mapping[str, Any]
-) -> dict[str, Any]:
+def _manifest(spec: ModelSpec, weights: NativeFile, programs: Mapping[str, Any]) -> dict[str, Any]:
     found = versions()
     return {
         "format": FORMAT,

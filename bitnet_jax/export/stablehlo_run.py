@@ -59,7 +59,7 @@ class Programs:
         ids = tokens.astype(np.int32)
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         first = max(prefill, 1)
-        found, cache = self.prefill.call(
+        found, cache = jax.jit(self.prefill.call)(
             self.tensors, ids[:, :first], positions[:, :first], self.empty(batch, capacity)
         )
         pieces = [np.asarray(found)]
@@ -100,7 +100,7 @@ def _deserialized(folder: StablehloFolder, name: str, weights: NativeFile) -> ex
     try:
         found = export.deserialize(bytearray(folder.programs[name]))
         module = found.mlir_module()
-        (given, *_), _ = found.in_tree.unflatten(found.in_avals)
+        (given, *_), _ = jax.tree_util.tree_unflatten(found.in_tree, found.in_avals)
         taken = {key: (tuple(aval.shape), str(aval.dtype)) for key, aval in given.items()}
     except _FAULTS as error:
         raise BadData(

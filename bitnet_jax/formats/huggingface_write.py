@@ -436,7 +436,7 @@ def write_huggingface(
         config[CONFIG_KEY] = dict(checkpoint.metadata)
     config = dict(sorted((config | dict(spelling.extra)).items()))
     _put(folder, "config.json", tokenizer_files.to_json(config), written)
-    for name, data in _companions(checkpoint).items():
+    for name, data in companions(checkpoint).items():
         _put(folder, name, data, written)
     if spelling.card:
         _put(folder, model_card.NAME, model_card.model_card(checkpoint, encoding), written)
@@ -478,8 +478,8 @@ def _load_dtype(checkpoint: Checkpoint, encoding: str, matrices: _Matrices) -> s
     return "bfloat16" if narrow else "float32"
 
 
-def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Tokenizer, template and generation defaults, as files."""
+def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Tokenizer, template and generation defaults, as files: what stands beside the config."""
     spec, files = checkpoint.spec, checkpoint.tokenizer
     generation = {
         "bos_token_id": spec.bos_token_id,

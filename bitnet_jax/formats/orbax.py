@@ -1,4 +1,4 @@
-"""Orbax checkpoints as models: a tree of parameters beside a config.json, or a training run of ours.
+"""Orbax checkpoints as models: a tree of parameters beside a config.json, or a run of ours.
 
 Parameters stand in the tree by the names that a `transformers` checkpoint gives them, or by ours,
 nested at every dot or not, alone or beside an optimizer's state. Which step of a folder of steps,
@@ -38,7 +38,7 @@ _TREES = ("params", "model", "default", "state")
 
 
 def is_orbax(folder: Path) -> bool:
-    """True for a checkpoint of Orbax; for a folder of its steps, or a run, that has no model yet."""
+    """True for a checkpoint of Orbax; for a folder of steps, or a run, that has no model yet."""
     marks = (METADATA, CHECKPOINT, "manifest.ocdbt")
     if any((folder / mark).exists() for mark in marks) or UNFINISHED in folder.name:
         return True
@@ -131,8 +131,9 @@ def _tree(top: Path) -> Path:
     raise BadData(
         "orbax.which_tree",
         f"`{top}` holds " + (f"the trees {few(there)}" if there else "no tree of arrays"),
-        f"pass one of them: {top / there[0]}" if there else "save the parameters with "
-        "ocp.StandardCheckpointer, or as an item `params`",
+        f"pass one of them: {top / there[0]}"
+        if there
+        else "save the parameters with ocp.StandardCheckpointer, or as an item `params`",
     )
 
 
@@ -214,9 +215,7 @@ def _named(
         leaf = _Leaf(tree.open(name), item is not None and item.transposed)
         found[plain] = leaf, _info(plain, leaf, tree)
     if others:
-        warnings.append(
-            f"{tree.where} holds {few(sorted(others))} beside the parameters; not read"
-        )
+        warnings.append(f"{tree.where} holds {few(sorted(others))} beside the parameters; not read")
     return found
 
 
@@ -229,14 +228,10 @@ def _info(name: str, leaf: _Leaf, tree: OrbaxTree) -> TensorInfo:
             tensor=name,
         )
     shape = array.shape[::-1] if leaf.turned else array.shape
-    return TensorInfo(
-        name, NAMES[array.dtype], shape, 0, math.prod(shape) * array.dtype.itemsize
-    )
+    return TensorInfo(name, NAMES[array.dtype], shape, 0, math.prod(shape) * array.dtype.itemsize)
 
 
-def _prefix(
-    tree: OrbaxTree, theirs: set[str], ours: Mapping[str, Any]
-) -> tuple[str, bool]:
+def _prefix(tree: OrbaxTree, theirs: set[str], ours: Mapping[str, Any]) -> tuple[str, bool]:
     """What stands before every parameter's name, and whether the names are ours."""
     counts = {
         False: _counted(tree.names, theirs.__contains__),

@@ -9,7 +9,7 @@ time, so that the digests are those of the model that the run would have ended w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,7 @@ class _Key:
 def _planned(key: _Key, rules: tuple[Rule, ...]) -> Plan:
     spec = key.spec
     params = {
-        name: jax.ShapeDtypeStruct(item.shape, jnp.float32)
-        for name, item in expected(spec).items()
+        name: jax.ShapeDtypeStruct(item.shape, jnp.float32) for name, item in expected(spec).items()
     }
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     return make_plan(trace(family_for(spec).forward(spec), params, tokens), rules)
@@ -186,9 +185,11 @@ def _entry(item: Expected, leaf: str, stated: Any, tree: OrbaxTree, plan: Plan) 
 def _tokenizer(top: Path) -> tuple[Any, list[Path]]:
     """The tokenizer of the run that `top` is a step of, and the files that it was read from."""
     for folder in (top, top.absolute().parents[1]):
-        found = tokenizer_files.from_files(
-            lambda name, folder=folder: tokenizer_files.read_small(folder / name), f"`{folder}`"
-        )
+        found = tokenizer_files.from_files(partial(_small, folder), f"`{folder}`")
         if found is not None:
             return found, [folder / n for n in tokenizer_files.NAMES if (folder / n).is_file()]
     return None, []
+
+
+def _small(folder: Path, name: str) -> bytes | None:
+    return tokenizer_files.read_small(folder / name)

@@ -13,11 +13,15 @@ from pathlib import Path
 
 from bitnet_jax.core.errors import CannotCreate, UsageError, few, nearest
 from bitnet_jax.core.paths import check_output, sync_file
-from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, UNQUANTIZED, choose_encoding
-from bitnet_jax.formats.huggingface_write import Spelling, Written, write_huggingface
+from bitnet_jax.formats.huggingface_write import (
+    Spelling,
+    Written,
+    companions,
+    write_huggingface,
+)
 from bitnet_jax.formats.model_files import CONFIG, INDEX, PICKLES
 
 _UNLIMITED = 1 << 62
@@ -43,9 +47,7 @@ def check_beside(checkpoint: Checkpoint, path: Path, force: bool) -> None:
       CannotCreate: it exists and `force` is false, or other weights stand in the folder, to which
         it belongs (``safetensors.shared_folder``).
     """
-    files = checkpoint.tokenizer
-    names = {CONFIG, *(tokenizer_files.to_files(files) if files is not None else ())}
-    _check(path, sorted(names), force)
+    _check(path, sorted({CONFIG, *companions(checkpoint)}), force)
 
 
 def write_safetensors(

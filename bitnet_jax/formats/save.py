@@ -184,8 +184,13 @@ FORMATS: dict[str, Format] = {
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
     "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
     "safetensors": Format(
-        _save_safetensors, check_safetensors, False, ENCODINGS, (".safetensors",),
-        read_as="huggingface", check_beside=check_beside,
+        _save_safetensors,
+        check_safetensors,
+        False,
+        ENCODINGS,
+        (".safetensors",),
+        read_as="huggingface",
+        check_beside=check_beside,
     ),
     "onnx": Format(_save_lowered, _check_onnx, False, ONNX_PROFILES, (".onnx",), lowered=True),
     "stablehlo": Format(

@@ -49,7 +49,8 @@ class StablehloFolder:
 def is_stablehlo(folder: Path) -> bool:
     """True for a folder that `write` of `export.stablehlo` made, or what is left of one."""
     return (folder / MANIFEST).is_file() and (
-        (folder / WEIGHTS).exists() or any((folder / f"{name}{SUFFIX}").exists() for name in PROGRAMS)
+        (folder / WEIGHTS).exists()
+        or any((folder / f"{name}{SUFFIX}").exists() for name in PROGRAMS)
     )
 
 
@@ -87,7 +88,9 @@ def read_folder(path: Path) -> StablehloFolder:
       BadData: a file is missing, damaged, or not what the manifest says (``stablehlo.…``).
       NoInput: there is no manifest.
     """
-    raw = load_json(_bytes(path / MANIFEST), code="stablehlo.manifest", where=f"`{path / MANIFEST}`")
+    raw = load_json(
+        _bytes(path / MANIFEST), code="stablehlo.manifest", where=f"`{path / MANIFEST}`"
+    )
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise _manifest(path, f"it is no manifest of the format {FORMAT}")
     if raw.get("version") != VERSION:
@@ -138,7 +141,9 @@ def open_written(path: Path, verify: bool = True) -> Checkpoint:
 def _bytes(path: Path) -> bytes:
     blob = Blob(path)
     if blob.size > _MOST_BYTES:
-        raise BadData("stablehlo.manifest", f"`{path}` has {blob.size} bytes, too many for its kind")
+        raise BadData(
+            "stablehlo.manifest", f"`{path}` has {blob.size} bytes, too many for its kind"
+        )
     return blob.read(0, blob.size).tobytes()
 
 

@@ -27,7 +27,6 @@ from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import (
-    FORMATS,
     Saved,
     check_kind,
     check_save,
@@ -39,6 +38,7 @@ from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
 from bitnet_jax.workflows.export import export_model
+from bitnet_jax.workflows.export_stablehlo import export_stablehlo
 from bitnet_jax.workflows.survey import Pass
 
 
@@ -81,10 +81,10 @@ def convert(
     """
     check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
-    if FORMATS[format_of(Path(output), format)].lowered:
-        profile = encoding or DEFAULT_PROFILE
+    lowered = LOWERED.get(format_of(Path(output), format))
+    if lowered is not None:
         asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
-        return export_model(source, output, optimize_for=profile, **asked, **reach)
+        return lowered(source, output, encoding, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         return convert_checkpoint(
@@ -92,6 +92,16 @@ def convert(
             strict=strict, jobs=jobs, progress=progress,
         )  # fmt: skip
 
+
+# Formats that are written from a model's program -> how, of an encoding.
+LOWERED: dict[str, Callable[..., dict[str, Any]]] = {
+    "onnx": lambda source, output, encoding, **asked: export_model(
+        source, output, optimize_for=encoding or DEFAULT_PROFILE, **asked
+    ),
+    "stablehlo": lambda source, output, encoding, **asked: export_stablehlo(
+        source, output, encoding=encoding, **asked
+    ),
+}
 
 Also = Callable[[Checkpoint], Mapping[str, Any]]
 
