@@ -7,6 +7,7 @@ and nevertheless to be trusted like any program. Knows nothing of how it was mad
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from bitnet_jax.ir.spec import ModelSpec
 
 # What reading a flatbuffer, or a module, from damaged bytes raises.
 _FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError,
-           NotImplementedError, AssertionError, MemoryError, OverflowError)  # fmt: skip
+           NotImplementedError, AssertionError, MemoryError, OverflowError, struct.error)  # fmt: skip
 
 
 @dataclass(frozen=True)

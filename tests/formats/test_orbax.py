@@ -101,6 +101,7 @@ def test_where_the_parameters_stand_in_the_tree(made, tmp_path, name):
     assert (word in told[0]) if word else not told
 
 
+@pytest.mark.heavy
 def test_our_own_names_too(made, tmp_path):
     item_of = expected(checkpoints.TINY)
     theirs = {item.huggingface: name for name, item in item_of.items()}
@@ -212,6 +213,7 @@ def test_what_orbax_has_not_finished_is_refused(copy):
     refused(half, "orbax.unfinished")
 
 
+@pytest.mark.heavy
 def test_names_shapes_and_dtypes_are_those_of_the_config(tmp_path):
     def bent(change):
         return lambda data: orbax_files.nested(change(dict(data)))
@@ -228,6 +230,7 @@ def test_names_shapes_and_dtypes_are_those_of_the_config(tmp_path):
         refused(orbax_files.write(tmp_path / code, "plain", wrap=bent(change)), code)
 
 
+@pytest.mark.heavy
 def test_two_trees_that_could_be_the_model_are_not_chosen_from(tmp_path):
     def wrap(data):
         return {"ema": orbax_files.nested(data), "raw": orbax_files.nested(data)}
@@ -255,6 +258,7 @@ def test_a_model_file_in_a_folder_of_steps_wins(made, tmp_path):
     assert open_checkpoint(tmp_path).source.format == "bitnet"
 
 
+@pytest.mark.heavy
 def test_jax_arrays_are_read_as_numpy_ones_are(made, tmp_path):
     def wrap(data):
         return jax.tree.map(jax.numpy.asarray, orbax_files.nested(data))
