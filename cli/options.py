@@ -138,7 +138,7 @@ def model_option(*more: str):
         needed=True,
         positional=True,
         help="the model: a .bitnet, GGUF or ONNX file, a Hugging Face directory or .safetensors "
-        "file, an id in the local cache, or hf://org/name@revision, gs://..., s3://...",
+        "file, an Orbax checkpoint, an id in the local cache, or hf://org/name@revision, gs://..., s3://...",
     )
 
 
@@ -156,8 +156,8 @@ def models_option(*more: str):
         needed=True,
         unless=("manifest",),
         positional=True,
-        help="the model, or several: a .bitnet, GGUF or ONNX file, or a Hugging Face directory or "
-        ".safetensors file",
+        help="the model, or several: a .bitnet, GGUF or ONNX file, a Hugging Face directory or "
+        ".safetensors file, or an Orbax checkpoint",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -68,49 +69,17 @@ def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path):
         assert file.read_bytes() == (tmp_path / "b.stablehlo" / file.name).read_bytes(), file.name
 
 
-# What docs/formats/stablehlo.md says that a reader needs: no import of ours.
-READER = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from jax import export
-from safetensors.flax import load_file
-
-folder = Path(sys.argv[1])
-manifest = json.loads((folder / "manifest.json").read_text())
-weights = load_file(folder / manifest["weights"]["file"])
-weights = {name: weights[name] for name in manifest["weights"]["parameters"]}
-prefill, decode = (
-    export.deserialize(bytearray((folder / manifest["programs"][name]["file"]).read_bytes()))
-    for name in ("prefill", "decode")
-)
-about = manifest["cache"]
-batch, capacity = 1, 32
-_, _, heads, width = about["shape"]
-empty = np.zeros((batch, capacity, heads, width), "float32")
-cache = [(empty, empty)] * about["layers"]
-ids = np.array([json.loads(sys.argv[2])], "int32")
-logits, cache = prefill.call(weights, ids, np.arange(ids.shape[1], dtype="int32")[None], cache)
-found = []
-for at in range(ids.shape[1], ids.shape[1] + 4):
-    found.append(int(logits[0, -1].argmax()))
-    step = np.array([[found[-1]]], "int32"), np.array([[at]], "int32")
-    logits, cache = decode.call(weights, *step, cache)
-assert "bitnet_jax" not in sys.modules
-print(json.dumps(found))
-"""
-
-
-def test_jax_and_safetensors_are_enough_to_generate(tmp_path):
+def test_the_page_generates_with_jax_and_safetensors_alone(tmp_path, repo):
     checkpoint = small_checkpoint(tmp_path, num_layers=1)
-    write_folder(checkpoint, tmp_path / "m.stablehlo")
-    prompt = [3, 1, 4, 1, 5]
+    write_folder(checkpoint, tmp_path / "model.stablehlo")
+    page = (repo / "docs/formats/stablehlo.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code += '\nimport sys\nassert "bitnet_jax" not in sys.modules\n'
     done = subprocess.run(
-        [sys.executable, "-c", READER, str(tmp_path / "m.stablehlo"), json.dumps(prompt)],
-        check=True, capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    greedy = Model(checkpoint).generate(prompt, max_tokens=4)
-    assert json.loads(done.stdout) == greedy.tokens[:4] and len(greedy.tokens) == 4
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    greedy = Model(checkpoint).generate([1, 2, 3], max_tokens=4)
+    assert json.loads(done.stdout) == [1, 2, 3, *greedy.tokens] and len(greedy.tokens) == 4
 
 
 def test_a_family_with_a_cache_of_its_own_is_refused(monkeypatch):

@@ -42,7 +42,7 @@ def test_the_digests_are_equal_from_end_to_end(chain):
     assert records["one/m.safetensors"]["encoding"] in ("bitlinear", "autobitlinear")
 
 
-@pytest.mark.parametrize("source, output", zip(CHAIN, CHAIN[1:], strict=False))
+@pytest.mark.parametrize(("source", "output"), list(zip(CHAIN, CHAIN[1:], strict=False)))
 def test_every_receipt_is_derived_again_and_one_changed_byte_is_named(chain, source, output):
     folder, records = chain
     receipt = records[output]["receipt"]

@@ -28,6 +28,7 @@ EXAMPLES = (
     "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
     "bitnet model convert model.hf -o model.bitnet --strict --no-probe",
     "bitnet model convert --input model.hf --output model.gguf --encoding tq2_0",
+    "bitnet model convert --input runs/20261128/checkpoints/400 --output model.safetensors",
     "bitnet model convert --input a.hf b.hf c.hf --output-dir converted",
 )
 
