@@ -26,8 +26,10 @@ from bitnet_jax.formats.stablehlo import SUFFIX, WEIGHTS, StablehloFolder, read_
 from bitnet_jax.ir.spec import ModelSpec
 
 # What reading a flatbuffer, or a module, from damaged bytes raises.
-_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError,
-           NotImplementedError, AssertionError, MemoryError, OverflowError, struct.error)  # fmt: skip
+_FAULTS = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError,
+    AssertionError, MemoryError, OverflowError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

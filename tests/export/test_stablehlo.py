@@ -20,7 +20,7 @@ from bitnet_jax.models.families import family_of
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.workflows.parity import compare_logits
 from tests.export.models import small_checkpoint
-from tests.tiny import tiny_spec
+from tests.tiny import tiny_of, tiny_spec
 
 pytestmark = pytest.mark.heavy
 
@@ -51,6 +51,7 @@ def test_the_dense_packing_and_a_scale_for_each_group(tmp_path):
 
 def test_another_family(tmp_path):
     changes = {"family": "llama", "activation": "silu", "sub_norms": False, "num_layers": 1}
+    changes["extra"] = tiny_of("llama").extra
     check(small_checkpoint(tmp_path, dtype=ml_dtypes.bfloat16, **changes), tmp_path / "m.stablehlo")
 
 
