@@ -13,6 +13,7 @@ import ast
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface import checkpoint_of_stored, small_files
 from bitnet_jax.formats.huggingface_weights import Stored
-from bitnet_jax.formats.model_files import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, GRAPH_FOLDER
 from bitnet_jax.formats.onnx_ops import quantized
 from bitnet_jax.formats.onnx_walk import Graph, Step, compile_graph
 from bitnet_jax.models.names import Expected, expected
@@ -41,7 +42,7 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
       BadData: no config stands beside it (``onnx.no_config``), or weights that its family has
         are not found (``onnx.missing_weight``).
     """
-    folder = file.path.parent
+    folder = _config_folder(file.path.parent)
     if tokenizer_files.read_small(folder / CONFIG) is None:
         raise BadData(
             "onnx.no_config",
@@ -54,11 +55,20 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
     generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
     config = huggingface_config.parse(raw, generation, f"`{folder / CONFIG}`")
     stored = Stored(_weights(file, expected(config.spec)), {})
+    beside = "" if folder == file.path.parent else "../"
     detail = {
         "producer": file.model.producer_name,
-        "files": sorted({*file.data_files, *small_files(folder)}),
+        "files": sorted({*file.data_files, *(beside + name for name in small_files(folder))}),
     }
     return checkpoint_of_stored(file.path, folder, config, stored, "onnx", detail, {})
+
+
+def _config_folder(folder: Path) -> Path:
+    """Where the config of a graph in `folder` stands: beside it, or above a folder of graphs."""
+    above = folder.parent
+    if folder.name == GRAPH_FOLDER and not (folder / CONFIG).exists() and (above / CONFIG).exists():
+        return above
+    return folder
 
 
 # --------------------------------------------------------------------------- one weight

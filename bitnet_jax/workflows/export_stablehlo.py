@@ -43,6 +43,8 @@ def export_stablehlo(
     encoding: str | None = None,
     allow: Sequence[str] = (),
     probe: bool = True,
+    strict: bool = False,
+    jobs: int | None = None,
     force: bool = False,
     offline: bool | None = None,
     progress: Any = None,
@@ -55,6 +57,8 @@ def export_stablehlo(
       allow: codes of findings that do not stop it.
       probe: run the programs on a few tokens, prefilled and step by step, and compare the logits
         with ours; the whole model is in memory for that.
+      strict: refuse a folder that holds any scale or float otherwise than the source.
+      jobs: threads that read tensors; None: one for each processor it may use.
       offline: fetch nothing; None: as HF_HUB_OFFLINE says.
 
     Returns:
@@ -72,27 +76,27 @@ def export_stablehlo(
     check_room_to_compile()
     checkpoint = open_checkpoint(source, offline=offline, progress=progress)
     check_save(checkpoint, path, format=FORMAT, encoding=encoding, force=force)
-    jobs = usable_cores() or 1
+    threads = jobs or usable_cores() or 1
     before = Pass(checkpoint, lambda name: None)
     record: dict[str, Any] = {}
 
     def prove(folder: Path) -> None:
-        before.finish(jobs)
+        before.finish(threads)
         findings = before.findings()
         stop_on(findings, allow, checkpoint)
         check_programs(folder)
         after = Pass(open_checkpoint(folder, check=True), lambda name: None)
-        after.finish(jobs)
+        after.finish(threads)
         record.update(_described(checkpoint, after.checkpoint, folder, path))
         record.update(proof.claims(before, after))
         record["findings"] = [finding.to_json() for finding in findings]
         record["allowed"] = sorted(set(allow) & {finding.code for finding in findings})
-        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=False)
+        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=strict)
         record.update(_measured(checkpoint, folder, path) if probe else _unmeasured())
         receipt = sealed(named(record, checkpoint.source, path))
         (folder / receipt_path(path, FORMAT).name).write_bytes(receipt)
 
-    write_folder(before.watched(), path, encoding, force=force, jobs=jobs, prove=prove)
+    write_folder(before.watched(), path, encoding, force=force, jobs=threads, prove=prove)
     return record | {"receipt": str(receipt_path(path, FORMAT))}
 
 
