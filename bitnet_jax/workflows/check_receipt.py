@@ -24,6 +24,7 @@ from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
 from bitnet_jax.workflows.convert import is_worth_telling
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import wiring_claims
 
 # What a receipt holds that its seal alone covers: it cannot be told from the two models.
 _SEALED_ONLY = ("source", "outputs", "allowed", "made_by", "warnings")
@@ -63,13 +64,15 @@ def check_receipt(
     before, after = passes["source"], passes["output"]
     if before is not None and after is not None:
         work.compare(proof.claims(before, after))
+        if probe and isinstance(stated.get("wiring"), dict):
+            work.compare_wiring(before)
         if probe and isinstance(stated.get("probe"), dict):
             work.compare_probe(before, after)
     return {
         "receipt": str(receipt),
         "claims": work.claims,
         "not_derived": [name for name in _SEALED_ONLY if name in stated]
-        + ["probe"] * (stated.get("probe") is not None and not probe),
+        + [name for name in ("probe", "wiring") if stated.get(name) is not None and not probe],
         "holds": not work.found,
         "findings": [finding.to_json() for finding in work.found],
     }
@@ -201,11 +204,19 @@ class _Check:
         """Runs both, and compares what that says."""
         progress = self._progress if is_worth_telling(after.checkpoint) else None
         found, _ = proof.probe_claims(before, after, progress)
-        same = self._stated.get("made_by") == proof.made_by()
-        # Other kernels and versions have other last bits; equal results are equal everywhere.
-        equal = None if same else _alike
+        equal = self._equal()
         self._claim("probe", found["probe"], equal)
         self._claim("max_logit_difference", found["max_logit_difference"], equal)
+
+    def compare_wiring(self, before: Pass) -> None:
+        """Runs the source's own program again, and compares what that says."""
+        found = wiring_claims(before.checkpoint, before.forms)
+        self._claim("wiring", found.get("wiring"), self._equal())
+
+    def _equal(self) -> Callable[[Any, Any], bool] | None:
+        same = self._stated.get("made_by") == proof.made_by()
+        # Other kernels and versions have other last bits; equal results are equal everywhere.
+        return None if same else _alike
 
     def _claim(
         self, claim: str, found: Any, equal: Callable[[Any, Any], bool] | None = None
@@ -225,7 +236,9 @@ class _Check:
 def _alike(stated: Any, found: Any) -> bool:
     if isinstance(stated, dict):
         names = ("holds", "max_logit_difference")
-        return all(_alike(stated.get(name), found[name]) for name in names)
+        return isinstance(found, dict) and all(
+            _alike(stated.get(name), found.get(name)) for name in names
+        )
     return (stated == 0) == (found == 0)
 
 

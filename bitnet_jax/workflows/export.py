@@ -21,7 +21,7 @@ from bitnet_jax.core import paths
 from bitnet_jax.core.errors import BadData, InternalError
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
-from bitnet_jax.export.measure import decoder_logits, runtime_name, session
+from bitnet_jax.export.measure import row_logits, runtime_name, session
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -39,10 +39,13 @@ from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed
 from bitnet_jax.workflows.parity import compare_logits
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
 # Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
 # two sums differ in a last bit, spoils the tokens after it in its row, and no others.
 PROBE = (24, 12)
+# How many lengths there are among the rows that a runtime is given.
+_LENGTHS = 4
 NO_RUNTIME = "ONNX Runtime is not installed: what the file computes was not measured"
 
 
@@ -77,8 +80,9 @@ def export_model(
 
     Raises:
       UsageError: an unknown profile; a family whose function is not exported.
-      BadData: the doctor found an error that is not allowed; ONNX Runtime computes something
-        else from an exact profile, by the parity rules (``contract.logits``).
+      BadData: the doctor found an error that is not allowed; the source's own graph computes
+        something else than its config says (``contract.wiring``), or ONNX Runtime from an exact
+        profile, by the parity rules (``contract.logits``).
       InternalError: the file would not hold the same trits and scales, or is no valid ONNX.
       CannotCreate: a file exists, and `force` is false.
     """
@@ -97,6 +101,8 @@ def export_model(
     before.finish(jobs)
     findings = before.findings()
     stop_on(findings, allow, checkpoint)
+    wiring = wiring_claims(checkpoint, before.forms) if probe else {}
+    require_wiring(wiring, str(checkpoint.source.path), str(path))
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
     passes = probed.passes if probed else _unmeasured(described)
@@ -132,13 +138,18 @@ def export_model(
         "encoding": profile.name,
         "exact": profile.exact,
         **record,
+        **wiring,
         "probe": None,  # of our own engine on both sides; here the other runtime was measured
         "passes": passes,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(file) for file in files],
         "made_by": proof.made_by(),
-        "warnings": [*checkpoint.warnings, *record["warnings"]],
+        "warnings": [
+            *checkpoint.warnings,
+            *wiring_warnings(wiring, str(checkpoint.source.path)),
+            *record["warnings"],
+        ],
     }
     with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
         stream.write(sealed(named(record, source, path)))
@@ -187,9 +198,11 @@ def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None)
         if warning and not profile.exact:
             warning += f"; profile `{profile.name}` is not exact"
         return unmeasured | {"warnings": [warning] if warning else []}
-    half = probe.tokens.shape[1] // 2
+    rows, expected = probe.rows(), probe.reference
+    found = row_logits(session(written), probe.spec, rows, probe.tokens.shape[1] // 2)
     parity = compare_logits(
-        probe.reference, decoder_logits(session(written), probe.spec, probe.tokens, half)
+        np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)]),
+        np.concatenate(found),
     )
     if profile.exact and not parity.holds:
         raise BadData(
@@ -226,6 +239,11 @@ class _Probe:
         self.reference = model.logits(self.tokens)
         self.passes = self._passes(model.packed)
 
+    def rows(self) -> list[np.ndarray]:
+        """The rows, cut to different lengths: a file's batches are padded."""
+        length = self.tokens.shape[1]
+        return [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self.tokens)]
+
     def _passes(self, packed: Any) -> list[dict[str, Any]]:
         """Each step of the pipeline, with the largest difference of a logit after it."""
         rows, length = self.tokens.shape
@@ -233,10 +251,11 @@ class _Probe:
         empty = np.zeros((rows, self.spec.num_kv_heads, 0, self.spec.head_dim), np.float32)
         past = [(empty, empty)] * self.spec.num_layers
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        mask = np.ones_like(positions)
         found = []
         for step in pipelines.exported(packed):
             program = pipelines.run_pipeline(program, [step])
-            logits, _ = jax.jit(program.__call__)(packed, self.tokens, positions, past)
+            logits, _ = jax.jit(program.__call__)(packed, self.tokens, mask, positions, past)
             parity = compare_logits(self.reference, logits)
             found.append({"name": step.name, "max_logit_difference": parity.max_logit_difference})
         return found

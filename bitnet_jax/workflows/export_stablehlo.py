@@ -32,6 +32,7 @@ from bitnet_jax.workflows.conversion_receipt import named, sealed
 from bitnet_jax.workflows.export import probe_tokens
 from bitnet_jax.workflows.parity import Parity, compare_logits
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
 FORMAT = "stablehlo"
 
@@ -87,11 +88,15 @@ def export_stablehlo(
         check_programs(folder)
         after = Pass(open_checkpoint(folder, check=True), lambda name: None)
         after.finish(threads)
+        name = str(checkpoint.source.path)
+        wiring = wiring_claims(checkpoint, before.forms) if probe else {}
+        require_wiring(wiring, name, str(path))
         record.update(_described(checkpoint, after.checkpoint, folder, path))
-        record.update(proof.claims(before, after))
+        record["warnings"] += wiring_warnings(wiring, name)
+        record.update(wiring | proof.claims(before, after))
         record["findings"] = [finding.to_json() for finding in findings]
         record["allowed"] = sorted(set(allow) & {finding.code for finding in findings})
-        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=strict)
+        proof.require_claims(record, name, str(path), strict=strict)
         record.update(_measured(checkpoint, folder, path) if probe else _unmeasured())
         receipt = sealed(named(record, checkpoint.source, path))
         (folder / receipt_path(path, FORMAT).name).write_bytes(receipt)

@@ -32,6 +32,7 @@ from bitnet_jax.workflows.convert import convert_checkpoint
 from bitnet_jax.workflows.measured_text import TOKENS, Windows, read_windows
 from bitnet_jax.workflows.model_pair import losses, read_alone
 from bitnet_jax.workflows.quant_model import FloatModel, float_model
+from bitnet_jax.workflows.wiring import with_wiring
 
 # absmean: codes and scale of each matrix by itself (`quant/kinds.py`). gptq: its rounding errors
 # fed on (`quant/error_feedback.py`), with inputs from calibration text.
@@ -85,6 +86,8 @@ def quant_convert(
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         model = float_model(checkpoint, precision, recipe)
+        checkpoint, wiring = with_wiring(checkpoint, str(delivery.path))
+        model = replace(model, checkpoint=checkpoint)
         plain = quantized_checkpoint(model)
         check_save(plain, delivery.path, format=format, encoding=encoding, force=force)
         windows = read_windows(checkpoint, text, tokens=tokens)
@@ -101,6 +104,7 @@ def quant_convert(
             before = read_alone(checkpoint, windows.tokens, progress)
             after = read_alone(written, windows.tokens, progress)
             return {
+                **wiring,
                 "quantized": about,
                 "losses": losses(before, after),
                 "text": windows.to_json(),
@@ -178,7 +182,8 @@ def quantized_checkpoint(
     entries = dict(model.checkpoint.entries)
     for name in model.names():
         entries[name] = _entry(model, entries[name], (given or {}).get(name))
-    return replace(model.checkpoint, entries=entries)
+    # The source's own program computes with the floats.
+    return replace(model.checkpoint, entries=entries, own=None)
 
 
 def _entry(model: FloatModel, entry: TensorEntry, given: QuantTensor | None) -> TensorEntry:

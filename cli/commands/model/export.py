@@ -22,12 +22,12 @@ EXAMPLES = (
 
 DETAILS = """\
 Writes OUTPUT, the graph, and OUTPUT.data, the weights. Inputs and results are named as Optimum
-names them: input_ids, position_ids, past_key_values.N.key, logits, present.N.key; batch and lengths
-are open. portable: INT8 codes, exact. size: two bits a weight on disk, exact. inference: ONNX
-Runtime's own 2-bit kernels, not exact; the error is measured. accuracy: as portable, with every
-float weight stored as float32. Where ONNX Runtime is installed (pip install onnxruntime) the file
-is run and compared with our logits; else it is said that it was not. That holds the whole model in
-memory; --no-probe needs a few of its tensors."""
+names them: input_ids, attention_mask, position_ids, past_key_values.N.key, logits, present.N.key;
+batch and lengths are open, and rows may be padded. portable: INT8 codes, exact. size: two bits a
+weight on disk, exact. inference: ONNX Runtime's own 2-bit kernels, not exact; the error is
+measured. accuracy: as portable, with every float weight stored as float32. Where ONNX Runtime is
+installed (pip install onnxruntime) the file is run and compared with our logits; else it is said
+that it was not. That holds the whole model in memory; --no-probe needs a few of its tensors."""
 
 
 @dataclass
