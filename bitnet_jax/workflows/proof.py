@@ -27,14 +27,25 @@ _ROWS = 1024
 
 def claims(before: Pass, after: Pass) -> dict[str, Any]:
     """What can be said without running either model; both passes are finished."""
-    equal = before.digest() == after.digest()
     return {
         "digest_before": before.digest().to_json(),
         "digest_after": after.digest().to_json(),
-        "scales_changed": [] if equal else _scales_changed(before, after),
+        "codes_changed": list(_codes_changed(before, after)),
+        "scales_changed": _scales_changed(before, after),
         "floats_changed": list(_floats_changed(before, after)),
         "contract": check_contract(before.side, after.side),
     }
+
+
+def _codes_changed(before: Pass, after: Pass) -> Iterator[dict[str, Any]]:
+    """The tensors whose codes are others, of any kind; a digest says that of trits alone."""
+    for name in before.checkpoint.entries:
+        old, new = before.seen.get(name), after.seen.get(name)
+        if old is None or new is None or (old.scales is None and new.scales is None):
+            continue
+        kinds = [seen.dtype if seen.scales is not None else "float" for seen in (old, new)]
+        if (kinds[0], old.values) != (kinds[1], new.values):
+            yield {"name": name, "before": kinds[0], "after": kinds[1]}
 
 
 def probe_claims(before: Pass, after: Pass, progress: Any) -> tuple[dict[str, Any], Probe]:
@@ -72,11 +83,12 @@ def require_claims(record: Mapping[str, Any], source: str, output: str, *, stric
       CannotCreate: something lost precision, and `strict` (``convert.strict``).
     """
     before, after = record["digest_before"]["trits"], record["digest_after"]["trits"]
-    if before != after:
+    names = [row["name"] for row in record["codes_changed"]]
+    if before != after or names:
+        where = few(names) if names else f"{after} != {before}"
         raise InternalError(
             "convert.trits_changed",
-            f"`{output}` would hold other trits than `{source}`: {after} != {before}; it was "
-            "not written",
+            f"`{output}` would hold other codes than `{source}`: {where}; it was not written",
             "this is a bug: please report it",
         )
     require_contract(record["contract"], output)
