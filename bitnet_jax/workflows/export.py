@@ -106,28 +106,8 @@ def export_model(
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
     passes = probed.passes if probed else _unmeasured(described)
-    record: dict[str, Any] = {}
-
-    def prove(written: Path) -> None:
-        _check(written)
-        # By the reader that users have, as any conversion's output.
-        after = Pass(open_checkpoint(written), lambda name: None)
-        after.finish(jobs)
-        _same(before.digest(), after.digest(), checkpoint, path)
-        record.update(proof.claims(before, after))
-        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=strict)
-        record.update(_measured(written, path, profile, probed))
-        beside = written.with_name(data_name(path.name))
-        record["output_files"] = [
-            {**stamp(file), "name": name}
-            for file, name in ((written, path.name), (beside, beside.name))
-        ]
-
-    files = write_model(checkpoint, described, profile, path, force=force, prove=prove)
-    difference = record["max_logit_difference"]
-    passes.append({"name": f"onnx ({profile.name})", "max_logit_difference": difference})
-    source = checkpoint.source
-    record = {
+    source, beside = checkpoint.source, path.with_name(data_name(path.name))
+    record: dict[str, Any] = {
         "source": source.to_json(),
         "source_format": source.format,
         "source_encoding": source.encoding,
@@ -137,22 +117,46 @@ def export_model(
         "format": "onnx",
         "encoding": profile.name,
         "exact": profile.exact,
-        **record,
         **wiring,
         "probe": None,  # of our own engine on both sides; here the other runtime was measured
         "passes": passes,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
-        "outputs": [str(file) for file in files],
+        "outputs": [str(path), str(beside)],
         "made_by": proof.made_by(),
-        "warnings": [
-            *checkpoint.warnings,
-            *wiring_warnings(wiring, str(checkpoint.source.path)),
-            *record["warnings"],
-        ],
+        "warnings": [*checkpoint.warnings, *wiring_warnings(wiring, str(source.path))],
     }
-    with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
-        stream.write(sealed(named(record, source, path)))
+    written_receipt = False
+
+    def prove(written: Path) -> None:
+        nonlocal written_receipt
+        _check(written)
+        # By the reader that users have, as any conversion's output.
+        after = Pass(open_checkpoint(written), lambda name: None)
+        after.finish(jobs)
+        _same(before.digest(), after.digest(), checkpoint, path)
+        record.update(proof.claims(before, after))
+        proof.require_claims(record, str(source.path), str(path), strict=strict)
+        measured, warnings = _measured(written, path, profile, probed)
+        record.update(measured)
+        record["warnings"] += warnings
+        difference = record["max_logit_difference"]
+        passes.append({"name": f"onnx ({profile.name})", "max_logit_difference": difference})
+        record["output_files"] = [
+            stamp(file, name)
+            for file, name in ((written, path.name), (written.with_name(beside.name), beside.name))
+        ]
+        # Killed from here on, the receipt lacks its files: the next run makes all of them.
+        with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
+            stream.write(sealed(named(record, source, path)))
+        written_receipt = True
+
+    try:
+        write_model(checkpoint, described, profile, path, force=force, prove=prove)
+    except BaseException:
+        if written_receipt:  # of files that did not get their places
+            receipt.unlink(missing_ok=True)
+        raise
     return record | {"receipt": str(receipt)}
 
 
@@ -185,8 +189,10 @@ def _same(before: Digest, after: Digest, checkpoint: Checkpoint, path: Path) -> 
         )
 
 
-def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None) -> dict[str, Any]:
-    """What ONNX Runtime computes from the file, compared with our engine.
+def _measured(
+    written: Path, path: Path, profile: Profile, probe: _Probe | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What ONNX Runtime computes from the file, compared with our engine; and warnings.
 
     Raises:
       BadData: not the same, by the parity rules, where the profile is exact.
@@ -197,7 +203,7 @@ def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None)
         warning = NO_RUNTIME if probe is not None else None
         if warning and not profile.exact:
             warning += f"; profile `{profile.name}` is not exact"
-        return unmeasured | {"warnings": [warning] if warning else []}
+        return unmeasured, [warning] if warning else []
     rows, expected = probe.rows(), probe.reference
     found = row_logits(session(written), probe.spec, rows, probe.tokens.shape[1] // 2)
     parity = compare_logits(
@@ -212,12 +218,12 @@ def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None)
             "this is a bug of the export or of that version: please report it; --no-probe writes "
             "the file all the same",
         )
-    return {
+    measured = {
         "max_logit_difference": parity.max_logit_difference,
         "parity": asdict(parity) | {"holds": parity.holds},
         "runtime": name,
-        "warnings": [],
     }
+    return measured, []
 
 
 def probe_tokens(spec: ModelSpec) -> np.ndarray:

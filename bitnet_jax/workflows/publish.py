@@ -118,7 +118,11 @@ def _files(checkpoint: Checkpoint) -> tuple[dict[str, Path], list[str]]:
     """Name -> path of what is published, and the names of what is left out."""
     path = Path(checkpoint.source.path)
     folder = path if path.is_dir() else path.parent
-    files = files_of(path, checkpoint.source.detail)
+    # What lies above the model's folder is read beside the model too.
+    files = {
+        name.replace("../", ""): file
+        for name, file in files_of(path, checkpoint.source.detail).items()
+    }
     if checkpoint.source.format == "orbax":
         raise UsageError(
             "publish.format",

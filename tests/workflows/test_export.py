@@ -2,13 +2,22 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 import bitnet_jax as bj
-from bitnet_jax.core.errors import BadData, CannotCreate, InternalError, NoInput, UsageError
+from bitnet_jax.core.errors import (
+    BadData,
+    BitnetError,
+    CannotCreate,
+    InternalError,
+    NoInput,
+    UsageError,
+)
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.workflows import export as workflow
 from bitnet_jax.workflows.export import export_model
@@ -118,6 +127,23 @@ def test_a_file_that_does_not_hold_the_model_is_not_written(tmp_path, model, mon
     with pytest.raises(InternalError) as caught:
         unprobed(model, tmp_path / "m.onnx")
     assert caught.value.code == "export.digest_changed" and list(tmp_path.iterdir()) == []
+
+
+def test_the_receipt_is_there_before_its_files_and_goes_with_a_failure(
+    tmp_path, model, monkeypatch
+):
+    replace, seen = os.replace, []
+
+    def fails(source, target):
+        if Path(target).name != "m.onnx":
+            return replace(source, target)
+        seen.append((tmp_path / "m.onnx-receipt.json").exists())
+        raise OSError(5, "no more")
+
+    monkeypatch.setattr("bitnet_jax.core.paths.os.replace", fails)
+    with pytest.raises(BitnetError):
+        unprobed(model, tmp_path / "m.onnx")
+    assert seen == [True] and not (tmp_path / "m.onnx-receipt.json").exists()
 
 
 def test_a_graph_that_is_no_onnx_is_not_written(tmp_path, model, monkeypatch):
