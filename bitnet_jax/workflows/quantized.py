@@ -105,7 +105,10 @@ def quantized_checkpoint(
     entries = dict(model.checkpoint.entries)
     for name in model.names():
         entries[name] = _entry(model, entries[name], (given or {}).get(name))
-    return replace(model.checkpoint, entries=entries)
+    source = model.checkpoint.source
+    # Digests that its file states are of the floats' file: none is of what is made of it.
+    detail = {key: value for key, value in source.detail.items() if key != "digests"}
+    return replace(model.checkpoint, entries=entries, source=replace(source, detail=detail))
 
 
 def _entry(model: FloatModel, entry: TensorEntry, given: QuantTensor | None) -> TensorEntry:

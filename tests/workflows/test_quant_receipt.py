@@ -100,6 +100,17 @@ def test_one_code_that_changed_is_named_though_files_and_seal_were_made_to_agree
     assert not record["holds"] and target in said and "codes_changed" in said
 
 
+@pytest.mark.parametrize("form", ["gguf", "bitnet"])
+def test_floats_in_a_file_that_states_digests_are_quantized_and_proven(place, form):
+    """The digests of a file of floats are of no trits, and say nothing of what is made of it."""
+    encoding = {"gguf": "f32", "bitnet": None}[form]
+    bj.convert("m.hf", f"f.{form}", encoding=encoding)
+    bj.quant_convert(f"f.{form}", "g.bitnet", text="text.txt", tokens=256)
+    assert bj.open_checkpoint("g.bitnet").digest() == bj.open_checkpoint("absmean.bitnet").digest()
+    record = bj.validate("g.bitnet", receipt="g.receipt.json", source=f"f.{form}", probe=False)
+    assert record["receipt"]["holds"]
+
+
 @pytest.mark.parametrize("name", ["absmean", "gptq"])
 def test_one_byte_of_the_source_is_named_by_file_and_by_tensor(place, name):
     path = Path("m.hf/model.safetensors")
