@@ -90,7 +90,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
 def _kept(curve: Sequence[Mapping[str, Any]]) -> Table:
     """The price at each point of the curve, in words."""
     return Table(
-        ["linears kept", "share of weights", "change of the loss", "interval", "KL", "interval of KL"],
+        ["kept", "share of weights", "change of the loss", "interval", "KL", "interval of KL"],
         [
             [
                 row["count"], row["share_of_weights"],
