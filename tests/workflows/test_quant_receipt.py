@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bitnet_jax as bj
-from bitnet_jax.core.errors import NoInput
+from bitnet_jax.core.errors import NoInput, UsageError
 from bitnet_jax.formats.model_files import stamp
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.workflows import proof, quantized
@@ -166,6 +166,14 @@ def test_texts_that_are_gone_or_others_are_asked_for(place):
     Path("other.txt").write_text(Path("gone.txt").read_text().replace("quartz", "marble"))
     with pytest.raises(NoInput, match="gives other tokens"):
         checked("gptq", probe=False)
+
+
+def test_a_text_that_no_receipt_names_is_refused(place):
+    with pytest.raises(UsageError) as caught:
+        checked("absmean", calibration="other.txt", probe=False)
+    assert caught.value.code == "receipt.no_text"
+    with pytest.raises(UsageError, match="--text was given without --receipt"):
+        bj.validate("absmean.bitnet", text="text.txt")
 
 
 @pytest.mark.parametrize(("share", "may"), [(0.002, True), (0.02, False)])
