@@ -2,12 +2,14 @@
 
 `location` is a stranger's path. It stays in the model's folder: nothing absolute, no `..`, no
 link of either kind on the way, a regular file, a span inside of it. All of that is known before a
-byte is read or a FIFO is opened.
+byte is read or a FIFO is opened. One kind of link is followed: in a cache of downloads, where the
+model itself is a link to a file called by its hash, to another of these.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from bitnet_jax.core.paths import os_failure
 
 _KEYS = ("location", "offset", "length", "checksum", "basepath")
 _LONGEST = 4096
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _HOSTILE = "the file is damaged or hostile"
 
 
@@ -103,22 +106,7 @@ class Places:
         return self._sizes[location]
 
     def _check(self, location: str, tensor: str, where: str) -> int:
-        parts = location.split("/")
-        bad = (
-            len(location) > _LONGEST
-            or "\\" in location
-            or ":" in location
-            or any(ord(letter) < 32 for letter in location)
-            or any(part in ("", "..") for part in parts)
-        )
-        if bad:
-            raise TensorError(
-                "onnx.external_path",
-                f"{where}: its data is said to lie in {shown(location)}, which is no plain path "
-                "inside the model's folder",
-                _HOSTILE,
-                tensor=tensor,
-            )
+        parts = check_location(location, tensor, where)
         found = self._folder
         for index, part in enumerate(parts):
             found = found / part
@@ -136,6 +124,8 @@ class Places:
             except OSError as error:
                 raise os_failure(error, "read", found) from error
             last = index == len(parts) - 1
+            if last and (blobs := _blobs(found)) and blobs == _blobs(self._model):
+                info = os.stat(found)
             if last and not stat.S_ISREG(info.st_mode) and not stat.S_ISLNK(info.st_mode):
                 raise _no_file(location, "not a regular file", tensor, where)
             if stat.S_ISLNK(info.st_mode) or (last and info.st_nlink > 1):
@@ -148,6 +138,43 @@ class Places:
                     tensor=tensor,
                 )
         return info.st_size
+
+
+def check_location(location: str, tensor: str, where: str) -> list[str]:
+    """The parts of a plain path inside the model's folder.
+
+    Raises:
+      TensorError: it is none (code ``onnx.external_path``).
+    """
+    parts = location.split("/")
+    bad = (
+        len(location) > _LONGEST
+        or "\\" in location
+        or ":" in location
+        or any(ord(letter) < 32 for letter in location)
+        or any(part in ("", "..") for part in parts)
+    )
+    if bad:
+        raise TensorError(
+            "onnx.external_path",
+            f"{where}: its data is said to lie in {shown(location)}, which is no plain path "
+            "inside the model's folder",
+            _HOSTILE,
+            tensor=tensor,
+        )
+    return parts
+
+
+def _blobs(path: Path) -> Path | None:
+    """The folder of a download cache's contents that a link leads into; None of anything else.
+
+    ``snapshots/<commit>/model.onnx`` is a link to ``blobs/<hash>`` there: what a stranger has put
+    into such a cache are contents, and no links.
+    """
+    if not path.is_symlink():
+        return None
+    target = Path(os.path.realpath(path))
+    return target.parent if target.parent.name == "blobs" and _HASH.fullmatch(target.name) else None
 
 
 def _no_file(location: str, what: str, tensor: str, where: str) -> TensorError:

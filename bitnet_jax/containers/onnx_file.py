@@ -18,7 +18,7 @@ import numpy as np
 
 from bitnet_jax.containers.blob import Blob
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.containers.onnx_external import Places, Span
+from bitnet_jax.containers.onnx_external import Places, Span, check_location
 from bitnet_jax.containers.onnx_graph import check_graph, check_text, subgraphs
 from bitnet_jax.containers.onnx_types import (
     STRING,
@@ -174,6 +174,35 @@ def open_onnx(path: os.PathLike | str) -> OnnxFile:
       BadData: anything else: see the codes ``file.*`` and ``onnx.*``.
     """
     path = Path(path)
+    model = _read(path)
+    file = OnnxFile(path, model, Places(path))
+    for proto in _other_tensors(model):
+        file.tensor(proto)
+    return file
+
+
+def data_locations(path: os.PathLike | str) -> list[str]:
+    """The files beside a graph that hold its tensors' data, which need not be there yet.
+
+    Raises:
+      BadData: it is no sound graph, or a path leaves its folder (``onnx.external_path``).
+    """
+    path = Path(path)
+    model = _read(path)
+    found: set[str] = set()
+    for proto in (*model.graph.initializer, *_other_tensors(model)):
+        if proto.data_location != _EXTERNAL:
+            continue
+        where = f"`{path}`, tensor {shown(proto.name)}"
+        for row in proto.external_data:
+            if row.key == "location":
+                parts = check_location(row.value, proto.name[:200], where)
+                found.add("/".join(part for part in parts if part != "."))
+    return sorted(found)
+
+
+def _read(path: Path) -> Any:
+    """The ModelProto of a file, its graph checked and none of its tensors."""
     blob = Blob(path)
     head = blob.read(0, min(HEAD, blob.size)).tobytes()
     if not head:
@@ -191,10 +220,7 @@ def open_onnx(path: os.PathLike | str) -> OnnxFile:
         raise wrong_kind(path, head, "an ONNX model")
     _check_versions(model, where)
     check_graph(model, where)
-    file = OnnxFile(path, model, Places(path))
-    for proto in _other_tensors(model):
-        file.tensor(proto)
-    return file
+    return model
 
 
 def _parse(blob: Blob, path: Path, head: bytes) -> Any:

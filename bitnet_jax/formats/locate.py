@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import NoInput, few, nearest
+from bitnet_jax.containers import sniff
+from bitnet_jax.containers.onnx_file import data_locations
+from bitnet_jax.core.errors import BadData, NoInput, few, nearest
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.huggingface_files import weight_map
-from bitnet_jax.formats.model_files import CONFIG, INDEX, model_file
+from bitnet_jax.formats.model_files import CONFIG, GRAPH_FOLDER, INDEX, model_file
 from bitnet_jax.stores import hub_cache
 from bitnet_jax.stores.address import parse
 from bitnet_jax.stores.store import Reach, Remote
@@ -67,6 +69,15 @@ def locate(
 
 def _fetched(remote: Remote, name: str) -> Path:
     """Fetches what makes up the model; returns the folder, or the file that was named."""
+    chosen, names = _wanted(remote, name)
+    folder = remote.fetch(_existing(remote, names, name))
+    if chosen != INDEX and sniff.sniff(folder / chosen).id == "onnx":
+        folder = _graph(remote, names, folder / chosen, name)
+    return folder / remote.target
+
+
+def _wanted(remote: Remote, name: str) -> tuple[str, set[str]]:
+    """The file that holds the weights (or their index), and all that is fetched with it."""
     if remote.target:
         beside = remote.lookup([*BESIDE, INDEX])
         names = {remote.target, *beside} - {INDEX}
@@ -74,13 +85,38 @@ def _fetched(remote: Remote, name: str) -> Path:
             shards = _shards(remote)
             if remote.target in shards:
                 names |= {INDEX, *shards}
-        return remote.fetch(_existing(remote, names, name)) / remote.target
+        return remote.target, names
     files = remote.listing()
     chosen = model_file(files, name)
     names = {chosen, *({*BESIDE} & {*files})}
     if chosen == INDEX:
         names |= _shards(remote)
-    return remote.fetch(_existing(remote, names, name))
+    return chosen, names
+
+
+def _graph(remote: Remote, names: set[str], graph: Path, name: str) -> Path:
+    """Fetches the data files that a graph names, and the config where it stands above.
+
+    Raises:
+      BadData: one of them is not there (``onnx.external_missing``), or lies nowhere below the
+        graph's folder (``onnx.external_path``).
+    """
+    data = set(data_locations(graph))
+    missing = sorted(data - set(remote.lookup(sorted(data))))
+    if missing:
+        raise BadData(
+            "onnx.external_missing",
+            f"`{name}` lacks {len(missing)} of the {len(data)} files that its graph "
+            f"`{graph.name}` names for its data: {few(missing)}",
+            "its upload is not complete: an ONNX model may be several files",
+        )
+    names = names | data
+    above = remote.above() if CONFIG not in names else None
+    if above is None or above[1] != GRAPH_FOLDER:
+        return remote.fetch(sorted(names)) if data else graph.parent
+    parent, called = above
+    shared = set(parent.lookup(BESIDE)) - names
+    return parent.fetch(sorted(shared | {f"{called}/{each}" for each in names})) / called
 
 
 def _shards(remote: Remote) -> set[str]:

@@ -24,6 +24,8 @@ SINGLE = "model.safetensors"
 # Suffixes of files that are a model by themselves; and of graphs, which others may have beside
 # their weights: those only where nothing else is one.
 WHOLE, GRAPHS = (".bitnet", ".gguf"), (".onnx",)
+# Where others keep graphs of a model whose config and tokenizer stand in the folder above.
+GRAPH_FOLDER = "onnx"
 PICKLES = (".bin", ".pth", ".pt", ".pkl")
 _HINT = "a model is a .bitnet, GGUF or ONNX file, or a folder with safetensors and config.json"
 

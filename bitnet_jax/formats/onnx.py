@@ -183,7 +183,10 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
             layout=row.layout,
         )
 
-    return TensorEntry(item.name, item.shape, row.dtype, True, read)
+    return TensorEntry(
+        item.name, item.shape, row.dtype, True, read,
+        stored_as=storage, nbytes=file.info(codes).nbytes + file.info(scale).nbytes,
+    )  # fmt: skip
 
 
 def _float_entry(
@@ -211,7 +214,9 @@ def _float_entry(
             raise _unfit(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
         return value
 
-    return TensorEntry(item.name, item.shape, str(dtype), False, read)
+    return TensorEntry(
+        item.name, item.shape, str(dtype), False, read, stored_as=info.kind.name, nbytes=info.nbytes
+    )
 
 
 def _unfit(file: OnnxFile, name: str, what: str) -> TensorError:

@@ -3,32 +3,33 @@
 PyTorch's exporters keep a parameter's name where they store it as it is, and call it
 ``onnx::MatMul_123`` or ``val_44`` where they turned it; equal tensors become one. The node that
 uses it says its module then, by its name (``/model/layers.0/mlp/up_proj/MatMul``) or by its scopes.
-What is quantized is read as the floats it stands for. Runs no graph: what a graph computes between
-its weights is taken from the config.
+What is quantized is read as the floats it stands for. What is computed between the weights is taken
+from the config; the graph's own program goes along (`onnx_wiring`), for whoever compares the two.
 """
 
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitnet_jax.containers.dtypes import NAMES
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.containers.onnx_file import OnnxFile
+from bitnet_jax.containers.onnx_file import OnnxFile, OnnxTensor
 from bitnet_jax.containers.safetensors import TensorInfo
 from bitnet_jax.core.errors import BadData, few
 from bitnet_jax.formats import huggingface_config, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.huggingface import checkpoint_of_stored, small_files
 from bitnet_jax.formats.huggingface_weights import Stored
-from bitnet_jax.formats.model_files import CONFIG
+from bitnet_jax.formats.model_files import CONFIG, GRAPH_FOLDER
 from bitnet_jax.formats.onnx_ops import quantized
 from bitnet_jax.formats.onnx_walk import Graph, Step, compile_graph
+from bitnet_jax.formats.onnx_wiring import own_program
 from bitnet_jax.models.names import Expected, expected
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -41,7 +42,7 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
       BadData: no config stands beside it (``onnx.no_config``), or weights that its family has
         are not found (``onnx.missing_weight``).
     """
-    folder = file.path.parent
+    folder = _config_folder(file.path.parent)
     if tokenizer_files.read_small(folder / CONFIG) is None:
         raise BadData(
             "onnx.no_config",
@@ -53,12 +54,25 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
     raw = tokenizer_files.read_json(folder / CONFIG)
     generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
     config = huggingface_config.parse(raw, generation, f"`{folder / CONFIG}`")
-    stored = Stored(_weights(file, expected(config.spec)), {})
+    graph = compile_graph(file, known=False)
+    weights = _weights(file, graph, expected(config.spec))
+    kinds = {name: weight.kind for name, (weight, _) in weights.items()}
+    stored = Stored(weights, {}, kinds=kinds)
+    beside = "" if folder == file.path.parent else "../"
     detail = {
         "producer": file.model.producer_name,
-        "files": sorted({*file.data_files, *small_files(folder)}),
+        "files": sorted({*file.data_files, *(beside + name for name in small_files(folder))}),
     }
-    return checkpoint_of_stored(file.path, folder, config, stored, "onnx", detail, {})
+    found = checkpoint_of_stored(file.path, folder, config, stored, "onnx", detail, {})
+    return replace(found, own=own_program(file, graph, config.spec.vocab_size))
+
+
+def _config_folder(folder: Path) -> Path:
+    """Where the config of a graph in `folder` stands: beside it, or above a folder of graphs."""
+    above = folder.parent
+    if folder.name == GRAPH_FOLDER and not (folder / CONFIG).exists() and (above / CONFIG).exists():
+        return above
+    return folder
 
 
 # --------------------------------------------------------------------------- one weight
@@ -67,6 +81,7 @@ class _Weight:
     """A float array of the file, not read yet: what a reader of tensors is asked for."""
 
     value: Callable[[], np.ndarray]
+    kind: str  # the type of the initializer that holds it
 
     def read(self, name: str) -> np.ndarray:
         return np.ascontiguousarray(self.value())
@@ -82,6 +97,7 @@ class _Found:
     Attributes:
       module: of the node that uses it.
       use: ``product`` for a matrix [in, out], ``turned`` for one [out, in], else the operator.
+      held: the initializers that it is made of, the one of its elements first.
       root: the initializer that it is, where it is one as it stands.
     """
 
@@ -91,6 +107,7 @@ class _Found:
     shape: tuple[int, ...]
     dtype: np.dtype
     value: Callable[[], np.ndarray]
+    held: tuple[OnnxTensor, ...]
     root: str = ""
 
     def matrix(self) -> _Found:
@@ -99,14 +116,14 @@ class _Found:
             return self
         value = self.value
         return _Found(self.module, "turned", self.slot, self.shape[::-1], self.dtype,
-                      lambda: value().T)  # fmt: skip
+                      lambda: value().T, self.held)  # fmt: skip
 
 
-def _weights(file: OnnxFile, wanted: Mapping[str, Expected]) -> dict[str, Any]:
+def _weights(file: OnnxFile, graph: Graph, wanted: Mapping[str, Expected]) -> dict[str, Any]:
     """Every tensor that the family has, by its `transformers` name."""
     prefix = _prefix(file, wanted)
     modules: dict[str, list[_Found]] = {}
-    for item in _operands(file, compile_graph(file)):
+    for item in _operands(file, graph):
         modules.setdefault(item.module.removeprefix(prefix), []).append(item)
     found: dict[str, Any] = {}
     missing = []
@@ -121,9 +138,9 @@ def _weights(file: OnnxFile, wanted: Mapping[str, Expected]) -> dict[str, Any]:
             NAMES[weight.dtype],
             weight.shape,
             0,
-            math.prod(weight.shape) * weight.dtype.itemsize,
+            sum(info.nbytes for info in weight.held),
         )
-        found[name] = (_Weight(weight.value), row)
+        found[name] = (_Weight(weight.value, weight.held[0].kind.name), row)
     if missing:
         left = [name for name, info in file.tensors.items() if len(info.shape) > 1]
         raise TensorError(
@@ -152,7 +169,7 @@ def _by_name(file: OnnxFile, name: str) -> _Found | None:
     info = file.tensors.get(name)
     if info is None or info.kind.numpy not in NAMES:
         return None
-    return _Found("", "", 0, info.shape, info.kind.numpy, lambda: file.read(name))
+    return _Found("", "", 0, info.shape, info.kind.numpy, lambda: file.read(name), (info,))
 
 
 def _by_module(
@@ -190,17 +207,17 @@ def _operands(file: OnnxFile, graph: Graph) -> Iterator[_Found]:
         if special is not None:
             made = special(file, step)
             if made is not None:
-                shape, value = made
+                shape, value, held = made
                 use = "product" if step.node.op == "MatMulInteger" else "turned"
-                yield _Found(module, use, 1, shape, np.dtype(np.float32), value)
+                yield _Found(module, use, 1, shape, np.dtype(np.float32), value, held)
             continue
         for slot, name in enumerate(step.inputs):
             traced = _traced(file, makers, name)
             if traced is not None:
-                shape, dtype, value = traced
+                shape, dtype, value, held = traced
                 root = _same(makers, name)
                 root = root if root in file.tensors else ""
-                yield _Found(module, _use(step, slot), slot, shape, dtype, value, root)
+                yield _Found(module, _use(step, slot), slot, shape, dtype, value, held, root)
 
 
 def _use(step: Step, slot: int) -> str:
@@ -236,14 +253,14 @@ def _same(makers: Mapping[str, Step], name: str) -> str:
     return name
 
 
-Traced = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
+Traced = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray], tuple[OnnxTensor, ...]]
 
 
 def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 0) -> Traced | None:
     """A value that is an initializer, seen through what turns, casts or dequantizes it."""
     info = file.tensors.get(name)
     if info is not None:
-        return info.shape, info.kind.numpy, lambda: file.read(name)
+        return info.shape, info.kind.numpy, lambda: file.read(name), (info,)
     step = makers.get(name)
     if step is None or step.call is not None or depth > 8 or not step.inputs:
         return None
@@ -253,7 +270,8 @@ def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 
     if None in inner or step.run is None:
         return None
     parts = [part for part in inner if part is not None]
-    shape, dtype, _ = parts[0]
+    shape, dtype, *_ = parts[0]
+    held = tuple(info for part in parts for info in part[3])
     if step.node.op == "Transpose":
         order = step.node.get("perm") or list(reversed(range(len(shape))))
         shape = tuple(shape[axis] for axis in order)
@@ -262,10 +280,18 @@ def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 
     elif step.node.op == "Cast":
         dtype = np.dtype(np.float32)
     run, node, wanted = step.run, step.node, dtype
-    return shape, dtype, lambda: np.asarray(run(node, *(p[2]() for p in parts))).astype(wanted)
+    return (
+        shape,
+        dtype,
+        lambda: np.asarray(run(node, *(p[2]() for p in parts))).astype(wanted),
+        held,
+    )
 
 
-def _nbits(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np.ndarray]] | None:
+Special = tuple[tuple[int, ...], Callable[[], np.ndarray], tuple[OnnxTensor, ...]]
+
+
+def _nbits(file: OnnxFile, step: Step) -> Special | None:
     names = [*step.inputs[1:], "", ""][:3]
     if any(name and name not in file.tensors for name in names) or len(step.inputs) > 4:
         return None
@@ -275,10 +301,10 @@ def _nbits(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np
         read = [file.read(name) if name else None for name in names]
         return np.asarray(quantized.nbits_weight(step.node, *read))
 
-    return shape, value
+    return shape, value, tuple(file.tensors[name] for name in names if name)
 
 
-def _integer(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np.ndarray]] | None:
+def _integer(file: OnnxFile, step: Step) -> Special | None:
     """ONNX Runtime's quantizer calls codes ``X_quantized``, and their scale ``X_scale``."""
     codes = step.inputs[1]
     scale = codes.removesuffix("_quantized") + "_scale"
@@ -290,7 +316,8 @@ def _integer(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], 
         read = [file.read(name) for name in (codes, scale, zero) if name]
         return np.asarray(quantized.dequantize(step.node, *read))
 
-    return file.info(codes).shape, value
+    held = tuple(file.info(name) for name in (codes, scale, zero) if name in file.tensors)
+    return file.info(codes).shape, value, held
 
 
 _SPECIAL = {"MatMulNBits": _nbits, "MatMulInteger": _integer}

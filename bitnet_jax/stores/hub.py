@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class CachedRepo:
         folder = folder.joinpath(*path.split("/")) if path else folder
         self.target = "" if folder.is_dir() else folder.name
         self._folder = folder.parent if self.target else folder
+        self._root = found[0]
         self.origin = {**repo.origin(commit), **({"file": path} if path else {})}
         self._address = address
 
@@ -100,12 +102,25 @@ class CachedRepo:
 
     def lookup(self, names: Iterable[str]) -> Mapping[str, RemoteFile]:
         """Those of `names` that are here."""
-        found = self.listing()
-        return {name: found[name] for name in names if name in found}
+        files = {name: self._folder / name for name in names}
+        return {
+            name: RemoteFile(name, file.stat().st_size, "")
+            for name, file in files.items()
+            if file.is_file()
+        }
+
+    def above(self) -> tuple[CachedRepo, str] | None:
+        """See `store.Remote`."""
+        if self._folder == self._root:
+            return None
+        found = copy(self)
+        found.target, found._folder = "", self._folder.parent
+        return found, self._folder.name
 
     def fetch(self, names: Iterable[str]) -> Path:
         """Returns the folder, if all is there."""
-        missing = sorted(set(names) - set(self.listing()))
+        wanted = set(names)
+        missing = sorted(wanted - set(self.lookup(wanted)))
         if missing:
             raise Unavailable(
                 "hub.offline",
@@ -139,11 +154,7 @@ class HubRepo:
         self.target = name
         self._prefix = f"{folder}/" if folder else ""
         self.origin = {**repo.origin(self._commit), **({"file": path} if path else {})}
-        self._files = {
-            short: item
-            for long, item in siblings.items()
-            if long.startswith(self._prefix) and "/" not in (short := long[len(self._prefix) :])
-        }
+        self._siblings = siblings
 
     def _look_up(self) -> Any:
         from huggingface_hub import HfApi
@@ -181,14 +192,25 @@ class HubRepo:
 
     def listing(self) -> Mapping[str, RemoteFile]:
         """The files of the folder."""
-        return self.lookup(self._files)
+        start = len(self._prefix)
+        below = (name[start:] for name in self._siblings if name.startswith(self._prefix))
+        return self.lookup(name for name in below if "/" not in name)
 
     def lookup(self, names: Iterable[str]) -> Mapping[str, RemoteFile]:
         """Those of `names` that are there."""
-        return {name: self._file(name) for name in names if name in self._files}
+        return {name: self._file(name) for name in names if self._prefix + name in self._siblings}
+
+    def above(self) -> tuple[HubRepo, str] | None:
+        """See `store.Remote`."""
+        if not self._prefix:
+            return None
+        found = copy(self)
+        folder, _, name = self._prefix.removesuffix("/").rpartition("/")
+        found.target, found._prefix = "", f"{folder}/" if folder else ""
+        return found, name
 
     def _file(self, name: str) -> RemoteFile:
-        item = self._files[name]
+        item = self._siblings[self._prefix + name]
         large = item.lfs is not None
         stated = item.lfs.sha256 if large else item.blob_id
         if not isinstance(item.size, int) or item.size < 0 or not _HASH.fullmatch(str(stated)):
@@ -219,9 +241,7 @@ class HubRepo:
         return files.joinpath(*self._prefix.split("/")) if self._prefix else files
 
     def _pointer(self, files: Path, name: str) -> Path:
-        for part in self._prefix.split("/")[:-1]:
-            check_name(part, self._address)
-        return files.joinpath(*self._prefix.split("/")[:-1], check_name(name, self._address))
+        return files.joinpath(*check_name(self._prefix + name, self._address).split("/"))
 
     def _is_here(self, files: Path, file: RemoteFile) -> bool:
         pointer = self._pointer(files, file.name)

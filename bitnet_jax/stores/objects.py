@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ class Objects:
             except NoInput:
                 continue
         return found
+
+    def above(self) -> tuple[Objects, str] | None:
+        """See `store.Remote`."""
+        if "/" not in self._folder.rest:
+            return None
+        found = copy(self)
+        found.target, found._folder = "", self._folder.parent
+        return found, self._folder.name
 
     def _look(self, name: str) -> RemoteFile:
         address = self._folder.child(name)

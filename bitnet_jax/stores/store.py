@@ -66,6 +66,8 @@ class Reach:
 class Remote(Protocol):
     """One address, looked up.
 
+    A name is that of a file in the folder, or a path below it (``sub/name``).
+
     Attributes:
       target: the name of the file that the address is; "" for a folder.
       origin: what a record says of where the files are from.
@@ -79,6 +81,12 @@ class Remote(Protocol):
 
     def lookup(self, names: Iterable[str]) -> Mapping[str, RemoteFile]:
         """Those of `names` that are in the folder."""
+
+    def above(self) -> tuple[Remote, str] | None:
+        """The folder that this one lies in, at the same revision, and what this is called there.
+
+        None where there is none, as above a repository.
+        """
 
     def fetch(self, names: Iterable[str]) -> Path:
         """Brings the files to this machine; returns the local folder that holds them.
@@ -121,12 +129,12 @@ def require(package: str, extra: str, address: Address) -> ModuleType:
 
 
 def check_name(name: str, address: Address) -> str:
-    """Returns a file name that is safe to write here.
+    """Returns a file's name, or path below a folder, that is safe to write here.
 
     Raises:
       BadData: it is not (code ``store.file_name``).
     """
-    if not _PLAIN.fullmatch(name):
+    if not all(map(_PLAIN.fullmatch, name.split("/"))):
         raise BadData(
             "store.file_name",
             f"`{address}` holds a file named {name[:80]!r}, which is not written to this machine",

@@ -24,9 +24,14 @@ from bitnet_jax.workflows import proof, quant_receipt
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
 from bitnet_jax.workflows.convert import is_worth_telling
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import stored_forms, wiring_claims
 
-# What a receipt holds that its seal alone covers: it cannot be told from the two models.
-_SEALED_ONLY = ("source", "outputs", "allowed", "made_by", "warnings")
+# What every receipt states: one without them proves nothing.
+REQUIRED = frozenset(
+    ("source_format", "source_encoding", "source_files", "format", "output_files")
+    + ("digest_before", "digest_after", "scales_changed", "floats_changed", "contract", "findings")
+)
+_OF_ITSELF = ("schema", "seal")
 _FIX = "get {what} again from where it came from, or convert again"
 _MOST_BYTES = 64 << 20
 
@@ -73,16 +78,20 @@ def check_receipt(
     before = work.look(work.quantized(source_, after, texts) if "quantized" in stated else source_)
     if before is not None and after is not None:
         work.compare(proof.claims(before, after))
+        if probe and source_ is not None and isinstance(stated.get("wiring"), dict):
+            work.compare_wiring(source_.checkpoint)
         if probe and isinstance(stated.get("probe"), dict):
             work.compare_probe(before, after)
         if probe and source_ is not None and "losses" in stated:
             work.compare_losses(source_.checkpoint, after.checkpoint, texts)
-    left = [name for name in ("probe", "losses", "text") if stated.get(name) is not None]
     return {
         "receipt": str(receipt),
         "claims": work.claims,
-        "not_derived": [name for name in _SEALED_ONLY if name in stated]
-        + [name for name in left if name not in work.derived],
+        "not_derived": [
+            name
+            for name, value in stated.items()
+            if value is not None and name not in {*work.derived, *_OF_ITSELF}
+        ],
         "holds": not any(finding.severity == ERROR for finding in work.found),
         "findings": [finding.to_json() for finding in work.found],
     }
@@ -149,7 +158,7 @@ class _Check:
         self._files(side, checkpoint.source.path, checkpoint)
         source = checkpoint.source
         self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
-        if side == "source":
+        if side == "source":  # a writer may know more of its encoding than its file shows
             self._claim("source_encoding", source.encoding)
         return _Side(side, checkpoint)
 
@@ -225,6 +234,7 @@ class _Check:
         claim = f"{side}_files"
         stated = {row["name"]: row for row in rows_of(self._stated, claim)}
         if not stated:
+            self._missing(claim)
             return
         folder = path if path.is_dir() else path.parent
         paths = [folder / name for name in stated]
@@ -266,15 +276,29 @@ class _Check:
         """Runs both, and compares what that says."""
         progress = self._progress if is_worth_telling(after.checkpoint) else None
         found, _ = proof.probe_claims(before, after, progress)
-        # Other kernels and versions have other last bits; equal results are equal everywhere.
-        equal = None if self._is_same_machine() else _alike
+        equal = self._equal()
         self._claim("probe", found["probe"], equal)
         self._claim("max_logit_difference", found["max_logit_difference"], equal)
+
+    def compare_wiring(self, source: Checkpoint) -> None:
+        """Runs the source's own program again, and compares what that says."""
+        found = wiring_claims(source, stored_forms(source))
+        self._claim("wiring", found.get("wiring"), self._equal())
+
+    def _equal(self) -> Callable[[Any, Any], bool] | None:
+        # Other kernels and versions have other last bits; equal results are equal everywhere.
+        return None if self._is_same_machine() else _alike
+
+    def _missing(self, claim: str) -> None:
+        message = f"the receipt states no `{claim}`, or none that can be read"
+        self._differs("receipt.incomplete", message, "receipt")
 
     def _claim(
         self, claim: str, found: Any, equal: Callable[[Any, Any], bool] | None = None
     ) -> None:
         if claim not in self._stated:
+            if claim in REQUIRED:
+                self._missing(claim)
             return
         stated = self._stated[claim]
         ok = (equal or (lambda a, b: a == b))(stated, found)
@@ -289,7 +313,9 @@ class _Check:
 def _alike(stated: Any, found: Any) -> bool:
     if isinstance(stated, dict):
         names = ("holds", "max_logit_difference")
-        return all(_alike(stated.get(name), found[name]) for name in names)
+        return isinstance(found, dict) and all(
+            _alike(stated.get(name), found.get(name)) for name in names
+        )
     return (stated == 0) == (found == 0)
 
 
@@ -315,7 +341,7 @@ def _words(claim: str, stated: Any, found: Any) -> str:
 
 def _differences(where: str, stated: Any, found: Any) -> Iterable[str]:
     if isinstance(stated, dict) and isinstance(found, dict):
-        for key in stated.keys() | found.keys():
+        for key in sorted(stated.keys() | found.keys()):
             if stated.get(key) != found.get(key):
                 yield from _differences(f"{where}.{key}", stated.get(key), found.get(key))
     elif isinstance(stated, list) and isinstance(found, list):

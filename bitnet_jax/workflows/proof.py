@@ -92,14 +92,19 @@ def require_claims(record: Mapping[str, Any], source: str, output: str, *, stric
             "this is a bug: please report it",
         )
     require_contract(record["contract"], output)
-    changed = [row["name"] for row in (*record["scales_changed"], *record["floats_changed"])]
-    if strict and changed:
+    others = changed(record)
+    if strict and others:
         raise CannotCreate(
             "convert.strict",
-            f"`{output}` would hold {len(changed)} tensors whose values differ from the source's "
-            f"in the last bits: {few(changed)}; it was not written",
+            f"`{output}` would hold {len(others)} tensors whose values differ from the source's "
+            f"in the last bits: {few(others)}; it was not written",
             "choose an encoding that holds them exactly, or leave out --strict",
         )
+
+
+def changed(record: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that the output holds in other values, trits apart."""
+    return [row["name"] for row in (*record["scales_changed"], *record["floats_changed"])]
 
 
 def require_probe(record: Mapping[str, Any], found: Probe, output: str) -> None:
@@ -108,15 +113,15 @@ def require_probe(record: Mapping[str, Any], found: Probe, output: str) -> None:
     Where values were changed, and the record says which, only products with others must be
     equal; how far the logits are apart is stated.
     """
-    changed = {row["name"] for row in (*record["scales_changed"], *record["floats_changed"])}
-    broken = next((p for p in found.differing if not changed.intersection(p.weights)), None)
-    if broken is None and (changed or found.parity.holds):
+    others = set(changed(record))
+    broken = next((p for p in found.differing if not others.intersection(p.weights)), None)
+    if broken is None and (others or found.parity.holds):
         return
     where = (
         f"the product with {few(broken.weights)} differs by {broken.difference:.3g} of its "
         f"largest value from the same input ({PRODUCT_LIMIT:g} is allowed)"
         if broken is not None
-        else f"the logits differ: {found.parity}"
+        else f"the logits differ ({found.parity.words()})"
     )
     raise BadData(
         "contract.logits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bitnet_jax.workflows.quantized import (
     quantized,
     quantized_checkpoint,
 )
+from bitnet_jax.workflows.wiring import with_wiring
 
 
 def quant_convert(
@@ -82,6 +84,8 @@ def quant_convert(
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         model = float_model(checkpoint, precision, recipe)
+        checkpoint, wiring = with_wiring(checkpoint, str(delivery.path))
+        model = replace(model, checkpoint=checkpoint)
         plain = quantized_checkpoint(model)
         check_save(plain, delivery.path, format=format, encoding=encoding, force=force)
         windows = read_windows(checkpoint, text, tokens=tokens)
@@ -92,6 +96,7 @@ def quant_convert(
 
         def also(written: Checkpoint) -> Mapping[str, Any]:
             return {
+                **wiring,
                 "quantized": made.about,
                 "losses": measured(checkpoint, written, windows.tokens, progress),
                 "text": windows.stated(),

@@ -108,7 +108,9 @@ def quantized_checkpoint(
     source = model.checkpoint.source
     # Digests that its file states are of the floats' file: none is of what is made of it.
     detail = {key: value for key, value in source.detail.items() if key != "digests"}
-    return replace(model.checkpoint, entries=entries, source=replace(source, detail=detail))
+    source = replace(source, detail=detail)
+    # The source's own program computes with the floats.
+    return replace(model.checkpoint, entries=entries, source=source, own=None)
 
 
 def _entry(model: FloatModel, entry: TensorEntry, given: QuantTensor | None) -> TensorEntry:

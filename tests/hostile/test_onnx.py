@@ -221,6 +221,38 @@ def test_a_link_or_a_pipe_in_place_of_the_data_is_refused(name, folder, unread):
     assert caught.value.code == code
 
 
+def _cache(folder, model, data):
+    """A folder of links to contents by their hashes, as the hub's cache has it."""
+    blobs, files = folder / "blobs", folder / "snapshots" / "c"
+    blobs.mkdir()
+    files.mkdir(parents=True)
+    for name, blob in (("m.onnx", "a" * 64), ("m.onnx.data", "b" * 64)):
+        (files / name).symlink_to(f"../../blobs/{blob}")
+    (blobs / ("a" * 64)).write_bytes(model.SerializeToString())
+    (blobs / ("b" * 64)).write_bytes(data)
+    return files
+
+
+def test_in_a_cache_of_downloads_links_to_contents_are_read(tmp_path):
+    values = np.arange(2, dtype=np.float32)
+    files = _cache(tmp_path, model(placed("m.onnx.data")), values.tobytes())
+    np.testing.assert_array_equal(open_onnx(files / "m.onnx").read("w"), values)
+
+
+@pytest.mark.parametrize("target", ["../../secret", "../../blobs/../secret", "../../blobs/notes",
+                                    "../../other/blobs/" + "b" * 64])  # fmt: skip
+def test_in_a_cache_of_downloads_other_links_are_refused(target, tmp_path, unread):
+    files = _cache(tmp_path, model(placed("m.onnx.data")), bytes(16))
+    for name in ("secret", "blobs/notes", "other/blobs/" + "b" * 64):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(16))
+    (files / "m.onnx.data").unlink()
+    (files / "m.onnx.data").symlink_to(target)
+    with pytest.raises(BadData) as caught:
+        open_onnx(files / "m.onnx")
+    assert caught.value.code == "onnx.external_link"
+
+
 @pytest.mark.parametrize(
     ("data", "code"), [(b"", "file.empty"), (b"\x08", "onnx.protobuf"), (b"\0" * 99, "file.")]
 )

@@ -27,6 +27,8 @@ from bitnet_jax.formats.locate import locate
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.stores import hub_cache
+from tests.formats.checkpoints import TINY
+from tests.stores import graphs
 
 WEIGHTS = "model.safetensors"
 
@@ -49,11 +51,20 @@ def repos(hub_process, model, tmp_path_factory):
         (main / name).write_text("never fetched")
     (main / "onnx").mkdir()
     (main / "onnx" / "model.onnx").write_bytes(b"x" * 2000)
+    (main / "logs").mkdir()
+    (main / "logs" / "events.txt").write_text("no model")
     save_checkpoint(create("tiny", layers=2), root / "tiny" / "v2", format="huggingface")
     for name in ("gated", "private"):
         shutil.copytree(main, root / name / "main")
     (root / "files" / "main" / "sub").mkdir(parents=True)
     save_checkpoint(model, root / "files" / "main" / "sub" / "m.bitnet")
+    graphs.ours(model, root / "graph" / "main")
+    (root / "graph" / "main" / "model_q4.bin").write_bytes(b"never fetched")
+    above = root / "shelf" / "main"
+    graphs.others(above / "onnx", "parts/w.bin", config_in=above)
+    (above / "tokenizer_config.json").write_text("{}")
+    for name, (location, _) in graphs.HOSTILE.items():
+        graphs.hostile(root / name / "main", location)
     (root / "pickled" / "main").mkdir(parents=True)
     (root / "pickled" / "main" / "pytorch_model.bin").write_bytes(b"x")
     return root
@@ -123,6 +134,56 @@ def test_one_file_of_a_folder(fetch, model):
     assert open_checkpoint(place).digest() == model.digest()
     assert open_checkpoint(fetch("hf://org/files/sub")).digest() == model.digest()
     assert place.origin["file"] == "sub/m.bitnet"
+
+
+def test_a_folder_whose_only_model_is_a_graph(fetch):
+    place = fetch("hf://org/tiny/onnx")
+    with pytest.raises(BadData) as caught:
+        open_checkpoint(place)
+    assert caught.value.code == "file.wrong_kind"  # fetched, and seen to be none
+
+
+@pytest.mark.parametrize("name", ["hf://org/graph", "hf://org/graph/model.onnx"])
+def test_a_graph_is_fetched_with_the_data_that_it_names(fetch, hub, model, name):
+    place = fetch(name)
+    found = open_checkpoint(place)
+    assert found.digest() == model.digest()
+    assert found.source.origin["repo"] == "org/graph"
+    assert not hub.asked("model_q4")
+    hub.faults()
+    again = fetch(name, offline=True)
+    assert again == place and not hub.asked()
+    assert open_checkpoint(fetch("org/graph")).digest() == model.digest()  # from the cache
+
+
+@pytest.mark.parametrize("name", ["hf://org/shelf/onnx", "hf://org/shelf/onnx/model.onnx"])
+def test_a_graph_of_others_brings_the_config_from_the_folder_above(fetch, hub, name):
+    place = fetch(name)
+    found = open_checkpoint(place)
+    assert found.spec.hidden_size == TINY.hidden_size and found.digest()
+    root = place.path if place.path.is_dir() else place.path.parent
+    assert (root / "parts" / "w.bin").is_file() and (root.parent / "config.json").is_file()
+    assert found.source.detail["files"] == ["../config.json", "../tokenizer_config.json",
+                                            "parts/w.bin"]  # fmt: skip
+    hub.faults()
+    assert fetch(name, offline=True) == place and not hub.asked()
+
+
+@pytest.mark.parametrize("name", graphs.HOSTILE)
+def test_a_graph_whose_data_lies_elsewhere_is_refused(fetch, hub, name):
+    with pytest.raises(BadData) as caught:
+        fetch(f"hf://org/{name}")
+    assert caught.value.code == graphs.HOSTILE[name][1]
+    assert not hub.asked("passwd") + hub.asked("safetensors")
+    assert {file.name for file in hub_cache.root().rglob("snapshots/*/*")} <= {"model.onnx"}
+
+
+def test_offline_without_its_data_a_graph_is_refused(fetch):
+    place = fetch("hf://org/graph")
+    (place.path / "model.onnx.data").unlink()
+    with pytest.raises(BadData, match=r"model\.onnx\.data") as caught:
+        fetch("hf://org/graph", offline=True)
+    assert caught.value.code == "onnx.external_missing"
 
 
 def test_a_cut_is_mended_within_a_fetch(fetch, hub, repos):
@@ -204,7 +265,7 @@ def test_wrong_bytes_get_no_name(fetch, hub, fault):
         ("hf://org/gated", PermissionDenied, "hub.gated"),
         ("hf://org/tiny@v3", NoInput, "hub.revision_not_found"),
         ("hf://org/tiny/nothere.bitnet", NoInput, "hub.file_not_found"),
-        ("hf://org/tiny/onnx", BadData, "huggingface.no_config"),
+        ("hf://org/tiny/logs", BadData, "huggingface.no_config"),
         ("hf://org/pickled", BadData, "huggingface.pickle"),
         ("org/nothere", NoInput, "model.not_found"),
     ],

@@ -29,6 +29,8 @@ from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.stores.address import Address
 from bitnet_jax.stores.objects import filesystem
+from tests.formats.checkpoints import TINY
+from tests.stores import graphs
 from tests.stores.object_stores import STORES
 
 BLOCK = 16384
@@ -132,6 +134,31 @@ def test_shards_come_with_their_index(store, saved, model):
     with pytest.raises(NoInput) as caught:
         locate(f"{store.scheme}://b/s")
     assert caught.value.code == "huggingface.missing_shard"
+
+
+@pytest.mark.parametrize("address", ["g", "g/model.onnx"])
+def test_a_graph_comes_with_the_data_that_it_names(store, model, tmp_path, address):
+    graphs.ours(model, tmp_path / "g")
+    put(store, tmp_path, "g")
+    assert open_checkpoint(locate(f"{store.scheme}://b/{address}")).digest() == model.digest()
+    store.fs.rm_file("b/g/model.onnx.data")
+    with pytest.raises(BadData) as caught:
+        locate(f"{store.scheme}://b/{address}")
+    assert caught.value.code == "onnx.external_missing"
+
+
+def test_a_graph_of_others_brings_the_config_from_the_folder_above(store, tmp_path):
+    graphs.others(tmp_path / "s" / "onnx", "parts/w.bin", config_in=tmp_path / "s")
+    put(store, tmp_path, "s")
+    for address in ("s/onnx", "s/onnx/model.onnx"):
+        found = open_checkpoint(locate(f"{store.scheme}://b/{address}"))
+        assert found.spec.hidden_size == TINY.hidden_size and found.digest()
+
+
+def put(store, root, folder):
+    for file in (root / folder).rglob("*"):
+        if file.is_file():
+            store.put(f"b/{file.relative_to(root).as_posix()}", file.read_bytes())
 
 
 def test_what_is_staged_is_not_read_again(store, file):
