@@ -100,7 +100,10 @@ _HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A verdict, where it holds; `reason` may name `{engine}`, `{family}`, `{taken_for}`, `{no_gguf}`."""
+    """A verdict, where it holds.
+
+    `reason` may name `{engine}`, `{family}`, `{taken_for}` and `{no_gguf}`.
+    """
 
     when: Callable[[Facts], bool]
     how: str
