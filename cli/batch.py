@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BitnetError, CannotCreate, Resumable, UsageError
+from bitnet_jax.core.errors import BitnetError, CannotCreate, Resumable, UsageError, few
 from bitnet_jax.core.paths import atomic_file, os_failure
 
 from . import manifest, workers
@@ -220,7 +220,7 @@ def _items(args: Any, ctx: Context, written: Records | Models) -> list[Item]:
         if makes and output is None:
             raise UsageError(
                 "cli.missing_option",
-                f"nothing says where `{entry['model']}` is written",
+                f"nothing says where {few([entry['model']])} is written",
                 "say --output-dir DIR, or `output` in the manifest",
             )
         if makes:

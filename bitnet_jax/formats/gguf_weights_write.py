@@ -50,7 +50,7 @@ def plan_ternary(name: str, tensor: QuantTensor, kind: str, outer: bool) -> Form
         raise CannotCreate(
             "gguf.kind",
             f"`{name}` is {tensor.kind}; this format holds ternary matrices and floats",
-            "keep it float, or make it ternary, by a rule",
+            "a .bitnet file holds it; or keep it float, or make it ternary, by a rule",
         )
     _check_scale_kind(name, tensor, kind)
     scale = np.asarray(tensor.scale, np.float32)

@@ -68,7 +68,7 @@ class Matrices:
             raise CannotCreate(
                 "huggingface.kind",
                 f"`{entry.name}` is {tensor.kind}; this format holds ternary matrices and floats",
-                "keep it float, or make it ternary, by a rule",
+                "a .bitnet file holds it; or keep it float, or make it ternary, by a rule",
             )
         return tensor
 

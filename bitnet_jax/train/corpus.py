@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_jax.core.errors import BadData, NoInput
+from bitnet_jax.core.errors import BadData, NoInput, few
 from bitnet_jax.core.paths import os_failure
 
 # Folders that hold no text worth learning: tests repeat literals, `encodings` are
@@ -126,9 +126,11 @@ def read_files(paths: Iterable[str | Path], text_key: str = "text") -> Corpus:
       NoInput: a path does not exist.
       BadData: not UTF-8, a broken line of JSON, or too little text to hold some out.
     """
-    documents = [d for path in paths for file in _expand(Path(path)) for d in _read(file, text_key)]
+    asked = list(paths)
+    documents = [d for path in asked for file in _expand(Path(path)) for d in _read(file, text_key)]
     if not documents:
-        raise BadData("train.data_empty", "the data files hold no text", "give files with text")
+        names = few([str(path) for path in asked])
+        raise BadData("train.data_empty", f"there is no text in {names}", "give files with text")
     corpus = _split(documents, "files", ())
     # Few documents: no name may happen to be chosen. The last twentieth of the
     # last document is then held out.

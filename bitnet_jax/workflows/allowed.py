@@ -23,15 +23,22 @@ def check_allow(allow: Sequence[str]) -> None:
             )
 
 
-def stop_on(findings: Sequence[Finding], allow: Sequence[str], checkpoint: Checkpoint) -> None:
-    """Raises `BadData`, with the finding's own code, for the first error that is not allowed."""
-    stopping = blocking(tuple(findings), tuple(allow))
+def stop_on(
+    findings: Sequence[Finding], allow: Sequence[str] | None, checkpoint: Checkpoint
+) -> None:
+    """Raises `BadData`, with the finding's own code, for the first error that is not allowed.
+
+    Args:
+      allow: None where the user cannot let anything pass: none is offered then.
+    """
+    stopping = blocking(tuple(findings), tuple(allow or ()))
     if not stopping:
         return
     first, more = stopping[0], len(stopping) - 1
     where = f"`{checkpoint.source.path}`" + (f", `{first.tensor}`" if first.tensor else "")
+    passable = allow is not None and first.code in PASSABLE
     raise BadData(
         first.code,
         f"{where}: {first.message}" + (f" (and {more} more findings)" if more else ""),
-        first.fix + (f"; or pass --allow {first.code}" if first.code in PASSABLE else ""),
+        first.fix + (f"; or pass --allow {first.code}" if passable else ""),
     )

@@ -61,6 +61,7 @@ def check_receipt(
       words; ``holds``; ``not_derived``: what only the seal covers.
 
     Raises:
+      UsageError: a text was given, and the receipt names none (``receipt.no_text``).
       NoInput: there is no such receipt, source or model; the calibration text of a
         quantization is not here (``receipt.text``): its codes cannot be made again.
     """
@@ -71,6 +72,7 @@ def check_receipt(
     if fault is not None:
         work.found.append(fault)
     texts = quant_receipt.Texts(path.parent, text, calibration)
+    texts.check_named(stated)
     places = {"source": locate(source, **reach), "output": locate(model, **reach)}
     after = work.look(work.open("output", places["output"]))
     source_ = work.open("source", places["source"])

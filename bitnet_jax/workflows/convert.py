@@ -116,7 +116,7 @@ def convert_checkpoint(
     delivery: Delivery,
     format: str | None,
     encoding: str | None,
-    allow: Sequence[str],
+    allow: Sequence[str] | None,
     probe: bool,
     force: bool,
     also: Also = lambda written: {},
@@ -128,12 +128,13 @@ def convert_checkpoint(
     """As `convert`, for an open checkpoint and where it goes.
 
     Args:
+      allow: as `stop_on` takes it.
       also: is given the output opened again, before it has its name; what it returns stands in
         the record and the receipt too.
     """
     threads = jobs or usable_cores() or 1
     return _Conversion(
-        checkpoint, delivery, format, encoding, tuple(allow), probe, strict, force, also, threads,
+        checkpoint, delivery, format, encoding, allow, probe, strict, force, also, threads,
         progress,
     ).run()  # fmt: skip
 
@@ -147,7 +148,7 @@ class _Conversion:
         delivery: Delivery,
         format: str | None,
         encoding: str | None,
-        allow: tuple[str, ...],
+        allow: Sequence[str] | None,
         probe: bool,
         strict: bool,
         force: bool,
@@ -252,7 +253,7 @@ class _Conversion:
             **proof.no_probe(),
             **wiring,
             "findings": [finding.to_json() for finding in findings],
-            "allowed": sorted(set(self.allow) & {finding.code for finding in findings}),
+            "allowed": sorted(set(self.allow or ()) & {finding.code for finding in findings}),
             "outputs": [self.delivery.named(path) for path in saved.outputs],
             "output_files": output_files,
             "made_by": proof.made_by(),

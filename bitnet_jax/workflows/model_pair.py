@@ -23,6 +23,7 @@ from bitnet_jax.stats.means import mean_interval
 # Logits held at once of each model: [windows, length, vocabulary].
 LOGITS_AT_ONCE = 1 << 25
 MOST_WINDOWS = 8
+ORIGINAL = "the original"  # as progress calls the reference
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,17 @@ def batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
         yield windows[start : start + most]
 
 
-def read_alone(checkpoint: Checkpoint, windows: np.ndarray, progress: Any = None) -> Read:
-    """Runs one model over the windows.
+def read_alone(
+    checkpoint: Checkpoint, windows: np.ndarray, progress: Any = None, who: str = "the model"
+) -> Read:
+    """Runs one model over the windows; `who` it is, for the progress.
 
     Raises:
       CheckFailed: its logits are not finite numbers (``score.not_finite``).
     """
     model = Model(checkpoint)
     parts = []
-    with task(progress, "read the text", len(windows), "window") as told:
+    with task(progress, f"{who} reads the text", len(windows), "window") as told:
         for tokens in batches(windows, checkpoint.spec.vocab_size):
             logits = model.logits(tokens)[:, :-1]
             parts.append((-token_logprobs(logits, tokens[:, 1:]), logits.argmax(-1)))
@@ -172,7 +175,7 @@ def measured(
     reference: Checkpoint, model: Checkpoint, windows: np.ndarray, progress: Any = None
 ) -> dict[str, Any]:
     """The `losses` of both, one in memory at a time."""
-    before = read_alone(reference, windows, progress)
+    before = read_alone(reference, windows, progress, ORIGINAL)
     return losses(before, read_alone(model, windows, progress))
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.deliver import delivered
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.formats.save import check_save
+from bitnet_jax.formats.save import FORMATS, check_save, format_of
 from bitnet_jax.workflows.convert import convert_checkpoint, converted
 from bitnet_jax.workflows.measured_text import TOKENS, read_windows
 from bitnet_jax.workflows.model_pair import measured
@@ -61,7 +62,8 @@ def quant_convert(
       gained), ``losses`` (before, after, their paired change, each with its interval), ``text``.
 
     Raises:
-      UsageError: `method` is unknown (``quant.method``), and what `float_model` raises.
+      UsageError: `method` is unknown (``quant.method``), the format holds programs
+        (``quant.lowered``), and what `float_model` raises.
       BadData, CannotCreate, …: as `float_model`, `read_windows` and `convert`.
     """
     check_method(method)
@@ -70,6 +72,13 @@ def quant_convert(
             "quant.calibration",
             f"method {method} reads no calibration text, and was given `{calibration}`",
             "leave it out, or use method gptq",
+        )
+    if FORMATS[format_of(Path(output), format)].lowered:
+        raise UsageError(
+            "quant.lowered",
+            f"`{output}` would be a model's program, which no float model is quantized into",
+            "quantize to a .bitnet file, then export that: `bitnet model export model.bitnet -o "
+            "model.onnx`",
         )
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     with delivered(output, format=format, force=force, **reach) as delivery:
@@ -94,7 +103,7 @@ def quant_convert(
             }
 
         return convert_checkpoint(
-            made.checkpoint, delivery, format, encoding, (), True, force, also, progress=progress
+            made.checkpoint, delivery, format, encoding, None, True, force, also, progress=progress
         )
 
 

@@ -55,6 +55,21 @@ class Texts:
     text: str | os.PathLike | None = None
     calibration: str | os.PathLike | None = None
 
+    def check_named(self, receipt: Mapping[str, Any]) -> None:
+        """Raises `UsageError` (``receipt.no_text``) for a text that the receipt does not name."""
+        about = receipt.get("quantized")
+        named = {
+            "text": receipt.get("text"),
+            "calibration": about.get("calibration") if isinstance(about, dict) else None,
+        }
+        for option, stated in named.items():
+            if stated is None and getattr(self, option) is not None:
+                raise UsageError(
+                    "receipt.no_text",
+                    f"the receipt names no {option} text, and --{option} was given",
+                    "leave it out",
+                )
+
     def find(self, checkpoint: Checkpoint, stated: Any, option: str) -> Windows:
         """Reads a stated text again.
 

@@ -18,7 +18,7 @@ from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.stats.means import Interval, mean_interval
 from bitnet_jax.targets.choose import choose
 from bitnet_jax.workflows.measured_text import TOKENS, Windows, read_windows
-from bitnet_jax.workflows.model_pair import check_pair, losses, read_alone, read_both
+from bitnet_jax.workflows.model_pair import ORIGINAL, check_pair, losses, read_alone, read_both
 
 Measured = tuple[Interval, dict[str, Any]]
 
@@ -87,7 +87,7 @@ def quant_validate(
 def _perplexity(
     original: Checkpoint, made: Checkpoint, windows: Windows, progress: Any
 ) -> Measured:
-    before = read_alone(original, windows.tokens, progress)
+    before = read_alone(original, windows.tokens, progress, ORIGINAL)
     after = read_alone(made, windows.tokens, progress)
     change = mean_interval(after.nll - before.nll)
     return change.through(_relative), losses(before, after)
@@ -103,7 +103,7 @@ def _relative(change: float) -> float:
 def _first_choice(
     original: Checkpoint, made: Checkpoint, windows: Windows, progress: Any
 ) -> Measured:
-    before = read_alone(original, windows.tokens, progress)
+    before = read_alone(original, windows.tokens, progress, ORIGINAL)
     after = read_alone(made, windows.tokens, progress)
     return mean_interval((after.best != before.best).astype(float)), losses(before, after)
 

@@ -105,8 +105,12 @@ def quantized_checkpoint(
     entries = dict(model.checkpoint.entries)
     for name in model.names():
         entries[name] = _entry(model, entries[name], (given or {}).get(name))
+    source = model.checkpoint.source
+    # Digests that its file states are of the floats' file: none is of what is made of it.
+    detail = {key: value for key, value in source.detail.items() if key != "digests"}
+    source = replace(source, detail=detail)
     # The source's own program computes with the floats.
-    return replace(model.checkpoint, entries=entries, own=None)
+    return replace(model.checkpoint, entries=entries, source=source, own=None)
 
 
 def _entry(model: FloatModel, entry: TensorEntry, given: QuantTensor | None) -> TensorEntry:

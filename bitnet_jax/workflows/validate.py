@@ -63,6 +63,14 @@ def validate(
             f"--{given} was given without --{other}",
             "a receipt is checked against both models: --receipt FILE --source MODEL",
         )
+    texts = {"text": text, "calibration": calibration}
+    for name, value in texts.items():
+        if receipt is None and value is not None:
+            raise UsageError(
+                "validate.receipt",
+                f"--{name} was given without --receipt",
+                "it says where a text lies that a receipt names: --receipt FILE --source MODEL",
+            )
     place = locate(model, offline=offline, progress=progress)
     left_out = set()
     if not check_weights:
@@ -79,8 +87,8 @@ def validate(
     record: dict[str, Any] = {"model": str(model)}
     if receipt is not None and source is not None:
         record["receipt"] = check_receipt(
-            model, receipt, source, probe=probe, text=text, calibration=calibration, jobs=jobs,
-            offline=offline, progress=progress,
+            model, receipt, source, probe=probe, jobs=jobs, offline=offline, progress=progress,
+            **texts,
         )  # fmt: skip
         findings += record["receipt"].pop("findings")
     record |= {

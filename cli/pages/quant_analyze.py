@@ -12,7 +12,7 @@ PRICE = (
     ("loss_before", "loss before", NATS),
     ("loss_after", "loss after", NATS),
     ("loss_change", "change of the loss", NATS),
-    ("perplexity_ratio", "perplexity", "times"),
+    ("perplexity_ratio", "perplexity", "times the original's"),
     ("kl", "KL from the original", NATS),
     ("top1_agreement", "same first choice", "of the tokens"),
 )
@@ -61,7 +61,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     sections: list[Section] = [
         Figures(price_rows(price)),
         _curve(data["keep"]),
-        table_of(data["keep"]["curve"], title="The price, when the first so many are kept"),
+        _kept(data["keep"]["curve"]),
         Table(
             ["kept as they are"],
             [[name] for name in data["keep"]["halves_the_kl"]],
@@ -82,9 +82,30 @@ def page(data: Mapping[str, Any]) -> list[Section]:
         layer_rows(data, title="Linears, by what keeping them gains"),
         table_of(layers, title="Everything about each linear"),
         table_of(data["rules"], RULE, title="Rules"),
-        Pairs(flat(data["text"]), title="Text that it was measured on"),
+        Pairs(text_rows(data["text"]), title="Text that it was measured on"),
     ]
     return sections
+
+
+def _kept(curve: Sequence[Mapping[str, Any]]) -> Table:
+    """The price at each point of the curve, in words."""
+    return Table(
+        ["kept", "share of weights", "change of the loss", "interval", "KL", "interval of KL"],
+        [
+            [
+                row["count"], row["share_of_weights"],
+                row["loss_change"]["value"], interval(row["loss_change"]),
+                row["kl"]["value"], interval(row["kl"]),
+            ]
+            for row in curve
+        ],
+        "The price, when the first so many are kept",
+    )  # fmt: skip
+
+
+def text_rows(text: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns what a reader wants to know of a text; what a receipt needs beside it is left out."""
+    return [(name, text[name]) for name in ("source", "windows", "length", "tokens", "sha256")]
 
 
 def _curve(keep: Mapping[str, Any]) -> Chart:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..result import Figures, Pairs, Section, flat, table_of
+from ..result import Figures, Pairs, Section, table_of
 from . import convert
-from .quant_analyze import RULE
+from .quant_analyze import RULE, text_rows
 from .quant_validate import losses
 
 
@@ -22,5 +22,5 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     ]
     if about.get("layers"):
         sections.append(table_of(about["layers"], title="Error feedback, by linear"))
-    sections.append(Pairs(flat(data["text"]), title="Text that both read"))
+    sections.append(Pairs(text_rows(data["text"]), title="Text that both read"))
     return [*sections, *convert.page(data)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..result import Chart, Figures, Measure, Pairs, Section, flat
-from .quant_analyze import NATS, interval
+from .quant_analyze import NATS, interval, text_rows
 
 METRICS = {
     "ppl": ("perplexity over the original's, less 1", ""),
@@ -66,7 +66,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     return [
         Figures(rows(data)),
         Chart("lines", "The difference, with its interval, and the tolerance", chart),
-        Pairs(flat(data["text"]), title="Text that both read"),
+        Pairs(text_rows(data["text"]), title="Text that both read"),
         Pairs(
             [
                 *flat(data["model"], "model "),

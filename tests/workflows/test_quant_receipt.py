@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bitnet_jax as bj
-from bitnet_jax.core.errors import NoInput
+from bitnet_jax.core.errors import NoInput, UsageError
 from bitnet_jax.formats.model_files import stamp
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.workflows import proof, quantized
@@ -100,6 +100,17 @@ def test_one_code_that_changed_is_named_though_files_and_seal_were_made_to_agree
     assert not record["holds"] and target in said and "codes_changed" in said
 
 
+@pytest.mark.parametrize("form", ["gguf", "bitnet"])
+def test_floats_in_a_file_that_states_digests_are_quantized_and_proven(place, form):
+    """The digests of a file of floats are of no trits, and say nothing of what is made of it."""
+    encoding = {"gguf": "f32", "bitnet": None}[form]
+    bj.convert("m.hf", f"f.{form}", encoding=encoding)
+    bj.quant_convert(f"f.{form}", "g.bitnet", text="text.txt", tokens=256)
+    assert bj.open_checkpoint("g.bitnet").digest() == bj.open_checkpoint("absmean.bitnet").digest()
+    record = bj.validate("g.bitnet", receipt="g.receipt.json", source=f"f.{form}", probe=False)
+    assert record["receipt"]["holds"]
+
+
 @pytest.mark.parametrize("name", ["absmean", "gptq"])
 def test_one_byte_of_the_source_is_named_by_file_and_by_tensor(place, name):
     path = Path("m.hf/model.safetensors")
@@ -155,6 +166,14 @@ def test_texts_that_are_gone_or_others_are_asked_for(place):
     Path("other.txt").write_text(Path("gone.txt").read_text().replace("quartz", "marble"))
     with pytest.raises(NoInput, match="gives other tokens"):
         checked("gptq", probe=False)
+
+
+def test_a_text_that_no_receipt_names_is_refused(place):
+    with pytest.raises(UsageError) as caught:
+        checked("absmean", calibration="other.txt", probe=False)
+    assert caught.value.code == "receipt.no_text"
+    with pytest.raises(UsageError, match="--text was given without --receipt"):
+        bj.validate("absmean.bitnet", text="text.txt")
 
 
 @pytest.mark.parametrize(("share", "may"), [(0.002, True), (0.02, False)])

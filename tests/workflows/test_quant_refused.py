@@ -79,6 +79,7 @@ def test_weights_that_are_no_numbers(call, name, value):
     float_model("m.hf", change=lambda params: params[name].__setitem__((0, 0), value))
     error = refused("weights.not_finite", errors.BadData, call, "m.hf")
     assert name in error.message
+    assert "--allow" not in error.hint  # these commands have none
     assert not Path("out.bitnet").exists()
 
 
@@ -145,7 +146,7 @@ def test_what_keeps_all_quantizes_nothing_and_says_so(model):
 )
 def test_text_that_says_too_little(call, text, code, model):
     Path("t.txt").write_text(text)
-    refused(code, errors.BadData, call, model, text="t.txt")
+    assert "`t.txt`" in refused(code, errors.BadData, call, model, text="t.txt").message
 
 
 @EITHER
@@ -214,6 +215,13 @@ def test_an_output_that_is_there_and_one_that_is_the_input(model):
 )
 def test_ways_to_convert_that_are_none(options, code, model):
     refused(code, errors.UsageError, convert, model, **options)
+
+
+def test_a_program_is_not_quantized_into_and_the_way_there_is_said(model):
+    error = refused("quant.lowered", errors.UsageError, convert, model, "m.onnx")
+    assert "bitnet model export" in error.hint
+    error = refused("huggingface.kind", errors.CannotCreate, convert, model, "o.hf", precision="4")
+    assert ".bitnet" in error.hint and not Path("o.hf").exists()
 
 
 # ------------------------------------------------------------------------------ the pair
