@@ -59,6 +59,7 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 4)
 
 from tests.skip_ledger import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
+from tests.thin import pytest_collection_modifyitems  # noqa: E402, F401
 
 # Here an implicit float32 x bfloat16 or int x float would change bits without a word. Not
 # everywhere: optax's own schedules multiply an int32 step by a float.

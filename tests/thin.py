@@ -6,6 +6,8 @@ every change.
 
 from __future__ import annotations
 
+import zlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -14,6 +16,24 @@ import pytest
 from bitnet_jax.ops.native import library as native
 
 heavy = pytest.mark.heavy
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at what is heavy
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes heavy, of each test marked `sampled(every)`, all rows but one in `every`.
+
+    Which ones stay is decided by a checksum of the row's name: the same on every run, one at
+    least, and in a product of parameters not always the same value of one of them.
+    """
+    rows = defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark and not item.get_closest_marker("heavy"):
+            rows[item.nodeid.split("[")[0], *mark.args].append(item)
+    for (_, every), found in rows.items():
+        found.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        for item in found[-(-len(found) // every) :]:
+            item.add_marker(heavy)
 
 
 def mostly_heavy(rows: Iterable[Any], kept: Collection[Any], attribute: str = "") -> list[Any]:

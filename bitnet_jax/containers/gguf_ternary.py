@@ -19,6 +19,8 @@ ggml-bitnet-mad.cpp and convert-hf-to-gguf-bitnet.py (I2_S). Knows arrays only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bitnet_jax.containers.errors import TensorError
@@ -158,3 +160,10 @@ def _not_ternary(name: str, where: str, block: int, count: int) -> TensorError:
         "the file is damaged, or another layout stands under this type's number",
         tensor=name,
     )
+
+
+# Types of blocks with a scale each: how they are written, and read.
+BLOCKED: dict[str, tuple[Callable, Callable]] = {
+    "TQ1_0": (encode_tq1, decode_tq1),
+    "TQ2_0": (encode_tq2, decode_tq2),
+}

@@ -33,22 +33,12 @@ from bitnet_jax.formats.gguf_metadata import (
     row_of,
     spec_keys,
 )
+from bitnet_jax.formats.gguf_rotary import interleave
+from bitnet_jax.formats.gguf_table import Kept, read_table, scale_name, write_table
 from bitnet_jax.formats.gguf_tokenizer import tokenizer_keys
 from bitnet_jax.formats.gguf_tokenizer_read import read_tokenizer
-from bitnet_jax.formats.gguf_weights import (
-    Form,
-    Kept,
-    encode_float,
-    encode_ternary,
-    interleave,
-    looks_ternary,
-    plan_ternary,
-    read_float,
-    read_table,
-    read_ternary,
-    scale_name,
-    write_table,
-)
+from bitnet_jax.formats.gguf_weights_read import looks_ternary, read_float, read_ternary
+from bitnet_jax.formats.gguf_weights_write import Form, encode_float, encode_ternary, plan_ternary
 from bitnet_jax.formats.huggingface_weights import turned
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.gguf import Found

@@ -86,7 +86,9 @@ def convert(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     if FORMATS[format_of(Path(output), format)].lowered:
         profile = encoding or DEFAULT_PROFILE
-        asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
+        asked: dict[str, Any] = {
+            "allow": allow, "probe": probe, "strict": strict, "jobs": jobs, "force": force,
+        }  # fmt: skip
         return export_model(source, output, optimize_for=profile, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
@@ -319,12 +321,16 @@ def converted(
     *,
     format: str | None = None,
     encoding: str | None = None,
+    allow: Sequence[str] = (),
+    probe: bool = True,
+    strict: bool = False,
     offline: bool | None = None,
 ) -> dict[str, Any] | None:
     """Returns the record of this conversion if it was made before and still holds, else None.
 
-    It holds while the receipt is whole, and the files of source and output are those that it
-    states, to the byte. An output in a store is never looked for: it would have to be fetched.
+    It holds while the receipt is whole, says no less than is asked for now, and the files of
+    source and output are those that it states, to the byte. An output in a store is never looked
+    for: it would have to be fetched.
 
     Raises:
       NoInput, BadData, …: the source cannot be opened.
@@ -335,6 +341,11 @@ def converted(
         record = unsealed(receipt.read_bytes())
         asked = (format_of(output, format), encoding or record["encoding"])
         if asked != (record["format"], record["encoding"]):
+            return None
+        weaker = not set(record["allowed"]) <= set(allow) or (strict and proof.changed(record))
+        measured = [record, *record.get("passes", ())]
+        unprobed = all(row["max_logit_difference"] is None for row in measured)
+        if weaker or (probe and unprobed):
             return None
         names = [str(name) for name in record["outputs"]]
         stated = record["source_files"], record["output_files"]

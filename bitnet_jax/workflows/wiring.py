@@ -60,14 +60,18 @@ def wiring_claims(checkpoint: Checkpoint, forms: Forms) -> dict[str, Any]:
     return {"wiring": {**asdict(parity), "limit": limit, "holds": bool(holds)}}
 
 
-def with_wiring(checkpoint: Checkpoint, output: str) -> tuple[Checkpoint, dict[str, Any]]:
-    """The claims of a float checkpoint, and it with their warnings; raises as `require_wiring`."""
-    forms = {
+def stored_forms(checkpoint: Checkpoint) -> Forms:
+    """`stepwise.form_of` every tensor of a float checkpoint, none of them read."""
+    return {
         name: jax.ShapeDtypeStruct(entry.shape, numpy_dtype(entry.dtype))
         for name, entry in checkpoint.entries.items()
     }
+
+
+def with_wiring(checkpoint: Checkpoint, output: str) -> tuple[Checkpoint, dict[str, Any]]:
+    """The claims of a float checkpoint, and it with their warnings; raises as `require_wiring`."""
     source = str(checkpoint.source.path)
-    claims = wiring_claims(checkpoint, forms)
+    claims = wiring_claims(checkpoint, stored_forms(checkpoint))
     require_wiring(claims, source, output)
     warnings = (*checkpoint.warnings, *wiring_warnings(claims, source))
     return replace(checkpoint, warnings=warnings), claims

@@ -34,6 +34,7 @@ def first(record, phase):
     return found[0]["op"] if found else ""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EACH)
 def test_a_planted_fault_is_found_at_its_op(name):
     fault = FAULTS[name]

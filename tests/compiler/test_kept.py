@@ -68,6 +68,7 @@ def generated(made, **params):
     return list(made.generate(PROMPT, SamplingParams(max_tokens=6, **params)))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_second_start_compiles_nothing_and_says_the_same(folder, compiles, temperature):
     tokens = np.asarray([PROMPT])
@@ -82,6 +83,7 @@ def test_a_second_start_compiles_nothing_and_says_the_same(folder, compiles, tem
     assert second.receipt() == replace(first.receipt(), kept=True)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
 def test_a_damaged_entry_is_removed_and_compiled_again(folder, compiles, caplog, damage):
     said = generated(engine())
@@ -158,6 +160,7 @@ def test_whatever_the_umask_the_next_start_takes_it(folder, compiles):
     assert len(compiles) == count
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "fault", [OSError(28, "No space left on device"), NotImplementedError("constants"), None]
 )

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +90,10 @@ def name_of(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def error_classes(modules: list[tuple[str, ast.Module]]) -> dict[str, int]:
+def error_classes(classes: Iterable[ast.ClassDef]) -> dict[str, int]:
     """Class name -> exit code, for BitnetError and all that inherit from it."""
     found = {"BitnetError": 70}
-    classes = [n for _, tree in modules for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    classes = list(classes)
     for _ in range(5):  # inheritance is shallow, in any order
         for node in classes:
             base = next((name_of(b) for b in node.bases if name_of(b) in found), None)
@@ -133,25 +134,23 @@ def enclosing(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.FunctionDef
 @functools.cache
 def scan() -> tuple[list[Raised], list[Unfollowed]]:
     """Every code that the source can raise, and every one that could not be followed."""
-    modules = list(sources())
-    classes = error_classes(modules)
+    modules = [(where, tree, parents_of(tree)) for where, tree in sources()]  # walked once
     calls: dict[str, list[tuple[str, ast.Call]]] = defaultdict(list)
-    for where, tree in modules:
-        for node in ast.walk(tree):
+    defined: dict[str, list[ast.ClassDef]] = defaultdict(list)
+    for where, _, parents in modules:
+        for node in parents:
             if isinstance(node, ast.Call):
                 calls[name_of(node.func)].append((where, node))
-
-    # A class's own module may rebuild it (to unpickle it) without raising it.
-    defined = {
-        where: {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-        for where, tree in modules
-    }
+            elif isinstance(node, ast.ClassDef):
+                defined[where].append(node)
+    classes = error_classes(itertools.chain.from_iterable(defined.values()))
 
     raised: list[Raised] = []
     unfollowed: list[Unfollowed] = []
-    for where, tree in modules:
-        parents = parents_of(tree)
-        for node in ast.walk(tree):
+    for where, tree, parents in modules:
+        # A class's own module may rebuild it (to unpickle it) without raising it.
+        own = {node.name for node in defined[where]}
+        for node in parents:
             if not isinstance(node, ast.Call) or name_of(node.func) not in classes:
                 continue
             exit_code = classes[name_of(node.func)]
@@ -167,7 +166,7 @@ def scan() -> tuple[list[Raised], list[Unfollowed]]:
                 for at, text, passed in _passed(code, function, calls)
             ]
             raised += found
-            if not found and name_of(node.func) not in defined[where]:
+            if not found and name_of(node.func) not in own:
                 unfollowed.append(Unfollowed(where, ast.unparse(node)[:120]))
     return raised, unfollowed
 

@@ -82,6 +82,7 @@ PROCESSES = ["missing", "FIFO", "folder of pickles", "bitnet, one bit of a weigh
              "loop of links", "missing shard"]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_as_a_real_process(name, place):
     case = OWN[name]

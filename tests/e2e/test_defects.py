@@ -49,6 +49,7 @@ def broken(request, tmp_path_factory):
     shutil.rmtree(path)
 
 
+@pytest.mark.sampled(3)
 def test_validate_finds_it_and_says_the_mend(broken):
     defect, path = broken
     code, tensors, _, fix = FOUND[defect]
@@ -63,6 +64,7 @@ def test_validate_finds_it_and_says_the_mend(broken):
     folder.check_untouched()
 
 
+@pytest.mark.sampled(3)
 def test_convert_stops_and_writes_nothing_unless_it_is_allowed(broken, tmp_path, monkeypatch):
     defect, path = broken
     code, tensors, passes, fix = FOUND[defect]

@@ -62,6 +62,7 @@ def test_settings_are_read_and_a_profile_is_refused_with_what_to_do(tmp_path, ho
 CACHING = ("dev", "check")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_written_and_where_the_cache_went_is_said_once(tmp_path, homes, kind):
     argv = ("model", "create", "tiny", "-l", "1", "-o", "m.bitnet")

@@ -56,6 +56,7 @@ SIGNALS = {"INT": (130, "cli.interrupted"), "TERM": (143, "cli.terminated")}
 CASES = [("INT", name) for name in LINES] + [("TERM", "to a file"), ("TERM", "over a folder")]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("number", "name"),
     [pytest.param(*case, marks=[pytest.mark.heavy] * bool(n % 2)) for n, case in enumerate(CASES)],

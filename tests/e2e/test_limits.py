@@ -93,6 +93,7 @@ MEMORY = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MEMORY)
 def test_too_little_address_space(name, place):
     line, size = MEMORY[name]

@@ -14,7 +14,8 @@ from bitnet_jax.containers.gguf import open_gguf_file
 from bitnet_jax.core.errors import BadData, CannotCreate, UsageError
 from bitnet_jax.formats.doctor import blocking, examine
 from bitnet_jax.formats.gguf_encoding import ENCODINGS
-from bitnet_jax.formats.gguf_weights import SCALES, TABLE, interleave, separate
+from bitnet_jax.formats.gguf_rotary import interleave, separate
+from bitnet_jax.formats.gguf_table import SCALES, TABLE
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.models.names import expected, gguf_names

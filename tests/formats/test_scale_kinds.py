@@ -72,6 +72,7 @@ def test_read_as_they_are_and_kept(family, kind, group, dtype, tmp_path):
     assert again.spec == model.spec
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "group"), KINDS)
 def test_it_runs_and_computes_what_its_weights_say(kind, group, tmp_path):
     folder, trits, scales = checkpoint(tmp_path / "m", SPECS["llama"], kind, group)

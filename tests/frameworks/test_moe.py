@@ -102,6 +102,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS)
 def test_experts_have_a_scale_each_and_equal_their_twin(way):
     model, plain, quantized = WAYS[way]

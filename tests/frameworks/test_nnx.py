@@ -140,6 +140,7 @@ MODULES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", mostly_heavy(MODULES, set(MODULES) - {"scan over remat"}))
 def test_a_module_equals_its_twin(case):
     make, x, ternary = MODULES[case]

@@ -122,6 +122,7 @@ IDIOMS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("idiom", IDIOMS)
 def test_an_idiom_equals_its_twin(idiom):
     model, params, ternary = IDIOMS[idiom]

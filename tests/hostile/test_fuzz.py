@@ -51,6 +51,7 @@ def test_damage_gives_an_error_or_the_right_model(name, memory):
     assert "read" in ended and len(ended) > 3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_damage_that_hypothesis_chooses(name, memory):
     @settings(

@@ -20,6 +20,7 @@ def ties(name):
     return family_of(name).values.get("tie_embeddings", (True, False))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "tied"), [(n, tied) for n in FAMILIES for tied in ties(n)])
 def test_init_gives_the_names_and_shapes_of_the_table(name, tied):
     spec = tiny_of(name, tie_embeddings=tied)

@@ -25,6 +25,7 @@ def test_a_lookup_quantized_beside_a_float_product_of_the_same_table_is_refused(
     assert caught.value.code == "quant.lookup"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fill", [0.0, None])
 def test_an_index_out_of_range_is_filled_alike_packed_and_not(fill):
     rules = [bj.Rule("e", use="gather", to="int8"), bj.Rule("w")]
@@ -51,6 +52,7 @@ def test_a_filling_that_no_code_can_hold_is_refused():
         bj.ternarize(model, [bj.Rule("w")])({"w": W}, X[0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("devices", [2, 4])
 def test_a_stack_of_which_each_device_has_one_element_is_refused(devices):
     mesh = jax.make_mesh((devices,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -106,6 +108,7 @@ def test_a_slice_of_a_stack_and_of_its_outputs_at_once():
     np.testing.assert_array_equal(bj.ternarize(fn, rules, mode="packed")(packed, x), got)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("remat", [False, True], ids=["plain", "remat"])
 def test_a_scan_that_returns_the_layers_it_went_through(remat):
     """As Flax's `nnx.scan` does: what comes out as it went in is the same parameter."""

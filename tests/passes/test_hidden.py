@@ -101,6 +101,7 @@ HIDDEN = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fn", HIDDEN, ids=lambda fn: fn.__name__)
 def test_a_hidden_product_is_refused(fn):
     def model(p, x):
@@ -155,6 +156,7 @@ def positions(p, x):
     return h.mean(1) @ p["w"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "fn",
     [

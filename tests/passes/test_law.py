@@ -34,6 +34,7 @@ ALWAYS = [name for name, case in CASES.items() if case.rule_differs or case.grad
 OTHERS = [name for name in CASES if name not in ALWAYS]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*ALWAYS, *thinned(OTHERS, 12)])
 def test_value_under_jit(name):
     case = CASES[name]
@@ -41,6 +42,7 @@ def test_value_under_jit(name):
     assert_same(qat(arrays(case.params), *arrays(case.inputs), **case.kwargs), expected(name))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", thinned([n for n, case in CASES.items() if case.eager], 5))
 def test_value_without_jit(name):
     case = CASES[name]
@@ -48,6 +50,7 @@ def test_value_without_jit(name):
     assert_same(qat(arrays(case.params), *arrays(case.inputs), **case.kwargs), expected(name))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", alternate(DIFFERENTIABLE, 0))
 def test_value_and_gradient_in_one_jit(name):
     got, value = run_gradients(name, qat_of, 1)
@@ -139,6 +142,7 @@ def test_gradient_is_refused(name):
     assert caught.value.code == case.gradient
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["matmul", "scan", "row scales", "group scales"])
 def test_the_jitted_twin_has_the_bits_of_one_operation_at_a_time(name):
     case = CASES[name]

@@ -112,6 +112,7 @@ def record(run):
     return list(SEEN), out
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["eager", "jit", "packed"])
 @pytest.mark.parametrize("case", CASES)
 def test_ordered_callbacks_keep_their_order_and_see_quantized_values(case, mode):

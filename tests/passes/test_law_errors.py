@@ -177,6 +177,7 @@ def test_a_use_that_is_no_product(case, when):
     assert "keep" in error.hint
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", USES)
 def test_the_hint_holds(case):
     """With the rule that the hint asks for, the function runs as it was."""
@@ -565,6 +566,7 @@ def test_packing_inside_jit():
 # ------------------------------------------------------------------------ axes of size 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "w_shape, x_shape",
     [((0, OUT), (4, 0)), ((IN, 0), (4, IN)), ((IN, OUT), (0, IN)), ((0, 0), (4, 0))],

@@ -101,6 +101,7 @@ def without_a_mesh(name, scale):
     return np.asarray(jit(qat)(params, x)), jit(gradient)(params)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("cell", thinned(CELLS, 3), ids=map("-".join, CELLS))
 def test_value_gradient_and_packed_on_an_explicit_mesh(cell):
     name, scale = cell

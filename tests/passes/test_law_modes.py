@@ -29,6 +29,7 @@ RUN = [name for name, case in CASES.items() if case.packed is True]
 REFUSED = [name for name, case in CASES.items() if isinstance(case.packed, str)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", alternate(RUN, 1))
 def test_packed(name):
     case = CASES[name]
@@ -36,6 +37,7 @@ def test_packed(name):
     assert_same(run(packed_of(name), *arrays(case.inputs)), expected_alone(name))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", thinned(RUN, 8))
 def test_packed_optimized(name):
     """As users run it: XLA fuses what it can."""
@@ -54,6 +56,7 @@ def test_packed_is_refused(name):
     assert caught.value.code == case.packed
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", alternate([name for name in RUN if CASES[name].axes], 1))
 def test_digest(name):
     """The digest that its definition gives, for the matrix that the row says."""
@@ -95,6 +98,7 @@ def assert_both(got, name, params=None, inputs=None):
 MAPPED = [name for name, case in CASES.items() if case.vmap]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", thinned(MAPPED, 9))
 def test_vmap_over_inputs(name):
     case = CASES[name]
@@ -103,6 +107,7 @@ def test_vmap_over_inputs(name):
     assert_both(mapped(pair(case.inputs)), name, inputs=jax.tree.map(another, case.inputs))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", thinned(MAPPED[1:], 9))
 def test_vmap_over_parameters(name):
     case = CASES[name]

@@ -51,6 +51,7 @@ def push(function, case):
     return jit(lambda point, tangent: jax.jvp(of_floats, point, tangent))(point, tangent)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FORWARD)
 def test_forward_mode(name):
     got, want = push(qat_of(name), CASES[name]), push(twin_of(name), CASES[name])

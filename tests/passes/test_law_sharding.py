@@ -57,6 +57,7 @@ def test_the_shardings_of_an_inner_jit_are_in_the_program():
     assert marks(bj.ternarize(case.fn, case.rules)) >= marks(case.fn)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "spec", [P("m", None), P(None, "m"), P("m", "n"), P(("m", "n"), None)], ids=str
 )

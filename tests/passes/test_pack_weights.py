@@ -19,6 +19,7 @@ from bitnet_jax.quant.tensor import QuantTensor
 from tests.passes.test_quantize_linears import CASES, RULES, normal
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_packed_equals_the_training_forward(case):
     fn, _, w_shape, x_shape = CASES[case]

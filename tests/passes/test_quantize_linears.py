@@ -163,6 +163,7 @@ def loss(fn):
     return lambda p, x: (fn(p, x).astype(jnp.float32) ** 2).sum()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient_equal_the_hand_written_function(case):
     fn, by_hand, w_shape, x_shape = CASES[case]
@@ -329,6 +330,7 @@ def test_biases_of_any_rank_are_left_alone_and_deltas_are_not():
         ternarize(adapter, RULES)(lora, x)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["ternary", "int8", "int6", "int4"])
 @pytest.mark.parametrize("scale", ["tensor", "row", "group-16"])
 def test_a_tied_table_of_any_kind_is_looked_up_and_multiplied_by_the_same_numbers(kind, scale):

@@ -44,6 +44,7 @@ def changed(step, fn=dense, params=None, x=X):
     return new_fn, new, jax.jit(bj.ternarize(new_fn, RULES))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("step", thinned(EVERY_STEP, 2), ids=lambda step: type(step).__name__)
 def test_every_step_packs_to_what_it_trained_also_in_a_scan(step):
     fn, params, qat = changed(step, layered, LAYERED)
@@ -104,6 +105,7 @@ def test_hadamard_leaves_the_float_function_and_changes_the_trits():
     assert not np.allclose(params["w"], W)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", [1, 2, 8, 12, 24, 33])
 def test_hadamard_is_its_own_inverse_and_orthonormal(size):
     matrix = hadamard(jnp.eye(size))

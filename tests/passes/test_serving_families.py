@@ -35,6 +35,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", EXPECTED)
 def test_what_is_fused(case):
     extra, wanted = EXPECTED[case]

@@ -43,6 +43,7 @@ def check(got, want):
         np.testing.assert_array_equal(np.asarray(one), other)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("activation", ROWS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_numpy_eager_and_jit_follow_the_formula(activation, dtype):

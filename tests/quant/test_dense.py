@@ -20,6 +20,7 @@ def random_trits(*shape):
     return np.random.default_rng(0).integers(-1, 2, shape).astype(np.int8)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_round_trip(shape):
     trits = random_trits(*shape)
@@ -31,6 +32,7 @@ def test_round_trip(shape):
     np.testing.assert_array_equal(dense.unpack(jnp.asarray(codes), *shape[-2:]), trits)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_both_layouts_hold_the_same_bits_of_codes(shape):
     trits = random_trits(*shape)

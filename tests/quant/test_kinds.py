@@ -41,6 +41,7 @@ def by_formula(w, high, scale_kind, group):
     return np.reshape(scales, shape[scale_kind]), np.reshape(codes, w.shape)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", INTEGERS)
 @pytest.mark.parametrize(("scale_kind", "group"), SCALES)
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_a_zero_matrix_of_trits_with_float16_scales_has_a_scale():
     assert float(found) == float(want) > 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("scale_kind", "group"), SCALES)
 def test_stacked_weights_are_quantized_one_by_one(kind, scale_kind, group):

@@ -23,6 +23,7 @@ def codes_of(kind, shape, seed=0):
     return np.random.default_rng(seed).integers(-high, high + 1, shape).astype(np.int8)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KIND_NAMES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_numpy_and_jax_pack_the_same_bytes_and_unpack_them(kind, shape):

@@ -17,6 +17,7 @@ def weights(*shape, seed=0, dtype=np.float32):
     return (np.random.default_rng(seed).normal(size=shape) * 0.02).astype(dtype)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["tensor", "row", "group"])
 def test_numpy_and_jax_give_the_same_bits(shape, kind):

@@ -48,6 +48,7 @@ def test_any_integer_dtype(engine, dtype):
     np.testing.assert_array_equal(engine.logits(ids.astype(dtype)), engine.logits(ids))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 64, 65, 256, 257, 512, 513, 590, 599])
 def test_prefill_and_decode_equal_the_whole_sequence_at_every_boundary(engine, length):
     ids = tokens(length)
@@ -82,6 +83,7 @@ def test_jax_compiles_nothing_for_a_prompt_of_a_known_bucket(engine, caplog):
     assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("length", [1, 16, 65, 599])
 def test_warm_up_compiles_all_that_a_generation_needs(params, engine, length):
     fresh = Engine(SPEC, engine.packed)

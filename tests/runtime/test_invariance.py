@@ -54,6 +54,7 @@ def alone(engine):
     return in_pieces(engine, ids(PROMPT, 0)[None], 1, 256)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("piece", [2, 7, 33, PROMPT])
 def test_the_pieces_of_a_prompt(engine, alone, piece):
     found, cache = in_pieces(engine, ids(PROMPT, 0)[None], piece, 256)
@@ -62,6 +63,7 @@ def test_the_pieces_of_a_prompt(engine, alone, piece):
         assert np.array_equal(np.asarray(mine)[:, :PROMPT], np.asarray(its)[:, :PROMPT])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [2, 7, 8, 33])
 def test_neighbours(engine, alone, batch):
     rows = np.stack([ids(PROMPT, seed) for seed in range(batch)])

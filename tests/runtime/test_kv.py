@@ -33,6 +33,7 @@ def divergence(p, q):
     return float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_close_to_a_cache_in_float32(implementation):
     exact = Engine(ROW.spec, ROW.packed(), implementation)

@@ -38,6 +38,7 @@ def run(checkpoint, tokens=TOKENS, narrow=None):
     return Stepwise(checkpoint, found, narrow_floats(found) if narrow is None else narrow, tokens)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("piece", [1 << 30, 1 << 10], ids=["whole tables", "in pieces"])
 def test_as_the_engine(tied, piece, monkeypatch):

@@ -88,6 +88,7 @@ def test_a_spec_goes_through_json_and_back(row, family):
     assert ("extra" in row.spec.to_json()) == bool(family.extra)
 
 
+@pytest.mark.sampled(3)
 @EACH_KIND
 def test_step_by_step_through_the_cache_equals_the_whole_sequence(row, family):
     tokens = jnp.asarray(row.tokens(2, 9))
@@ -109,6 +110,7 @@ def test_step_by_step_through_the_cache_equals_the_whole_sequence(row, family):
         logits, cache = step(row.params(), one, cache, last, jnp.zeros(2, int))
 
 
+@pytest.mark.sampled(3)
 @EVERY_ROW
 def test_the_packed_model_computes_what_training_computed(row, family):
     # Rule (b) of the parity rules (docs/decisions/0002) is measured on rows of 2 tokens: the
@@ -122,6 +124,7 @@ def test_the_packed_model_computes_what_training_computed(row, family):
     assert compare_logits(want, row.engine().logits(tokens)).holds
 
 
+@pytest.mark.sampled(3)
 @EACH_KIND
 def test_training_moves_every_parameter(row, family):
     tokens = jnp.asarray(row.tokens())
@@ -143,6 +146,7 @@ def test_training_moves_every_parameter(row, family):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, name
 
 
+@pytest.mark.sampled(3)
 @EACH_KIND
 def test_generation_takes_the_likeliest_token_of_the_whole_sequence(row, family):
     engine = row.engine()
@@ -152,6 +156,7 @@ def test_generation_takes_the_likeliest_token_of_the_whole_sequence(row, family)
     assert made == whole[len(prompt) - 1 :].argmax(-1).tolist()
 
 
+@pytest.mark.sampled(3)
 @EACH_KIND
 def test_the_context_can_be_filled_to_its_last_position(row, family):
     engine = row.engine()
@@ -179,6 +184,7 @@ def refusal(row, family, format, encoding):
     return "no multiple of 4" if uneven and encoding in ("autobitlinear", "bitlinear") else None
 
 
+@pytest.mark.sampled(4)
 @EVERY_ROW
 @pytest.mark.parametrize(("format", "encoding"), ENCODINGS, ids="-".join)
 def test_every_format_holds_the_same_model(row, family, format, encoding, tmp_path):
@@ -228,6 +234,7 @@ def test_the_doctor_finds_nothing_in_a_file_of_it(row, family, tmp_path):
     assert engines["bitnet-jax"] == "exactly"
 
 
+@pytest.mark.sampled(3)
 @EACH_KIND
 def test_text_goes_in_and_comes_out(row, family, tmp_path):
     save_checkpoint(row.checkpoint(), tmp_path / "m.bitnet")

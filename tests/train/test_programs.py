@@ -139,6 +139,7 @@ def mlp(params, tokens):
     return (x + hidden @ params["layers.0.mlp.down_proj"].T) @ params["embed_tokens"].T
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("forward", ["float32", "int8"])
 def test_the_loss_at_lambda_one_is_that_of_the_packed_model(data, forward):
     keys = jax.random.split(jax.random.key(3), 3)

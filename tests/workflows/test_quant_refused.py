@@ -71,6 +71,7 @@ EITHER = pytest.mark.parametrize("call", [analyze, convert])
 
 
 # --------------------------------------------------------------------------- the model
+@pytest.mark.sampled(4)
 @EITHER
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["layers.0.mlp.up_proj", "embed_tokens"])

@@ -6,7 +6,7 @@ head_dim]; two such moves are none (`Builder.transpose`), so that most vanish.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,19 +41,25 @@ def _rms_norm(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     return [_back(low, eqn, y)]
 
 
+def _relu2(b: Any, gate: str) -> str:
+    positive = b.op("Relu", gate)
+    return b.op("Mul", positive, positive)
+
+
+# As ops.gated_activation.reference has them.
+GATES: dict[str, Callable[[Any, str], str]] = {
+    "relu2": _relu2,
+    "silu": lambda b, gate: b.op("Mul", gate, b.op("Sigmoid", gate)),
+    "gelu_tanh": lambda b, gate: b.op("Gelu", gate, approximate="tanh"),
+}
+
+
 def _gated(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     gate, up = _floats(low, eqn, values, 2)
-    b = low.builder
-    if eqn.params["kind"] == "relu2":
-        positive = b.op("Relu", gate)
-        gate = b.op("Mul", positive, positive)
-    elif eqn.params["kind"] == "silu":
-        gate = b.op("Mul", gate, b.op("Sigmoid", gate))
-    elif eqn.params["kind"] == "gelu_tanh":
-        gate = b.op("Gelu", gate, approximate="tanh")
-    else:
-        raise low.refuse(eqn, f"the gate `{eqn.params['kind']}`", "known: relu2, silu, gelu_tanh")
-    return [_back(low, eqn, b.op("Mul", gate, up))]
+    kind = eqn.params["kind"]
+    if kind not in GATES:
+        raise low.refuse(eqn, f"the gate `{kind}`", "known: " + ", ".join(GATES))
+    return [_back(low, eqn, low.builder.op("Mul", GATES[kind](low.builder, gate), up))]
 
 
 def rotated(

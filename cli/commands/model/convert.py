@@ -79,6 +79,9 @@ def _made(item: batch.Item) -> Any:
         args.output,
         format=args.format,
         encoding=args.encoding,
+        allow=tuple(args.allow),
+        probe=not args.no_probe,
+        strict=args.strict,
         offline=args.offline or None,
     )
 

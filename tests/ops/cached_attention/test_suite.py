@@ -62,6 +62,7 @@ def expected(case, narrow=False):
     return [np.asarray(x) for x in reference(*map(jnp.asarray, made(case, narrow)))]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_close_to_the_reference(isa, case):
     close(cached_attention(*made(case), theta=THETA), expected(case))
@@ -72,6 +73,7 @@ def narrowed(args):
     return *parts, *(np.asarray(stored(jnp.asarray(x), jnp.int8)) for x in (keys, values))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_cache_in_int8(isa, case):
     want, exact = expected(case, narrow=True), expected(case)[0]
@@ -96,6 +98,7 @@ def test_a_row_of_an_int8_cache_that_is_no_number_is_seen(rng):
     assert np.isnan(found[0, 0, 2:]).all() and np.isfinite(found[0, 0, :2]).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("length", [1, 5, 140])
 def test_without_a_cache(isa, rng, length):
     q = rng.standard_normal((2, length, 4, 32), np.float32)

@@ -28,6 +28,7 @@ def test_the_reference_sees_its_window(rng):
         np.testing.assert_allclose(found[:, at : at + 1], want, atol=1e-6)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(
     "case",
@@ -41,6 +42,7 @@ def test_close_to_the_reference(rng, case, window):
     close(cached_attention(*args, **more), [np.asarray(x) for x in want])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_without_a_cache(rng, window):
     q = rng.standard_normal((2, 290, 4, 32), np.float32)
@@ -51,6 +53,7 @@ def test_without_a_cache(rng, window):
     close([found], [np.asarray(want)])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", [tuple, narrowed], ids=["float32", "int8"])
 @pytest.mark.parametrize("window", [5, 130])
 def test_a_row_depends_on_no_neighbour_piece_capacity_or_thread(rng, form, window):

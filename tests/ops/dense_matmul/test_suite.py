@@ -81,6 +81,7 @@ def test_values(rng, form, shape, dtype):
     assert (np.abs(y - x.astype(np.float64) @ wide.T) <= bound).all()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tokens_bits_depend_on_no_other_token_and_no_thread(rng, natively, threads, dtype):
     x, w = make(rng, 33, 1030, 272, dtype)

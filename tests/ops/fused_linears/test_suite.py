@@ -124,6 +124,7 @@ class Call:
         )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_its_parts(isa, rng, case):
     call = Call.of(case, rng)

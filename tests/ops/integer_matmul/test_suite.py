@@ -165,6 +165,7 @@ def taken(form: str, case: Case, given: bool = False) -> str:
 
 
 # --------------------------------------------------------------------------- values
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_equal_numpy(rng, form, case):
     x, codes, scale, w = make(rng, case)
@@ -172,6 +173,7 @@ def test_bits_equal_numpy(rng, form, case):
     np.testing.assert_array_equal(np.asarray(y), numpy_product(x, codes, scale, case))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("activation", [Activation(*key) for key in ACTIVATIONS], ids=str)
 def test_a_statistic_from_outside_replaces_the_tokens_own(rng, form, tokens, activation):
@@ -250,6 +252,7 @@ def test_what_surrounds_the_op_leaves_its_bits_alone(rng, form, scale_kind):
     np.testing.assert_array_equal(np.asarray(narrow), want.astype(np.float32))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_axes_of_size_zero_and_leading_axes(rng, form, kind):
     case = Case(kind, 6, 20, 40, activation=ABSMAX4)
@@ -267,6 +270,7 @@ def test_axes_of_size_zero_and_leading_axes(rng, form, kind):
 
 
 # ------------------------------------------------------------------- transformations
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("case", "given"),
     [

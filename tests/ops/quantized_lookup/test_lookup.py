@@ -34,6 +34,7 @@ def check(found, wanted):
     np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(wanted, np.float32))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("scale_kind", "group"), SCALES)
 def test_it_is_take_of_the_table(kind, scale_kind, group):

@@ -26,6 +26,7 @@ def isa(request, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("width", [1, 16, 63, 64, 130, 2560])
 def test_equals_numpy_in_the_written_order(isa, rng, width):
     x, weight = (rng.standard_normal(shape, np.float32) for shape in ((3, 2, width), (width,)))

@@ -130,6 +130,7 @@ def run(x, w, form, **options):
 
 
 # --------------------------------------------------------------------------- values
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_equal_numpy(rng, form, case):
     x, trits, scale, w = make(rng, case)
@@ -236,6 +237,7 @@ def test_constant_weights_give_the_same_bits(rng, form, kind):
 
 
 # ------------------------------------------------------------------- transformations
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [Case(3, 20, 32), Case(2, 20, 32, "group", 16)], ids=str)
 @pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (0, 0), (2, 0)], ids=str)
 def test_vmap_equals_a_loop(rng, implementation, case, axes):
@@ -307,6 +309,7 @@ def test_batching_tokens_folds_them_and_leaves_the_codes_alone(rng):
     assert [v.aval.shape for v in eqn.invars] == [(1, 15, 32), (1, 2, 2, 64)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "case", [Case(3, 20, 32), Case(3, 20, 32, "row"), Case(3, 20, 32, "group", 16)], ids=str
 )
