@@ -15,7 +15,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import shown
 from bitnet_jax.formats.checkpoint import Checkpoint, TokenizerFiles
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.quant.ulps import ulps
 
 _ROWS = 4096
@@ -30,7 +30,7 @@ class Difference:
     Attributes:
       part: ``spec``, ``tensor``, ``tokenizer``, ``template``, ``generation`` or ``metadata``.
       name: which field, tensor or key.
-      what: in a word: ``value``, ``trits``, ``scale``, ``shape``, ``only in the first``, …
+      what: in a word: ``value``, ``trits``, ``codes``, ``scale``, ``shape``, …
       first, second: the values, where they are short.
       more: figures.
     """
@@ -164,24 +164,31 @@ def _tensor(name: str, one: Checkpoint, two: Checkpoint) -> Iterator[Difference]
     if first.shape != second.shape:
         yield Difference("tensor", name, "shape", list(first.shape), list(second.shape))
         return
-    kinds = ["ternary" if entry.ternary else entry.dtype for entry in (first, second)]
-    if first.ternary != second.ternary:
-        yield Difference("tensor", name, "kind", kinds[0], kinds[1])
-    elif first.ternary:
-        yield from _ternary(name, one.read(name), two.read(name))
-    else:
+    if not (first.ternary or second.ternary):
         yield from _floats(name, one, two)
+        return
+    tensors = [c.read(name) if c.entries[name].ternary else None for c in (one, two)]
+    kinds = [
+        tensor.kind if isinstance(tensor, QuantTensor) else entry.dtype
+        for entry, tensor in zip((first, second), tensors, strict=True)
+    ]
+    if kinds[0] != kinds[1]:
+        yield Difference("tensor", name, "kind", kinds[0], kinds[1])
+    else:
+        yield from _codes(name, *tensors)
 
 
-def _ternary(name: str, one: Any, two: Any) -> Iterator[Difference]:
+def _codes(name: str, one: Any, two: Any) -> Iterator[Difference]:
+    """Of two of one kind: ternary ones have trits, others codes."""
     assert isinstance(one, QuantTensor) and isinstance(two, QuantTensor)
-    trits = [np.asarray(tensor.trits()) for tensor in (one, two)]
-    changed = trits[0] != trits[1]
+    what = "trits" if one.kind == TERNARY else "codes"
+    codes = [np.asarray(tensor.codes_matrix()) for tensor in (one, two)]
+    changed = codes[0] != codes[1]
     count = int(np.count_nonzero(changed))
     if count:
         at = np.unravel_index(int(changed.argmax()), changed.shape)
         yield Difference(
-            "tensor", name, "trits", int(trits[0][at]), int(trits[1][at]),
+            "tensor", name, what, int(codes[0][at]), int(codes[1][at]),
             {"changed": count, "of": changed.size, "at": [int(index) for index in at]},
         )  # fmt: skip
     scales = [np.asarray(tensor.scale, np.float32) for tensor in (one, two)]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitnet_jax.analysis.runs_in import runs_in
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.model_files import files_of
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.quant.digest import DigestBuilder
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
@@ -24,6 +24,9 @@ def inspect(
 ) -> dict[str, Any]:
     """The record of `bitnet model inspect`.
 
+    ``bits_per_weight`` is what the files store for the quantized matrices, scales included (16 and
+    more of one in half floats); ``packed_bits_per_weight`` what they take in memory, packed.
+
     Raises:
       NoInput, BadData: as `open_checkpoint`; a damaged tensor is named.
     """
@@ -31,7 +34,7 @@ def inspect(
     spec = checkpoint.spec
     rows: dict[str, dict[str, Any]] = {}
     builder = DigestBuilder()
-    stored = packed_bytes = float_bytes = 0
+    packed_bytes = float_bytes = 0
     for name, value in checkpoint.tensors():
         rows[name] = _row(checkpoint, name, value)
         if isinstance(value, QuantTensor):
@@ -55,7 +58,8 @@ def inspect(
         "ternary_parameters": ternary,
         "trits": _shares(layers),
         "quantized_parameters": quantized,
-        "bits_per_weight": 8 * packed_bytes / quantized if quantized else None,
+        "bits_per_weight": stored_bits(checkpoint),
+        "packed_bits_per_weight": 8 * packed_bytes / quantized if quantized else None,
         "file_bytes": stored,
         "file_bits_per_parameter": 8 * stored / parameters,
         "memory_bytes": packed_bytes + float_bytes,
@@ -69,7 +73,12 @@ def inspect(
 
 def _row(checkpoint: Checkpoint, name: str, value: np.ndarray | QuantTensor) -> dict[str, Any]:
     entry = checkpoint.entries[name]
-    row: dict[str, Any] = {"name": name, "shape": list(entry.shape), "dtype": entry.dtype}
+    row: dict[str, Any] = {
+        "name": name,
+        "shape": list(entry.shape),
+        "dtype": entry.dtype,
+        "stored_as": entry.stored_as,
+    }
     if not isinstance(value, QuantTensor):
         return row
     total = math.prod(value.shape)
@@ -81,7 +90,8 @@ def _row(checkpoint: Checkpoint, name: str, value: np.ndarray | QuantTensor) -> 
             for name, count in zip(("minus", "zero", "plus"), counts, strict=True)
         }
     scale = np.asarray(value.scale)
-    row["bits_per_weight"] = 8 * value.nbytes / total
+    row["bits_per_weight"] = None if entry.nbytes is None else 8 * entry.nbytes / total
+    row["packed_bits_per_weight"] = 8 * value.nbytes / total
     row["scale"] = float(scale) if scale.size == 1 else float(np.median(scale))
     row["scale_kind"] = value.scale_kind
     row["scale_spread"] = [float(scale.min()), float(scale.max())]
@@ -102,8 +112,17 @@ def _shares(layers: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def stored_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the model on disk (of a directory: its weight files)."""
-    path = Path(checkpoint.source.path)
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    """Bytes of the model on disk: of every file that it was read from."""
+    source = checkpoint.source
+    return sum(file.stat().st_size for file in files_of(source.path, source.detail))
+
+
+def stored_bits(checkpoint: Checkpoint) -> float | None:
+    """Bits that its files store for each quantized weight: of all such matrices, codes and scales.
+
+    None where it has no such matrix, or is in no file.
+    """
+    held = [entry for entry in checkpoint.entries.values() if entry.ternary]
+    if not held or any(entry.nbytes is None for entry in held):
+        return None
+    return 8 * sum(e.nbytes or 0 for e in held) / sum(math.prod(e.shape) for e in held)

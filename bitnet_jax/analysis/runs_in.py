@@ -7,11 +7,12 @@ their projects' sources and users report. Both were looked at in November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.save import ONNX_PROFILES
+from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import FAMILIES, family_of
 
 SEEN = "2026-11"
@@ -32,6 +33,8 @@ class Facts:
       linear_class: of a packed checkpoint of transformers: which way its scales work.
       architecture: what a GGUF file says it is.
       narrow: its ternary weights stand for bfloat16 ones.
+      no_gguf: why no GGUF file is written of it, in words.
+      other_heads: transformers takes another width of a head from a GGUF file of it.
     """
 
     format: str
@@ -43,35 +46,61 @@ class Facts:
     linear_class: str | None
     architecture: str
     narrow: bool
+    no_gguf: str | None
+    other_heads: bool
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Facts:
         """Reads no tensor."""
+        spec = checkpoint.spec
         ternary = [entry for entry in checkpoint.entries.values() if entry.ternary]
-        huggingface = family_of(checkpoint.spec.family).huggingface
+        huggingface = family_of(spec.family).huggingface
         known = huggingface is not None and huggingface.in_transformers
         theirs = {
             row.huggingface.model_type
             for row in FAMILIES.values()
             if row.huggingface is not None and row.huggingface.in_transformers
         }
+        architecture = str(checkpoint.source.detail.get("architecture") or "")
         kind = huggingface.model_type if huggingface is not None else None
         return cls(
             checkpoint.source.format,
             checkpoint.source.encoding.partition("+")[0],
             bool(ternary),
-            checkpoint.spec.activation == "relu2",
+            spec.activation == "relu2",
             known,
             kind if not known and kind in theirs else None,
             checkpoint.source.detail.get("linear_class"),
-            str(checkpoint.source.detail.get("architecture") or ""),
+            architecture,
             bool(ternary) and ternary[0].dtype == "bfloat16",
+            _no_gguf(spec),
+            _HEADS_THERE.get(architecture, _own_heads)(spec) != spec.head_dim,
         )
+
+
+def _no_gguf(spec: ModelSpec) -> str | None:
+    row = family_of(spec.family).gguf
+    if row is None:
+        return f"family `{spec.family}` is not one that is written in them"
+    return row.refuses(spec)
+
+
+def _own_heads(spec: ModelSpec) -> int:
+    return spec.head_dim
+
+
+# How wide a head is where transformers (5.23, `integrations/ggml.py`) opens a GGUF file: of `llama`
+# it reads `rope.dimension_count`; of these no key, `attention.key_length` neither, and the default
+# of the architecture's config stands.
+_HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
+    "qwen2": lambda spec: spec.hidden_size // spec.num_heads,
+    "qwen3": lambda spec: 128,
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A verdict, where it holds; `reason` may name `{engine}`, `{family}` and `{taken_for}`."""
+    """A verdict, where it holds; `reason` may name `{engine}`, `{family}`, `{taken_for}` and `{no_gguf}`."""
 
     when: Callable[[Facts], bool]
     how: str
@@ -113,6 +142,12 @@ _NO_FAMILY = Row(_nobody_knows, REFUSED, "{engine} has no architecture for the f
 _OTHER_HF = Row(
     _always, REFUSED, "another file format: `bitnet model convert … --format huggingface`"
 )
+# Of what this package cannot write as one, whatever the file.
+_NO_GGUF = Row(
+    lambda facts: facts.no_gguf is not None,
+    REFUSED,
+    "it reads GGUF files only, and this model is not written as one: {no_gguf}",
+)
 _OTHER_GGUF = Row(
     _always, REFUSED, "it reads GGUF files only: `bitnet model convert … --format gguf`"
 )
@@ -147,6 +182,12 @@ ENGINES: dict[str, Engine] = {
                 lambda f: f.format == "gguf" and f.architecture.startswith("bitnet"),
                 REFUSED,
                 "it reads no GGUF file of this architecture",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.other_heads,
+                REFUSED,
+                "from a GGUF file of this architecture it does not read how wide a head is, and "
+                "takes another width: `bitnet model convert … --format huggingface`",
             ),
             Row(
                 lambda f: f.format == "gguf" and f.ternary,
@@ -189,6 +230,7 @@ ENGINES: dict[str, Engine] = {
                 "it reads GGUF files only; from one, {engine} would run SiLU where the model has "
                 "squared ReLU",
             ),
+            _NO_GGUF,
             _OTHER_GGUF,
         ),
     ),
@@ -209,6 +251,7 @@ ENGINES: dict[str, Engine] = {
                 "it reads GGUF files only; from one, its current fork of llama.cpp would run SiLU "
                 "where the model has squared ReLU",
             ),
+            _NO_GGUF,
             _OTHER_GGUF,
         ),
     ),
@@ -252,7 +295,12 @@ def runs_in(checkpoint: Checkpoint) -> list[dict[str, str]]:
     rows = []
     for name, engine in ENGINES.items():
         row = next(row for row in engine.rows if row.when(facts))
-        words = {"engine": name, "family": checkpoint.spec.family, "taken_for": facts.taken_for}
+        words = {
+            "engine": name,
+            "family": checkpoint.spec.family,
+            "taken_for": facts.taken_for,
+            "no_gguf": facts.no_gguf,
+        }
         reason = row.reason.format(**words)
         rows.append(
             {

@@ -21,8 +21,10 @@ from bitnet_jax.bench.peers.runner import CONTEXT, Job
 from bitnet_jax.bench.peers.table import OURS, pairs
 from bitnet_jax.bench.progress import task
 from bitnet_jax.bench.sizes import check_sizes
+from bitnet_jax.containers.onnx_file import data_locations
 from bitnet_jax.core.errors import Unavailable, UsageError, did_you_mean
 from bitnet_jax.core.system import usable_cores
+from bitnet_jax.formats.model_files import GRAPHS
 from bitnet_jax.stats.medians import Summary, median, ratio_interval
 from bitnet_jax.stats.rounds import paired_rounds
 
@@ -233,8 +235,10 @@ def _interval(summary: Summary) -> dict[str, float]:
 
 
 def file_bytes(model: str) -> int | None:
-    """Bytes of a model's files; None of one that is no file here."""
+    """Bytes of a model's files, a graph's data among them; None of one that is no file here."""
     path = Path(model)
     files = list(path.rglob("*")) if path.is_dir() else [path]
+    if path.suffix in GRAPHS and path.is_file():
+        files += [path.parent / name for name in data_locations(path)]
     sizes = [file.stat().st_size for file in files if file.is_file()]
     return sum(sizes) if sizes else None

@@ -32,6 +32,9 @@ class TensorEntry:
       latent: reads the trainable float weights, where the source has them.
       parts: reads a float matrix some rows at a time, where the format can: pieces of so many
         rows, each of them good until the next; what `read` checks is checked by the end.
+      stored_as, nbytes: what it is in its file, in the format's own word (``BF16``, ``TQ2_0``, the
+        layout of its codes), and the bytes that it takes there, scales included; of a part of a
+        larger matrix, its share. None of one that is in no file.
     """
 
     name: str
@@ -41,6 +44,8 @@ class TensorEntry:
     read: Callable[[], np.ndarray | QuantTensor]
     latent: Callable[[], np.ndarray] | None = None
     parts: Callable[[int], Iterator[np.ndarray]] | None = None
+    stored_as: str | None = None
+    nbytes: int | None = None
 
 
 @dataclass(frozen=True)

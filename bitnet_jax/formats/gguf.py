@@ -208,6 +208,9 @@ def _entry(
     look: Any,
 ) -> TensorEntry:
     stored = file.info(theirs).type.name
+    # bitnet's matrices of llama.cpp have their scale in a tensor beside them.
+    scale = file.tensors.get(scale_name(theirs)) if item.ternary else None
+    nbytes = file.info(theirs).nbytes + (0 if scale is None else scale.nbytes)
     heads = row_of(spec).heads(item.name, spec)
     if item.ternary and stored in FLOATS:
         # A file of ours says it; of another, it shows.
@@ -225,6 +228,8 @@ def _entry(
             False,
             lambda: read_float(file, item, theirs, kept, heads),
             parts=(lambda rows: file.parts(theirs, rows, FLOATS[stored])) if plain else None,
+            stored_as=stored,
+            nbytes=nbytes,
         )
 
     def read() -> QuantTensor:
@@ -232,7 +237,7 @@ def _entry(
             look()
         return read_ternary(file, item, theirs, kept, heads)
 
-    return TensorEntry(item.name, item.shape, dtype, True, read)
+    return TensorEntry(item.name, item.shape, dtype, True, read, stored_as=stored, nbytes=nbytes)
 
 
 def _encoding(file: GgufFile, names: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> str:

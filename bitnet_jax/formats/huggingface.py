@@ -284,18 +284,20 @@ def _entry(
     item: Expected, stored: Stored, config: Config, encoding: str, where: str
 ) -> TensorEntry:
     info = stored.info(item.huggingface)
+    held = stored.held(item)
     quantization = config.quantization
     is_float = not item.ternary or encoding == "float" or quantization.excludes(_module(item))
 
     if _is_scaled(item, stored, quantization):
         return TensorEntry(
-            item.name, item.shape, "float32", False, lambda: read_scaled(item, stored, where)
-        )
+            item.name, item.shape, "float32", False, lambda: read_scaled(item, stored, where),
+            **held,
+        )  # fmt: skip
     if is_float and info.dtype != "U8":
         whole = not (item.transposed or item.rows)
         return TensorEntry(
             item.name, item.shape, float_names(info.dtype), False, lambda: read_float(item, stored),
-            parts=(lambda rows: stored.parts(item.huggingface, rows)) if whole else None,
+            parts=(lambda rows: stored.parts(item.huggingface, rows)) if whole else None, **held,
         )  # fmt: skip
     divides = quantization.linear_class == "bitlinear"
     exact: ExactScale | None = stored.exact.get(item.name)
@@ -303,7 +305,7 @@ def _entry(
         dtype = config.dtype if exact is None else exact.dtype
         return TensorEntry(
             item.name, item.shape, dtype, True,
-            lambda: read_packed(item, stored, divides, exact, dtype, where),
+            lambda: read_packed(item, stored, divides, exact, dtype, where), **held,
         )  # fmt: skip
     read = read_master if quantization.mode == "online" else read_dequantized
     return TensorEntry(
@@ -312,4 +314,5 @@ def _entry(
         latent=(lambda: read_latent(item, stored, where))
         if quantization.mode == "online"
         else None,
+        **held,
     )  # fmt: skip

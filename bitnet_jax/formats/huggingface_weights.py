@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Stored:
     tensors: Mapping[str, tuple[SafetensorsFile, TensorInfo]]
     exact: Mapping[str, ExactScale]
     latent: bool = False
+    kinds: Mapping[str, str] = field(default_factory=dict)  # what holds one, if not its own dtype
 
     def info(self, name: str) -> TensorInfo:
         """The header's row."""
@@ -68,6 +69,16 @@ class Stored:
     def parts(self, name: str, rows: int) -> Iterator[np.ndarray]:
         """Reads a matrix some rows at a time, each piece into the same memory."""
         return self.tensors[name][0].parts(name, rows)
+
+    def held(self, item: Expected) -> dict[str, Any]:
+        """`TensorEntry.stored_as` and `.nbytes` of a parameter: its rows, and their scale."""
+        info = self.info(item.huggingface)
+        share = item.shape[0] / item.file_shape[0] if item.rows is not None else 1
+        scale = self.tensors.get(item.huggingface + SCALE_SUFFIX) if item.ternary else None
+        return {
+            "stored_as": self.kinds.get(item.huggingface, info.dtype),
+            "nbytes": round(info.nbytes * share) + (0 if scale is None else scale[1].nbytes),
+        }
 
     def prefix(self, name: str, count: int) -> np.ndarray:
         """Reads its first elements."""

@@ -36,6 +36,7 @@ from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 PRODUCER = "bitnet-jax"
 # encoding -> the layout of its codes
 ENCODINGS: dict[str, str] = dict(zip(("packed", "packed-1.6"), LAYOUTS_OF[TERNARY], strict=True))
+_SCALE = np.dtype(np.float32)
 _ORIGIN_KEYS = ("linear_class", "quantization_mode")
 
 
@@ -101,17 +102,22 @@ def _check_names(file: NativeFile, wanted: dict[str, Expected]) -> None:
 
 def _entry(file: NativeFile, item: Expected) -> TensorEntry:
     name = item.name
+    info = file.safetensors.info(name)
     if name in file.rows:
-        dtype = file.rows[name].dtype
-        return TensorEntry(name, item.shape, dtype, True, lambda: _read_ternary(file, name))
-    dtype = str(file.safetensors.info(name).numpy)
+        row = file.rows[name]
+        return TensorEntry(
+            name, item.shape, row.dtype, True, lambda: _read_ternary(file, name),
+            stored_as=row.layout, nbytes=info.nbytes + _SCALE.itemsize * row.scales[1],
+        )  # fmt: skip
     return TensorEntry(
         name,
         item.shape,
-        dtype,
+        str(info.numpy),
         False,
         lambda: file.read_float(name),
         parts=lambda rows: file.float_parts(name, rows),
+        stored_as=info.dtype,
+        nbytes=info.nbytes,
     )
 
 

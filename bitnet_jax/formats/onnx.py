@@ -145,7 +145,10 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
         check_scales(item.name, scale, file.where)
         return held.tensor(found, scale)
 
-    return TensorEntry(item.name, item.shape, held.row.dtype, True, read)
+    nbytes = file.info(held.codes).nbytes + file.info(held.scale).nbytes
+    return TensorEntry(
+        item.name, item.shape, held.row.dtype, True, read, stored_as=held.storage, nbytes=nbytes
+    )
 
 
 def _float_entry(
@@ -173,7 +176,9 @@ def _float_entry(
             raise unfit(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
         return value
 
-    return TensorEntry(item.name, item.shape, str(dtype), False, read)
+    return TensorEntry(
+        item.name, item.shape, str(dtype), False, read, stored_as=info.kind.name, nbytes=info.nbytes
+    )
 
 
 def _check_sum(file: OnnxFile, name: str, sums: Mapping[str, Any]) -> None:

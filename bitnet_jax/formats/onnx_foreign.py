@@ -10,7 +10,6 @@ from the config; the graph's own program goes along (`onnx_wiring`), for whoever
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from bitnet_jax.containers.dtypes import NAMES
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.containers.onnx_file import OnnxFile
+from bitnet_jax.containers.onnx_file import OnnxFile, OnnxTensor
 from bitnet_jax.containers.safetensors import TensorInfo
 from bitnet_jax.core.errors import BadData, few
 from bitnet_jax.formats import huggingface_config, tokenizer_files
@@ -56,7 +55,9 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
     generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
     config = huggingface_config.parse(raw, generation, f"`{folder / CONFIG}`")
     graph = compile_graph(file, known=False)
-    stored = Stored(_weights(file, graph, expected(config.spec)), {})
+    weights = _weights(file, graph, expected(config.spec))
+    kinds = {name: weight.kind for name, (weight, _) in weights.items()}
+    stored = Stored(weights, {}, kinds=kinds)
     beside = "" if folder == file.path.parent else "../"
     detail = {
         "producer": file.model.producer_name,
@@ -80,6 +81,7 @@ class _Weight:
     """A float array of the file, not read yet: what a reader of tensors is asked for."""
 
     value: Callable[[], np.ndarray]
+    kind: str  # the type of the initializer that holds it
 
     def read(self, name: str) -> np.ndarray:
         return np.ascontiguousarray(self.value())
@@ -95,6 +97,7 @@ class _Found:
     Attributes:
       module: of the node that uses it.
       use: ``product`` for a matrix [in, out], ``turned`` for one [out, in], else the operator.
+      held: the initializers that it is made of, the one of its elements first.
       root: the initializer that it is, where it is one as it stands.
     """
 
@@ -104,6 +107,7 @@ class _Found:
     shape: tuple[int, ...]
     dtype: np.dtype
     value: Callable[[], np.ndarray]
+    held: tuple[OnnxTensor, ...]
     root: str = ""
 
     def matrix(self) -> _Found:
@@ -112,7 +116,7 @@ class _Found:
             return self
         value = self.value
         return _Found(self.module, "turned", self.slot, self.shape[::-1], self.dtype,
-                      lambda: value().T)  # fmt: skip
+                      lambda: value().T, self.held)  # fmt: skip
 
 
 def _weights(file: OnnxFile, graph: Graph, wanted: Mapping[str, Expected]) -> dict[str, Any]:
@@ -134,9 +138,9 @@ def _weights(file: OnnxFile, graph: Graph, wanted: Mapping[str, Expected]) -> di
             NAMES[weight.dtype],
             weight.shape,
             0,
-            math.prod(weight.shape) * weight.dtype.itemsize,
+            sum(info.nbytes for info in weight.held),
         )
-        found[name] = (_Weight(weight.value), row)
+        found[name] = (_Weight(weight.value, weight.held[0].kind.name), row)
     if missing:
         left = [name for name, info in file.tensors.items() if len(info.shape) > 1]
         raise TensorError(
@@ -165,7 +169,7 @@ def _by_name(file: OnnxFile, name: str) -> _Found | None:
     info = file.tensors.get(name)
     if info is None or info.kind.numpy not in NAMES:
         return None
-    return _Found("", "", 0, info.shape, info.kind.numpy, lambda: file.read(name))
+    return _Found("", "", 0, info.shape, info.kind.numpy, lambda: file.read(name), (info,))
 
 
 def _by_module(
@@ -203,17 +207,17 @@ def _operands(file: OnnxFile, graph: Graph) -> Iterator[_Found]:
         if special is not None:
             made = special(file, step)
             if made is not None:
-                shape, value = made
+                shape, value, held = made
                 use = "product" if step.node.op == "MatMulInteger" else "turned"
-                yield _Found(module, use, 1, shape, np.dtype(np.float32), value)
+                yield _Found(module, use, 1, shape, np.dtype(np.float32), value, held)
             continue
         for slot, name in enumerate(step.inputs):
             traced = _traced(file, makers, name)
             if traced is not None:
-                shape, dtype, value = traced
+                shape, dtype, value, held = traced
                 root = _same(makers, name)
                 root = root if root in file.tensors else ""
-                yield _Found(module, _use(step, slot), slot, shape, dtype, value, root)
+                yield _Found(module, _use(step, slot), slot, shape, dtype, value, held, root)
 
 
 def _use(step: Step, slot: int) -> str:
@@ -249,14 +253,14 @@ def _same(makers: Mapping[str, Step], name: str) -> str:
     return name
 
 
-Traced = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
+Traced = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray], tuple[OnnxTensor, ...]]
 
 
 def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 0) -> Traced | None:
     """A value that is an initializer, seen through what turns, casts or dequantizes it."""
     info = file.tensors.get(name)
     if info is not None:
-        return info.shape, info.kind.numpy, lambda: file.read(name)
+        return info.shape, info.kind.numpy, lambda: file.read(name), (info,)
     step = makers.get(name)
     if step is None or step.call is not None or depth > 8 or not step.inputs:
         return None
@@ -266,7 +270,8 @@ def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 
     if None in inner or step.run is None:
         return None
     parts = [part for part in inner if part is not None]
-    shape, dtype, _ = parts[0]
+    shape, dtype, *_ = parts[0]
+    held = tuple(info for part in parts for info in part[3])
     if step.node.op == "Transpose":
         order = step.node.get("perm") or list(reversed(range(len(shape))))
         shape = tuple(shape[axis] for axis in order)
@@ -275,10 +280,18 @@ def _traced(file: OnnxFile, makers: Mapping[str, Step], name: str, depth: int = 
     elif step.node.op == "Cast":
         dtype = np.dtype(np.float32)
     run, node, wanted = step.run, step.node, dtype
-    return shape, dtype, lambda: np.asarray(run(node, *(p[2]() for p in parts))).astype(wanted)
+    return (
+        shape,
+        dtype,
+        lambda: np.asarray(run(node, *(p[2]() for p in parts))).astype(wanted),
+        held,
+    )
 
 
-def _nbits(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np.ndarray]] | None:
+Special = tuple[tuple[int, ...], Callable[[], np.ndarray], tuple[OnnxTensor, ...]]
+
+
+def _nbits(file: OnnxFile, step: Step) -> Special | None:
     names = [*step.inputs[1:], "", ""][:3]
     if any(name and name not in file.tensors for name in names) or len(step.inputs) > 4:
         return None
@@ -288,10 +301,10 @@ def _nbits(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np
         read = [file.read(name) if name else None for name in names]
         return np.asarray(quantized.nbits_weight(step.node, *read))
 
-    return shape, value
+    return shape, value, tuple(file.tensors[name] for name in names if name)
 
 
-def _integer(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], np.ndarray]] | None:
+def _integer(file: OnnxFile, step: Step) -> Special | None:
     """ONNX Runtime's quantizer calls codes ``X_quantized``, and their scale ``X_scale``."""
     codes = step.inputs[1]
     scale = codes.removesuffix("_quantized") + "_scale"
@@ -303,7 +316,8 @@ def _integer(file: OnnxFile, step: Step) -> tuple[tuple[int, ...], Callable[[], 
         read = [file.read(name) for name in (codes, scale, zero) if name]
         return np.asarray(quantized.dequantize(step.node, *read))
 
-    return file.info(codes).shape, value
+    held = tuple(file.info(name) for name in (codes, scale, zero) if name in file.tensors)
+    return file.info(codes).shape, value, held
 
 
 _SPECIAL = {"MatMulNBits": _nbits, "MatMulInteger": _integer}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.core.paths import check_output
+from bitnet_jax.export.model import describe, write_model
+from bitnet_jax.export.profiles import DEFAULT, profile_of
+from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.deliver import delivered
 from bitnet_jax.formats.receipts import check_receipt, stale_receipt
-from bitnet_jax.formats.save import FORMATS, format_of
+from bitnet_jax.formats.save import FORMATS, Saved, format_of
 from bitnet_jax.models.families import every_family
+from bitnet_jax.stores.address import require_local
 
 
 def create(
@@ -42,6 +47,10 @@ def create(
             f"{len(defects)} defects in one model: {', '.join(defects)}",
             "plant one at a time, so that what finds it is known to",
         )
+    name = format_of(Path(output), format)
+    lowered = FORMATS[name].lowered
+    if lowered:
+        require_local(output, "a graph and its data", "write it here, and upload both files")
     checkpoint = make(
         shape,
         seed=seed,
@@ -62,14 +71,12 @@ def create(
             if stale is not None:
                 stale.unlink(missing_ok=True)
 
-        saved = save_created(
-            checkpoint,
-            path,
-            format=format_of(path, format),
-            encoding=encoding,
-            force=force,
-            prove=forget,
-        )
+        if lowered:
+            saved = _LOWERED[name](checkpoint, path, encoding, force, forget)
+        else:
+            saved = save_created(
+                checkpoint, path, format=name, encoding=encoding, force=force, prove=forget
+            )
     return {
         "shape": shape,
         "seed": seed,
@@ -80,6 +87,23 @@ def create(
         "outputs": [delivery.named(file) for file in saved.outputs],
         "warnings": list(saved.warnings),
     }
+
+
+def _save_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    encoding: str | None,
+    force: bool,
+    prove: Callable[..., None],
+) -> Saved:
+    """As `save_created`, in a format that is written from a model's program."""
+    profile = profile_of(encoding or DEFAULT)
+    described = describe(checkpoint)
+    files = write_model(checkpoint, described, profile, path, force=force, prove=prove)
+    return Saved(path, files, "onnx", profile.name)
+
+
+_LOWERED = {"onnx": _save_onnx}
 
 
 def list_architectures() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.analysis.inspect import stored_bits
 from bitnet_jax.compiler.kept import keep_xla
 from bitnet_jax.core.errors import CannotCreate, CheckFailed
 from bitnet_jax.core.paths import atomic_file, make_folder, owned, resolve_target
@@ -124,7 +125,7 @@ def _quickstart(folder: Path, chosen: TrainConfig, seed: int, progress: Any) -> 
         **result.record(),
         "parameters": sum(int(np.prod(v.shape)) for v in params.values()),
         "ternary_parameters": weights,
-        "bits_per_weight": 8 * sum(tensor.nbytes for tensor in packed) / weights,
+        "bits_per_weight": stored_bits(open_checkpoint(file)),
         "file_bytes": file.stat().st_size,
         "decode_tokens_per_second": sample.decode_tokens_per_second,
         "kernel": sample.kernel,

@@ -36,14 +36,15 @@ def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 
 def page(data: Mapping[str, Any]) -> list[Section]:
-    """Returns the sections: verdict, changed trits, all differences, the digests."""
+    """Returns the sections: verdict, changed trits and codes, all differences, the digests."""
     verdict = "the same model" if data["equal"] else "different"
     sections: list[Section] = [
         Figures([("verdict", verdict), *data["counts"].items()]),
     ]
-    changed = [row for row in data["differences"] if row["what"] == "trits"]
-    if 0 < len(changed) <= MOST_BARS:
-        sections.append(_trits(changed))
+    for what in ("trits", "codes"):
+        changed = [row for row in data["differences"] if row["what"] == what]
+        if 0 < len(changed) <= MOST_BARS:
+            sections.append(_changed(changed, what))
     sections += differences(data)
     rows = [
         [name.replace("_", " and "), one, data["digest"]["second"][name]]
@@ -52,14 +53,14 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     return [*sections, Table(["digest of", "first", "second"], rows, title="Digests")]
 
 
-def _trits(changed: Sequence[Mapping[str, Any]]) -> Chart:
+def _changed(changed: Sequence[Mapping[str, Any]], what: str) -> Chart:
     return Chart(
         "bars",
-        "Trits that changed",
+        f"{what.capitalize()} that changed",
         {
             "categories": [row["name"] for row in changed],
             "series": [{"name": "changed", "values": [row["changed"] for row in changed]}],
-            "axis": "trits",
+            "axis": what,
             "category_axis": "matrix",
             "data": False,
         },

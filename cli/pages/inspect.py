@@ -27,7 +27,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
         sections.append(_matrices(ternary))
     rest = [row for row in layers if not row.get("trits")]
     if rest:
-        rows = [[row["name"], shape_of(row), row["dtype"]] for row in rest]
+        rows = [[row["name"], shape_of(row), _stored_as(row)] for row in rest]
         sections.append(Table(["name", "shape", "stored as"], rows, "Other parameters"))
     sections.append(Pairs(flat(data["architecture"]), title="Architecture, as the file says"))
     digest = [(name.replace("_", " and "), value) for name, value in data["digest"].items()]
@@ -37,11 +37,13 @@ def page(data: Mapping[str, Any]) -> list[Section]:
 
 def _figures(data: Mapping[str, Any]) -> Figures:
     stored = Measure(data.get("file_bytes"), "bytes", "in the file")
+    bits = Measure(data["bits_per_weight"], "bits per quantized weight", "in the file")
     rows: list[tuple[str, Any]] = [
         ("parameters", data["parameters"]),
         ("of them ternary", data["ternary_parameters"]),
-        ("packed", Measure(data["bits_per_weight"], "bits per ternary weight")),
+        ("packed", Measure(data["packed_bits_per_weight"], "bits per weight")),
         ("stored", stored),
+        ("stored of each", bits),
         ("memory for weights", Measure(data.get("memory_bytes"), "bytes", "at run time")),
         ("format", Measure(data.get("format"), "", str(data.get("encoding") or ""))),
     ]
@@ -93,11 +95,16 @@ def _matrices(ternary: Sequence[Mapping[str, Any]]) -> Table:
             row["scale"],
             *(row["scale_spread"] if several else ()),
             row.get("bits_per_weight"),
-            row["dtype"],
+            _stored_as(row),
         ]
         for row in ternary
     ]
     return Table(columns, rows, "Ternary matrices")
+
+
+def _stored_as(row: Mapping[str, Any]) -> str:
+    """What holds it in the file, in the format's own word; of one in no file, its type."""
+    return str(row.get("stored_as") or row["dtype"])
 
 
 def _by_layer(ternary: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -13,6 +13,8 @@ from bitnet_jax.analysis.diff import diff
 from bitnet_jax.formats.checkpoint import TensorEntry
 from bitnet_jax.formats.create import create
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.quant.kinds import KINDS
+from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.quant.ternary import from_trits
 
 MODEL = create("tiny", layers=1)
@@ -27,7 +29,7 @@ def first(tmp_path):
 
 def found(first, model):
     other = first.with_name("b.bitnet")
-    save_checkpoint(model, other)
+    save_checkpoint(model, other, force=True)
     return diff(first, other)
 
 
@@ -121,3 +123,38 @@ def test_the_tokenizer(first):
     first.with_name("b.bitnet").unlink()
     (row,) = found(first, replace(MODEL, tokenizer=None))["differences"]
     assert row["what"] == "only in the first"
+
+
+def with_codes(kind, codes, scale):
+    made = from_codes(codes, scale, kind=kind, dtype="bfloat16")
+    return with_tensor(UP, made)
+
+
+@pytest.mark.parametrize("kind", ["int4", "int6", "int8"])
+def test_codes_of_integer_kinds(tmp_path, kind):
+    high = KINDS[kind].high
+    shape = MODEL.entries[UP].shape
+    codes = np.random.default_rng(0).integers(-high, high + 1, shape).astype(np.int8)
+    scale = np.float32(0.25)
+    first = tmp_path / "a.bitnet"
+    save_checkpoint(with_codes(kind, codes, scale), first)
+    assert found(first, with_codes(kind, codes, scale))["equal"]
+    was, codes[2, 3] = int(codes[2, 3]), 1 - int(codes[2, 3] == 1)
+    record = found(first, with_codes(kind, codes, scale * 2))
+    row, scales = record["differences"]
+    assert (row["name"], row["what"], row["changed"], row["at"]) == (UP, "codes", 1, [2, 3])
+    assert (row["first"], row["second"]) == (was, int(codes[2, 3]))
+    assert (scales["what"], scales["first"], scales["second"]) == ("scale", 0.25, 0.5)
+
+
+def test_kinds_have_their_names(tmp_path):
+    codes = np.zeros(MODEL.entries[UP].shape, np.int8)
+    first, floats = tmp_path / "a.bitnet", tmp_path / "f.bitnet"
+    save_checkpoint(with_codes("int4", codes, np.float32(1)), first)
+    entry = replace(MODEL.entries[UP], ternary=False, dtype="float32")
+    entry = replace(entry, read=lambda: np.zeros(codes.shape, np.float32))
+    save_checkpoint(replace(MODEL, entries={**MODEL.entries, UP: entry}), floats)
+    (row,) = diff(floats, first)["differences"]
+    assert (row["what"], row["first"], row["second"]) == ("kind", "float32", "int4")
+    (row,) = found(first, MODEL)["differences"]
+    assert (row["what"], row["first"], row["second"]) == ("kind", "int4", "ternary")

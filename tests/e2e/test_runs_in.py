@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bitnet_jax.analysis.runs_in import ENGINES, RUN, runs_in
+from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model
@@ -27,6 +28,14 @@ SPECS = {
     "llama": made.wide_llama(2),
     "norms": made.wide_llama(2, {"linear_norms": True}),
     "bfloat16": made.wide(2),
+    "mistral": tiny_of("mistral", **made.WIDE, extra={}),
+    "qwen2": tiny_of("qwen2", **made.WIDE, extra={}),
+    "qwen3": tiny_of("qwen3", **made.WIDE, extra={}),
+    "qwen3-128": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={}),
+    "gemma": tiny_of("gemma", **made.WIDE, activation="gelu_tanh", extra={}),
+    "phi": tiny_of("phi", **made.WIDE, activation="gelu_tanh", extra={}),
+    "phi3": tiny_of("phi3", **made.WIDE, extra={}),
+    "smollm3": tiny_of("smollm3", **made.WIDE, extra={"rope_layers": "rn"}),
 }
 # (model, its weights, format, encoding) -> how transformers and llama.cpp run it.
 CASES = {
@@ -51,6 +60,20 @@ CASES = {
     ("llama", "float", "huggingface", "float"): ("exactly", "refused"),
     ("llama", "float", "gguf", "f32"): ("exactly", "exactly"),
     ("norms", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("mistral", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("mistral", "float", "gguf", "f32"): ("exactly", "exactly"),
+    ("mistral", "ternary", "gguf", "tq2_0"): ("as W1.58A16", "as W1.58A16"),
+    ("qwen2", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("qwen2", "float", "gguf", "f32"): ("exactly", "exactly"),
+    ("qwen2", "ternary", "gguf", "f32"): ("as W1.58A16", "as W1.58A16"),
+    ("qwen3", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("qwen3", "float", "gguf", "f32"): ("refused", "exactly"),
+    ("qwen3-128", "float", "gguf", "f32"): ("exactly", "exactly"),
+    ("qwen3-128", "ternary", "gguf", "tq2_0"): ("as W1.58A16", "as W1.58A16"),
+    ("gemma", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("phi", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("phi3", "float", "huggingface", "float"): ("exactly", "refused"),
+    ("smollm3", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
     ("relu2", "ternary", "onnx", "portable"): ("refused", "refused"),
     ("llama", "ternary", "onnx", "size"): ("refused", "refused"),
     ("llama", "ternary", "onnx", "inference"): ("refused", "refused"),
@@ -90,6 +113,18 @@ def test_the_table_says_what_was_seen(case, tmp_path):
     assert rows["bitnet-jax"]["how"] == "exactly"
     assert rows["ONNX Runtime"]["how"] == PROFILES.get(case[3], "refused")
     assert all(row["reason"] and "{" not in row["reason"] for row in rows.values())
+
+
+@pytest.mark.parametrize("model", ["gemma", "phi", "norms"])
+def test_nobody_is_sent_to_a_format_that_refuses_the_model(model, tmp_path):
+    path = tmp_path / "m.bitnet"
+    save_checkpoint(checkpoint_of(model, "ternary"), path)
+    with pytest.raises(CannotCreate) as refused:
+        save_checkpoint(open_checkpoint(path), tmp_path / "m.gguf")
+    for engine in ("llama.cpp", "bitnet.cpp"):
+        reason = said(path)[engine]["reason"]
+        assert "bitnet model convert" not in reason, refused.value
+        assert "not written as one: " in reason
 
 
 def test_what_is_known_by_running_is_said():

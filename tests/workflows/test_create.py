@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jax.core.errors import CannotCreate, UsageError
+from bitnet_jax.core.errors import CannotCreate, Unavailable, UsageError
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import FORMATS
 from bitnet_jax.workflows.convert import convert
 from bitnet_jax.workflows.create import create
 
@@ -71,3 +72,31 @@ def test_what_is_no_receipt_of_this_file_stays(change):
     RECEIPT.write_text(json.dumps(record))
     create(shape="tiny", layers=1, output="m.bitnet", seed=5, force=True)
     assert json.loads(RECEIPT.read_text()) == record
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_model_is_created_in_any_format(format, made):
+    path = f"any{FORMATS[format].suffixes[0]}"
+    # The blocks of GGUF want wide rows; its floats do not.
+    encoding = {"gguf": "f32"}.get(format)
+    shape = {"gguf": "llama-tiny"}.get(format, "tiny")
+    record = create(shape=shape, layers=1, output=path, format=format, encoding=encoding)
+    assert record["format"] == format and all(Path(name).exists() for name in record["outputs"])
+    if shape == "tiny":
+        assert open_checkpoint(path).digest().to_json() == made["digest_after"]
+
+
+def test_a_created_graph_is_of_its_profile_and_replaces_what_it_must():
+    record = create(shape="tiny", layers=1, output="m.onnx", encoding="size")
+    assert record["outputs"] == ["m.onnx", "m.onnx.data"] and record["encoding"] == "size"
+    assert open_checkpoint("m.onnx").source.encoding == "size"
+    with pytest.raises(CannotCreate) as caught:
+        create(shape="tiny", layers=1, output="m.onnx")
+    assert caught.value.code == "io.exists"
+    create(shape="tiny", layers=1, output="m.onnx", seed=5, force=True)
+    assert open_checkpoint("m.onnx").source.encoding == "portable"
+    with pytest.raises(UsageError, match="smal"):
+        create(shape="tiny", layers=1, output="n.onnx", encoding="smal")
+    with pytest.raises(Unavailable, match="gs://bucket/n.onnx"):
+        create(shape="tiny", layers=1, output="gs://bucket/n.onnx")
+    assert not Path("n.onnx").exists()

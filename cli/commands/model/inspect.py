@@ -27,7 +27,7 @@ The record (--json, --export-json) always holds everything; the options choose w
 for people shows."""
 
 LAYER_COLUMNS = ("name", "shape", "trits.minus", "trits.zero", "trits.plus", "scale")
-PARAMETER_COLUMNS = ("name", "shape", "dtype")
+PARAMETER_COLUMNS = ("name", "shape", "dtype", "stored_as")
 # A row for each of several models.
 SUMMARY = ("architecture.family", "parameters", "bits_per_weight", "file_bytes")
 TABLES = ("layers", "runs_in")
@@ -42,7 +42,7 @@ class InspectArgs(ManyModelsArgs, ModelArgs):
         default=False, help="a row for each ternary matrix: shares of -1, 0, +1, and scale"
     )
     show_parameters: bool = option(
-        default=False, help="a row for each parameter: name, shape, type as stored"
+        default=False, help="a row for each parameter: name, shape, type, what holds it"
     )
     jobs: int = jobs_option("how many models at once, each in a process")
     force: bool = record_force_option(several=True)

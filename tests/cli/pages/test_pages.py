@@ -50,6 +50,8 @@ def test_inspect(bitnet, tiny, tmp_path, layers):
     names = {row["name"] for row in data["layers"]}
     assert names == {cell.text for cell in root.all("th", scope="row")} & names
     assert data["digest"]["trits"] in root.text
+    held = {cell.text for cell in root.all("td")} & {"U8", "BF16", "bfloat16"}
+    assert held == {"U8", "BF16"}  # what is stored, not the type that it stands for
     assert ("× 80" in root.text) == (layers == 80)
     shares = data["trits"]
     assert sum(shares.values()) == pytest.approx(1, abs=1e-12)
