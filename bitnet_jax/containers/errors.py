@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from bitnet_jax.core.errors import BadData
+from collections.abc import Mapping
+from typing import TypeVar
+
+from bitnet_jax.core.errors import BadData, nearest
+
+Row = TypeVar("Row")
 
 
 class TensorError(BadData):
@@ -18,6 +23,27 @@ class TensorError(BadData):
 
     def __reduce__(self):
         return _rebuild, (self.code, self.message, self.hint, self.tensor)
+
+
+def find_row(rows: Mapping[str, Row], name: str, code: str, message: str) -> Row:
+    """The row of a tensor.
+
+    Args:
+      rows: the file's tensors by name.
+      code, message: of the error where there is none.
+
+    Raises:
+      TensorError: there is none; it names the nearest.
+    """
+    if name not in rows:
+        close = nearest(name, rows)
+        raise TensorError(
+            code,
+            message,
+            "the closest names are " + ", ".join(f"`{c}`" for c in close) if close else None,
+            tensor=name,
+        )
+    return rows[name]
 
 
 def _rebuild(code: str, message: str, hint: str | None, tensor: str) -> TensorError:

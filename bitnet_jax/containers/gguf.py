@@ -18,10 +18,10 @@ import numpy as np
 
 from bitnet_jax.containers import gguf_types as types
 from bitnet_jax.containers.blob import Blob
-from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.errors import TensorError, find_row
 from bitnet_jax.containers.gguf_types import TensorType
 from bitnet_jax.containers.sniff import HEAD, wrong_kind
-from bitnet_jax.core.errors import BadData, nearest, shown
+from bitnet_jax.core.errors import BadData, shown
 
 # Far above any model's (a vocabulary of 256,000 with its merges takes 20 MB).
 MAX_HEADER = 512 << 20
@@ -83,15 +83,7 @@ class GgufFile:
         Raises:
           BadData: there is none (code ``gguf.missing``).
         """
-        if name not in self.tensors:
-            close = nearest(name, self.tensors)
-            raise TensorError(
-                "gguf.missing",
-                f"`{self.path}` has no tensor `{name}`",
-                "the closest names are " + ", ".join(f"`{c}`" for c in close) if close else None,
-                tensor=name,
-            )
-        return self.tensors[name]
+        return find_row(self.tensors, name, "gguf.missing", f"`{self.path}` has no tensor `{name}`")
 
     def read_bytes(self, name: str) -> np.ndarray:
         """Returns the data of `name` as a 64-byte aligned uint8 vector."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_jax.containers.blob import Blob
-from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.errors import TensorError, find_row
 from bitnet_jax.containers.onnx_external import Places, Span, check_location
 from bitnet_jax.containers.onnx_graph import check_graph, check_text, subgraphs
 from bitnet_jax.containers.onnx_types import (
@@ -29,7 +29,7 @@ from bitnet_jax.containers.onnx_types import (
     from_field,
 )
 from bitnet_jax.containers.sniff import HEAD, wrong_kind
-from bitnet_jax.core.errors import BadData, nearest, shown
+from bitnet_jax.core.errors import BadData, shown
 
 # A protobuf's own limit; what is larger has its tensors in other files.
 MAX_PROTOBUF = (1 << 31) - 1
@@ -104,15 +104,9 @@ class OnnxFile:
         Raises:
           TensorError: there is none (code ``onnx.missing``).
         """
-        if name not in self.tensors:
-            close = nearest(name, self.tensors)
-            raise TensorError(
-                "onnx.missing",
-                f"{self.where} has no initializer {shown(name)}",
-                "the closest names are " + ", ".join(f"`{c}`" for c in close) if close else None,
-                tensor=name,
-            )
-        return self.tensors[name]
+        return find_row(
+            self.tensors, name, "onnx.missing", f"{self.where} has no initializer {shown(name)}"
+        )
 
     def read_bytes(self, name: str) -> np.ndarray:
         """The data of an initializer as it lies in the file, uint8.

@@ -19,9 +19,9 @@ import numpy as np
 
 from bitnet_jax.containers.blob import Blob, load_json
 from bitnet_jax.containers.dtypes import DTYPES
-from bitnet_jax.containers.errors import TensorError
+from bitnet_jax.containers.errors import TensorError, find_row
 from bitnet_jax.containers.sniff import HEAD, sniff_bytes, wrong_kind
-from bitnet_jax.core.errors import BadData, nearest, shown
+from bitnet_jax.core.errors import BadData, shown
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
@@ -83,15 +83,9 @@ class SafetensorsFile:
         Raises:
           BadData: there is none (code ``safetensors.missing``).
         """
-        if name not in self.tensors:
-            close = nearest(name, self.tensors)
-            raise TensorError(
-                "safetensors.missing",
-                f"`{self.path}` has no tensor `{name}`",
-                "the closest names are " + ", ".join(f"`{c}`" for c in close) if close else None,
-                tensor=name,
-            )
-        return self.tensors[name]
+        return find_row(
+            self.tensors, name, "safetensors.missing", f"`{self.path}` has no tensor `{name}`"
+        )
 
     def read_bytes(self, name: str) -> np.ndarray:
         """Returns the data of `name` as a 64-byte aligned uint8 vector."""

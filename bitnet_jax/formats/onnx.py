@@ -7,8 +7,7 @@ known family is `onnx_function.from_onnx`'s.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,20 @@ import xxhash
 from bitnet_jax.containers.blob import load_json
 from bitnet_jax.containers.dtypes import numpy_dtype
 from bitnet_jax.containers.errors import TensorError
-from bitnet_jax.containers.native_table import Row, check_scales, parse_row
+from bitnet_jax.containers.native_table import check_scales
 from bitnet_jax.containers.onnx_file import OnnxFile, open_onnx
 from bitnet_jax.core.errors import BadData, few, shown
 from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
+from bitnet_jax.formats.onnx_codes import AGAIN, quantized, unfit
 from bitnet_jax.formats.onnx_foreign import open_foreign
-from bitnet_jax.formats.onnx_ops.quantized import codes_of
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.names import Expected, expected
-from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
-from bitnet_jax.quant.tensor import TERNARY, QuantTensor
+from bitnet_jax.quant.kinds import kind_of
+from bitnet_jax.quant.tensor import QuantTensor
 
 PREFIX = "bitnet."
 FORMAT = "1"
-_AGAIN = "the file is damaged, or was edited: export it again"
 # float storage -> ONNX's type of the initializer
 _FLOATS = {
     "float32": "FLOAT",
@@ -83,7 +81,7 @@ def _open_ours(file: OnnxFile, verify: bool) -> Checkpoint:
         raise TensorError(
             "onnx.names",
             f"{file.where}: its table and its own spec differ in {few(odd)}",
-            _AGAIN,
+            AGAIN,
             tensor=odd[0],
         )
     sums = _json(file, "checksums", {}) if verify else {}
@@ -111,7 +109,7 @@ def _json(file: OnnxFile, key: str, default: Any) -> Any:
     where = f"{file.where}: metadata `{PREFIX}{key}`"
     value = load_json(text.encode("utf-8", "surrogatepass"), code="onnx.metadata", where=where)
     if not isinstance(value, dict):
-        raise BadData("onnx.metadata", f"{where} is no JSON object", _AGAIN)
+        raise BadData("onnx.metadata", f"{where} is no JSON object", AGAIN)
     return value
 
 
@@ -122,71 +120,35 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
             "model.tensor_shape",
             f"{file.where}: parameter `{item.name}` has shape {shown(found)}; the spec asks for "
             f"{list(item.shape)}",
-            _AGAIN,
+            AGAIN,
             tensor=item.name,
         )
     if "kind" not in raw:
         return _float_entry(file, item, raw, sums)
     if not item.ternary:
-        raise _unfit(file, item.name, "it is quantized, and the spec has it in float")
-    codes, scale = f"{item.name}.codes", f"{item.name}.scale"
-    file.info(codes)
-    count = math.prod(file.info(scale).shape)
-    row = parse_row(
-        item.name, {**raw, "layout": LAYOUT_OF[TERNARY], "scales": [0, count]}, file.where
-    )
-    storage = raw.get("storage")
-    if not isinstance(storage, str) or storage not in _STORAGES:
-        raise _unfit(file, item.name, f"storage {shown(storage)} is none of {', '.join(_STORAGES)}")
-    kind, shape_of, codes_in = _STORAGES[storage]
-    block = raw.get("block_size", 0)
-    if storage == "nbits2" and (type(block) is not int or block < 16 or block & (block - 1)):
-        raise _unfit(file, item.name, f"block_size {shown(block)} is no power of two from 16 on")
-    for name, wanted, shape in (
-        (codes, kind, shape_of(row, block)),
-        (scale, "FLOAT", row.scale_shape),
-    ):
-        info = file.info(name)
-        if info.kind.name != wanted or info.shape != shape:
-            raise _unfit(
-                file,
-                item.name,
-                f"initializer `{name}` is {info.kind.name} {list(info.shape)}; its row asks for "
-                f"{wanted} {list(shape)}",
-            )
+        raise unfit(file, item.name, "it is quantized, and the spec has it in float")
+    held = quantized(file, item.name, raw)
 
     def read() -> QuantTensor:
-        _check_sum(file, codes, sums)
-        _check_sum(file, scale, sums)
-        found = codes_in(file.read(codes), row, block)
-        if (found < -1).any() or (found > 1).any():
+        _check_sum(file, held.codes, sums)
+        _check_sum(file, held.scale, sums)
+        found, kind = held.read_codes(), held.row.kind
+        high = kind_of(kind).high
+        if (found < -high).any() or (found > high).any():
             raise TensorError(
                 "onnx.illegal_code",
-                f"{file.where}, parameter `{item.name}`: it holds a code that is no trit",
-                _AGAIN,
+                f"{file.where}, parameter `{item.name}`: it holds a code that is none of {kind}",
+                AGAIN,
                 tensor=item.name,
             )
-        scales = file.read(scale)
-        check_scales(item.name, scales, file.where)
-        return QuantTensor(
-            codes=pack_codes(np.ascontiguousarray(found), row.layout),
-            scale=scales,
-            shape=row.shape,
-            dtype=row.dtype,
-            stack_axes=row.stack_axes,
-            out_axes=row.out_axes,
-            in_axes=row.in_axes,
-            scale_kind=row.scale_kind,
-            group_size=row.group_size,
-            scale_dtype=row.scale_dtype,
-            kind=row.kind,
-            layout=row.layout,
-        )
+        scale = file.read(held.scale)
+        check_scales(item.name, scale, file.where)
+        return held.tensor(found, scale)
 
+    nbytes = file.info(held.codes).nbytes + file.info(held.scale).nbytes
     return TensorEntry(
-        item.name, item.shape, row.dtype, True, read,
-        stored_as=storage, nbytes=file.info(codes).nbytes + file.info(scale).nbytes,
-    )  # fmt: skip
+        item.name, item.shape, held.row.dtype, True, read, stored_as=held.storage, nbytes=nbytes
+    )
 
 
 def _float_entry(
@@ -195,9 +157,9 @@ def _float_entry(
     dtype, storage, info = raw.get("dtype"), raw.get("storage"), file.info(item.name)
     for value in (dtype, storage):
         if not isinstance(value, str) or value not in _FLOATS:
-            raise _unfit(file, item.name, f"{shown(value)} is no float type")
+            raise unfit(file, item.name, f"{shown(value)} is no float type")
     if info.kind.name != _FLOATS[str(storage)] or info.shape != item.shape:
-        raise _unfit(
+        raise unfit(
             file,
             item.name,
             f"its initializer is {info.kind.name} {list(info.shape)}; its row asks for "
@@ -211,17 +173,11 @@ def _float_entry(
         if storage != dtype and not np.array_equal(
             value.astype(stored.dtype), stored, equal_nan=True
         ):
-            raise _unfit(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
+            raise unfit(file, item.name, f"it was widened from {dtype}, and is no {dtype} now")
         return value
 
     return TensorEntry(
         item.name, item.shape, str(dtype), False, read, stored_as=info.kind.name, nbytes=info.nbytes
-    )
-
-
-def _unfit(file: OnnxFile, name: str, what: str) -> TensorError:
-    return TensorError(
-        "onnx.rows", f"{file.where}, parameter `{name}`: {what}", _AGAIN, tensor=name
     )
 
 
@@ -234,40 +190,3 @@ def _check_sum(file: OnnxFile, name: str, sums: Mapping[str, Any]) -> None:
             "the data file is damaged, or of another model: copy both again",
             tensor=name,
         )
-
-
-# ------------------------------------------------------------------- how codes are stored
-def _turned(row: Row, block: int) -> tuple[int, ...]:
-    return (*row.stack, row.in_features, row.out_features)
-
-
-def _from_turned(values: np.ndarray, row: Row, block: int) -> np.ndarray:
-    return np.swapaxes(values.astype(np.int8), -1, -2)
-
-
-def _blocks(row: Row, block: int) -> tuple[int, ...]:
-    return (row.out_features, -(-row.in_features // block), block // 4)
-
-
-def _from_blocks(values: np.ndarray, row: Row, block: int) -> np.ndarray:
-    codes = codes_of(values.reshape(row.out_features, -1), 2, -(-row.in_features // block) * block)
-    found = codes.astype(np.int8) - np.int8(2)
-    if found[:, row.in_features :].any():
-        return found  # filled up with something: told as a code that is none
-    return found[:, : row.in_features]
-
-
-# storage -> the initializer's type, its shape, and how int8 codes [*stack, out, in] are had
-_STORAGES: dict[
-    str,
-    tuple[
-        str,
-        Callable[[Row, int], tuple[int, ...]],
-        Callable[[np.ndarray, Row, int], np.ndarray],
-    ],
-] = {
-    "int8": ("INT8", _turned, _from_turned),
-    "int4": ("INT4", _turned, _from_turned),
-    "int2": ("INT2", _turned, _from_turned),
-    "nbits2": ("UINT8", _blocks, _from_blocks),
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from bitnet_jax.formats.checkpoint import Source, checkpoint_of
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.models.names import expected
+from bitnet_jax.quant.kinds import kind_of
 from bitnet_jax.quant.tensor import QuantTensor, from_codes
 from tests.formats import onnx_files
 from tests.formats.onnx_files import edit, metadata
@@ -74,6 +76,26 @@ def test_every_storage_is_read_to_the_same_digests(storage, scale_kind, tmp_path
             np.testing.assert_array_equal(value, wanted)
 
 
+@pytest.mark.parametrize("kind, storage", [("int8", "int8"), ("int6", "int8"), ("int4", "int4")])
+def test_other_kinds_than_ternary_are_read_too(kind, storage, tmp_path):
+    source = model(tokenizer=False)
+    high = kind_of(kind).high
+    entry = source.entries[Q]
+    codes = np.random.default_rng(0).integers(-high, high + 1, entry.shape).astype(np.int8)
+    made = from_codes(codes, np.float32(0.5), kind=kind, dtype="bfloat16")
+    entries = source.entries | {Q: dataclasses.replace(entry, read=lambda: made)}
+    whole = dataclasses.replace(source, entries=entries)
+    path = onnx_files.write(whole, tmp_path / "m.onnx", storage)
+    found = open_checkpoint(path)
+    assert found.read(Q).kind == kind and found.digest() == whole.digest()
+    np.testing.assert_array_equal(found.read(Q).codes_matrix(), codes)
+    _byte(path, f"{Q}.codes", {"int4": 0x88}.get(kind, 0x80))
+    edit(path, _without("bitnet.checksums"))
+    with pytest.raises(BadData) as caught:
+        open_checkpoint(path).read(Q)
+    assert caught.value.code == "onnx.illegal_code"
+
+
 def test_it_converts_to_every_format_with_the_same_trits(tmp_path):
     source = model()
     path = onnx_files.write(source, tmp_path / "m.onnx")
@@ -123,7 +145,7 @@ FAULTS = {
     "a row that is a number": (metadata("bitnet.rows", lambda r: r | {Q: 5}), "model.tensor_shape"),
     "another shape": (change_row(shape=[1, 2]), "model.tensor_shape"),
     "another kind": (change_row(kind="int5"), "bitnet.unknown_kind"),
-    "a kind of other codes": (change_row(kind="int8"), "bitnet.table"),
+    "a kind that is a list": (change_row(kind=["int8"]), "bitnet.unknown_kind"),
     "axes that are none": (change_row(out_axes=[7]), "bitnet.table"),
     "another storage": (change_row(storage="int4"), "onnx.rows"),
     "an unknown storage": (change_row(storage=["int4"]), "onnx.rows"),
