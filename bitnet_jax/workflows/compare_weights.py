@@ -14,11 +14,13 @@ import numpy as np
 from bitnet_jax.bench.progress import task
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.quant.digest import DigestBuilder
-from bitnet_jax.quant.tensor import QuantTensor
+from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.quant.ternary import ternarize
 from bitnet_jax.quant.ulps import ulps
 
 Pair = tuple[Checkpoint, Checkpoint]
+# Floats that are widened at once.
+_AT_ONCE = 1 << 22
 
 
 def not_compared(missing: list[dict[str, str]], what: str, why: str) -> None:
@@ -85,11 +87,15 @@ def _unlike(name: str, one: Any, two: Any) -> str | None:
 
 
 def _tensor(name: str, one: Any, two: Any) -> dict[str, Any]:
-    """How much of a tensor agrees; a float one beside a ternary one is ternarized for it."""
+    """How much of a tensor agrees; a float one beside a ternary one is ternarized for it.
+
+    Where one is of another kind (int4, …), what both stand for is compared.
+    """
     both = [isinstance(value, QuantTensor) for value in (one, two)]
     row: dict[str, Any] = {"name": name, "shape": list(one.shape)}
-    if not any(both):
-        return row | _floats(np.asarray(one, np.float64), np.asarray(two, np.float64))
+    kinds = {value.kind for value in (one, two) if isinstance(value, QuantTensor)}
+    if kinds != {TERNARY}:
+        return row | _floats(_stands_for(one), _stands_for(two))
     like = one if both[0] else two
     trits, scales = zip(*(_trits(value, like) for value in (one, two)), strict=True)
     same = int(np.count_nonzero(trits[0] == trits[1]))
@@ -101,10 +107,13 @@ def _tensor(name: str, one: Any, two: Any) -> dict[str, Any]:
         ratio = scales[1].astype(np.float64) / scales[0]
         row["scale_ratio"] = float(np.median(ratio))
     if not all(both):
-        floats = [np.asarray(v.weight() if b else v, np.float64)
-                  for v, b in zip((one, two), both, strict=True)]  # fmt: skip
-        row["nmse"] = _nmse(*(floats if not both[0] else floats[::-1]))
+        floats = _stands_for(one), _stands_for(two)
+        row["nmse"] = _floats(*(floats if not both[0] else floats[::-1]))["nmse"]
     return row
+
+
+def _stands_for(value: Any) -> np.ndarray:
+    return np.asarray(value.dequantize() if isinstance(value, QuantTensor) else value)
 
 
 def _trits(value: Any, like: QuantTensor) -> tuple[np.ndarray, np.ndarray]:
@@ -118,21 +127,21 @@ def _trits(value: Any, like: QuantTensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _floats(one: np.ndarray, two: np.ndarray) -> dict[str, Any]:
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(one - two)
-    return {
-        "trits": 0,
-        "equal": bool(np.array_equal(one, two, equal_nan=True)),
-        "difference": float(apart.max()) if apart.size else 0.0,
-        "nmse": _nmse(one, two),
-    }
+    """In float64, some rows at a time; ``nmse`` is squared error over the first's squared size.
 
-
-def _nmse(reference: np.ndarray, value: np.ndarray) -> float | None:
-    """Squared error over squared size; None where the reference is zero or no number."""
-    size = float(np.square(reference).sum())
-    error = float(np.square(reference - value).sum())
-    return error / size if size > 0 and math.isfinite(error) else None
+    None where the first is zero or no number.
+    """
+    equal, difference, size, error = True, 0.0, 0.0, 0.0
+    step = max(1, _AT_ONCE // max(math.prod(one.shape[1:]), 1))
+    for start in range(0, len(one), step):
+        first, second = (v[start : start + step].astype(np.float64) for v in (one, two))
+        equal = equal and np.array_equal(first, second, equal_nan=True)
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(first - second)
+        difference = float(np.maximum(difference, apart.max(initial=0.0)))
+        size, error = size + float(np.square(first).sum()), error + float(np.square(apart).sum())
+    nmse = error / size if size > 0 and math.isfinite(error) else None
+    return {"trits": 0, "equal": bool(equal), "difference": difference, "nmse": nmse}
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

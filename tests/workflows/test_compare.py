@@ -10,6 +10,7 @@ import pytest
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.workflows.compare import compare, table
 from bitnet_jax.workflows.compare_weights import compare_weights, totals
 from bitnet_jax.workflows.model_pair import kl_of
@@ -114,3 +115,31 @@ def test_what_no_benchmark_runs_loses_nothing_else(folder):
     record = compare(folder / "a.bitnet", folder / "a.gguf", metrics=("size", "speed"))
     assert record["speed"] is None and "speed" in str(record["not_compared"])
     assert measures(record)["trit agreement"]["compared"] == 1.0
+
+
+def test_integer_kinds_are_compared_as_what_they_stand_for(tmp_path):
+    name = "layers.0.mlp.up_proj"
+    entry = MODEL.entries[name]
+    codes = np.random.default_rng(0).integers(-7, 8, entry.shape).astype(np.int8)
+
+    def model(scale):
+        value = from_codes(codes, np.float32(scale), kind="int4", dtype="float32")
+        made = replace(entry, ternary=True, read=lambda: value, dtype="float32")
+        return replace(MODEL, entries={**MODEL.entries, name: made})
+
+    for scale in (0.25, 0.5):
+        save_checkpoint(model(scale), tmp_path / f"{scale}.bitnet")
+    record = compare(tmp_path / "0.25.bitnet", tmp_path / "0.5.bitnet", metrics=("size",))
+    row = next(row for row in record["tensors"] if row["name"] == name)
+    assert (
+        not row["equal"] and row["nmse"] == 1.0 and row["difference"] == 0.25 * np.abs(codes).max()
+    )
+    same = compare(tmp_path / "0.25.bitnet", tmp_path / "0.25.bitnet", metrics=("size",))
+    assert same["weights"]["floats_changed"] == 0
+    beside = compare(tmp_path / "0.25.bitnet", save(MODEL, tmp_path), metrics=("size",))
+    assert beside["weights"]["floats_changed"] == 1
+
+
+def save(model, folder):
+    save_checkpoint(model, folder / "plain.bitnet")
+    return folder / "plain.bitnet"
