@@ -89,10 +89,11 @@ def _own_heads(spec: ModelSpec) -> int:
     return spec.head_dim
 
 
-# How wide a head is where transformers (5.23, `integrations/ggml.py`) opens a GGUF file: of `llama`
-# it reads `rope.dimension_count`; of these no key, `attention.key_length` neither, and the default
-# of the architecture's config stands.
+# What transformers (5.23, `integrations/ggml.py`) opens as a GGUF file, of the architectures that
+# are written here, and how wide a head is there: of `llama` it reads `rope.dimension_count`; of the
+# others no key, `attention.key_length` neither, and the default of their config stands.
 _HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
+    "llama": _own_heads,
     "qwen2": lambda spec: spec.hidden_size // spec.num_heads,
     "qwen3": lambda spec: 128,
 }
@@ -100,7 +101,7 @@ _HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A verdict, where it holds; `reason` may name `{engine}`, `{family}`, `{taken_for}` and `{no_gguf}`."""
+    """A verdict, where it holds; `{engine}` and others in `reason` are filled by `runs_in`."""
 
     when: Callable[[Facts], bool]
     how: str
@@ -179,7 +180,7 @@ ENGINES: dict[str, Engine] = {
             ),
             Row(_is("huggingface"), EXACTLY, "in float32; bfloat16 rounds activations differently"),
             Row(
-                lambda f: f.format == "gguf" and f.architecture.startswith("bitnet"),
+                lambda f: f.format == "gguf" and f.architecture not in _HEADS_THERE,
                 REFUSED,
                 "it reads no GGUF file of this architecture",
             ),

@@ -237,9 +237,7 @@ def _entry(
             look()
         return read_ternary(file, item, theirs, kept, heads)
 
-    return TensorEntry(
-        item.name, item.shape, dtype, True, read, stored_as=stored, nbytes=nbytes
-    )
+    return TensorEntry(item.name, item.shape, dtype, True, read, stored_as=stored, nbytes=nbytes)
 
 
 def _encoding(file: GgufFile, names: Mapping[str, str], entries: Mapping[str, TensorEntry]) -> str:

@@ -52,7 +52,7 @@ def _scales(name: str, spec: ModelSpec) -> bool:
     return not (spec.extra.get("mlp_bias") and ".mlp." in name)
 
 
-_PERMUTED = {
+PERMUTED = {
     _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads", _K + ".bias": "num_kv_heads",
 }  # fmt: skip
 
@@ -62,7 +62,7 @@ GGUF = Gguf(
     fixed=_fixed,
     more=rope_gguf.write_keys,
     tensors=rope_gguf.write_tensors,
-    permuted=_PERMUTED,
+    permuted=PERMUTED,
     scales=_scales,
     refuses=refuses,
 )
@@ -73,6 +73,6 @@ MISTRAL = Gguf(
     fixed=_mistral_fixed,
     more=rope_gguf.write_keys,
     tensors=rope_gguf.write_tensors,
-    permuted=_PERMUTED,
+    permuted=PERMUTED,
     refuses=windows,
 )
