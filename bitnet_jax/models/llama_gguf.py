@@ -41,6 +41,16 @@ def windows(spec: ModelSpec) -> str | None:
     return None
 
 
+def other_heads(spec: ModelSpec) -> str | None:
+    """Why an architecture that reads no width of a head cannot hold `spec`."""
+    if spec.head_dim * spec.num_heads == spec.hidden_size:
+        return None
+    return (
+        f"its {spec.num_heads} heads of {spec.head_dim} do not make up its hidden size, "
+        f"{spec.hidden_size}, as this architecture wants"
+    )
+
+
 def _mistral_fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
     theta, head_dim = fields["rope_theta"], fields["head_dim"]
     return {"extra": rope_gguf.read_fields(found, theta, head_dim, fields.get("_stated"))}

@@ -33,12 +33,7 @@ def refuses(spec: ModelSpec) -> str | None:
 
 def refuses_qwen2(spec: ModelSpec) -> str | None:
     """The same of `qwen2`, which reads no width of a head."""
-    if spec.head_dim * spec.num_heads != spec.hidden_size:
-        return (
-            f"its {spec.num_heads} heads of {spec.head_dim} do not make up its hidden size, "
-            f"{spec.hidden_size}, as this architecture wants"
-        )
-    return refuses(spec)
+    return llama_gguf.other_heads(spec) or refuses(spec)
 
 
 def _row(

@@ -41,6 +41,13 @@ SPECS = {
         extra={"rope_type": "linear", "rope_factor": 2.0},
         tie_embeddings=True,
     ),
+    "phi": tiny_of("phi", **made.WIDE, activation="gelu_tanh"),
+    "phi, a quarter turned, linear positions": tiny_of(
+        "phi",
+        **made.WIDE,
+        activation="gelu_tanh",
+        extra={"rotary_share": 0.25, "rope_type": "linear", "rope_factor": 2.0},
+    ),
     "qwen3": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={"layer_types": "ff"}),
 }
 # Seen in November 2026, the largest of 4 x 512 log-probabilities.
