@@ -20,6 +20,8 @@ from bitnet_jax.quant.rules import Rule
 
 # Bytes of sums that are held at once; one linear is, whatever it takes.
 AT_ONCE = 1 << 30
+# Of each element: a sum in float64, and a window's part of it in float32.
+_EACH = 8 + 4
 
 
 def hessians(
@@ -42,11 +44,11 @@ def hessians(
     groups: list[list[str]] = [[]]
     held = 0
     for name, count in inputs.items():
-        if groups[-1] and held + 4 * count * count > at_once:
+        if groups[-1] and held + _EACH * count * count > at_once:
             groups.append([])
             held = 0
         groups[-1].append(name)
-        held += 4 * count * count
+        held += _EACH * count * count
     tokens = jax.ShapeDtypeStruct((1, windows.shape[1]), jnp.int32)
     program = trace(forward, params, tokens)
     for group in groups:

@@ -6,6 +6,7 @@ with the text. Knows no file and no text.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,12 +57,17 @@ def observe(
       tokens of a token's peak over its root mean square: what int8 by absmax loses grows with
       it), ``outlier_channels`` (share of inputs whose peak is above 6 times the rms).
     """
-    tokens = jax.ShapeDtypeStruct((batch, windows.shape[1]), jnp.int32)
-    program = observe_products(trace(forward, params, tokens), rules, _observe)
-    run = jax.jit(lambda params, tokens: program(params, tokens)[1])
+
+    @functools.cache
+    def observed(rows: int) -> Any:
+        tokens = jax.ShapeDtypeStruct((rows, windows.shape[1]), jnp.int32)
+        program = observe_products(trace(forward, params, tokens), rules, _observe)
+        return jax.jit(lambda params, tokens: program(params, tokens)[1])
+
     total: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(windows) - batch + 1, batch):
-        seen = jax.device_get(run(params, windows[start : start + batch]))
+    for start in range(0, len(windows), batch):  # the last batch may be a smaller one
+        some = windows[start : start + batch]
+        seen = jax.device_get(observed(len(some))(params, some))
         for name, parts in seen.items():
             for part in parts:
                 total[name] = _added(total.get(name), part)

@@ -1,6 +1,7 @@
 """A family's decoder as a Program with its KV cache as inputs and results.
 
-Batch, length and what stands in the cache are sizes that are known as it runs. Knows no ONNX.
+Batch, length and what stands in the cache are sizes that are known as it runs. Rows of a batch may
+be of different lengths, padded on either side: a mask says which tokens are padding. Knows no ONNX.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ Pairs = list[tuple[Any, Any]]
 
 
 def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
-    """``step(params, tokens, positions, past) -> (logits, present)``.
+    """``step(params, tokens, mask, positions, past) -> (logits, present)``.
 
     `past` and `present` are a pair (key, value) a layer, [batch, kv_heads, entries, head_dim];
     `present` has as many entries more as there are tokens. Logits are those of every position.
+    `mask`, [batch, entries of present], is 0 where padding stands, and 1 elsewhere; `positions`
+    count a row's tokens without it, those of padding are not looked at. In one call a row has its
+    padding on one side, or on both, never between its tokens.
 
     Raises:
       UsageError: the family has a cache of its own (``export.cache``).
@@ -40,7 +44,7 @@ def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
         )
     function = family.function(spec)
 
-    def step(params: Any, tokens: Any, positions: Any, past: Pairs) -> tuple[Any, Pairs]:
+    def step(params: Any, tokens: Any, mask: Any, positions: Any, past: Pairs) -> tuple[Any, Pairs]:
         def grown(entries: Any) -> Any:
             batch, heads, _, width = entries.shape
             room = jnp.zeros((batch, heads, tokens.shape[1], width), entries.dtype)
@@ -48,11 +52,46 @@ def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
 
         keys, values = zip(*past, strict=True)
         cache = KVCache(tuple(map(grown, keys)), tuple(map(grown, values)))
-        logits, cache = function(params, tokens, positions, cache, None)
+        shift, placed = _unpadded(mask, positions)
+        logits, cache = function(params, _moved(tokens, shift), placed, cache, None)
         pairs = zip(map(_turned, cache.keys), map(_turned, cache.values), strict=True)
-        return logits, list(pairs)
+        return _moved(logits, -shift), list(pairs)
 
     return step
+
+
+def _unpadded(mask: Any, positions: Any) -> tuple[Any, Any]:
+    """How far the columns of a row go to the left, so that its tokens stand before its padding.
+
+    A row's tokens are then one run from its first position on, as the cache is written, and padding
+    takes the entries behind them: no query of theirs sees those, and the tokens that come to these
+    positions overwrite them. So a row computes what it computes alone.
+
+    Args:
+      mask: int32 [batch, entries], of all tokens so far, these last.
+      positions: int32 [batch, length].
+
+    Returns:
+      The shift, int32 [batch, 1], and the positions of the moved columns, int32 [batch, length].
+    """
+    length = positions.shape[1]
+    past = mask.shape[1] - length
+    is_token = mask != 0
+    before = is_token[:, :past].sum(axis=1, keepdims=True, dtype=jnp.int32)
+    own = is_token[:, past:]
+    # Of a row that is all padding nothing may be lost: behind its tokens so far.
+    first = jnp.where(own, positions, before).min(axis=1, keepdims=True)
+    shift = jnp.argmax(own, axis=1, keepdims=True).astype(jnp.int32)
+    return shift, first + jnp.arange(length, dtype=jnp.int32)
+
+
+def _moved(values: Any, shift: Any) -> Any:
+    """[batch, length, …], each row's columns turned round by `shift` [batch, 1] to the left."""
+    length = values.shape[1]
+    index = jnp.arange(length, dtype=jnp.int32) + shift
+    index = index - length * (index >= length).astype(jnp.int32)
+    index = index + length * (index < 0).astype(jnp.int32)
+    return jax.vmap(lambda row, at: jnp.take(row, at, axis=0, mode="clip"))(values, index)
 
 
 def _turned(entries: Any) -> Any:
@@ -76,7 +115,8 @@ def trace_step(
     shape = (batch, spec.num_kv_heads, past, spec.head_dim)
     entries = jax.ShapeDtypeStruct(shape, jnp.float32)
     pairs = [(entries, entries)] * spec.num_layers
-    return trace(step_function(spec), packed.float_avals(), ids, ids, pairs)
+    mask = jax.ShapeDtypeStruct((batch, past + length), jnp.int32)
+    return trace(step_function(spec), packed.float_avals(), ids, mask, ids, pairs)
 
 
 def past_names(spec: ModelSpec) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +44,48 @@ def session(path: Path, **options: Any) -> Any:
 
 
 def decoder_logits(running: Any, spec: ModelSpec, tokens: np.ndarray, prefill: int) -> np.ndarray:
-    """Logits of every position.
+    """Logits of every position, float32 [batch, length, vocab]; as `row_logits`.
+
+    Args:
+      tokens: ids [batch, length].
+    """
+    return np.stack(row_logits(running, spec, list(tokens), prefill))
+
+
+def row_logits(
+    running: Any, spec: ModelSpec, rows: Sequence[np.ndarray], prefill: int
+) -> list[np.ndarray]:
+    """Logits of every token of rows in one batch, the shorter ones padded on the left.
 
     Args:
       running: a session of a decoder of ours.
-      tokens: ids [batch, length].
-      prefill: how many tokens run in one piece; those after it run one at a time.
+      rows: ids, each [length].
+      prefill: how many columns run in one piece; those after it run one at a time.
 
     Returns:
-      float32 [batch, length, vocab].
+      float32 [length, vocab] for each row.
     """
-    batch, length = tokens.shape
+    width = max(map(len, rows))
+    mask = np.zeros((len(rows), width), np.int64)
+    ids = np.zeros_like(mask)
+    for at, row in enumerate(rows):
+        mask[at, width - len(row) :], ids[at, width - len(row) :] = 1, row
+    # As `transformers` and Optimum make them.
+    positions = np.where(mask == 0, 1, mask.cumsum(1) - 1)
     names = past_names(spec)
-    empty = np.zeros((batch, spec.num_kv_heads, 0, spec.head_dim), np.float32)
+    empty = np.zeros((len(rows), spec.num_kv_heads, 0, spec.head_dim), np.float32)
     past = dict.fromkeys(names, empty)
-    positions = np.broadcast_to(np.arange(length, dtype=np.int64), tokens.shape)
-    ids = tokens.astype(np.int64)
-    cuts = [0, *range(max(prefill, 1), length), length]
+    cuts = [0, *range(max(prefill, 1), width), width]
     pieces = []
     for start, end in zip(cuts, cuts[1:], strict=False):
-        feed = {"input_ids": ids[:, start:end], "position_ids": positions[:, start:end], **past}
+        feed = {
+            "input_ids": ids[:, start:end],
+            "attention_mask": mask[:, :end],
+            "position_ids": positions[:, start:end],
+            **past,
+        }
         logits, *present = running.run(None, feed)
         past = dict(zip(names, present, strict=True))
         pieces.append(logits)
-    return np.concatenate(pieces, axis=1)
+    found = np.concatenate(pieces, axis=1)
+    return [found[at, width - len(row) :] for at, row in enumerate(rows)]

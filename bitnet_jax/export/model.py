@@ -25,7 +25,7 @@ from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.digest import Digest, DigestBuilder
 from bitnet_jax.quant.tensor import QuantTensor
 
-INPUTS = ("input_ids", "position_ids")
+INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,30 @@ class Source:
 
 
 @dataclass(frozen=True)
+class OwnProgram:
+    """What a file holds beside its weights: how they are computed with, whatever its config says.
+
+    Attributes:
+      batch, length: of the tokens that it takes; None where it takes any.
+      rounding: by how much of their value its constants were rounded; 0 for those of float32.
+      logits: token ids, int32 [batch, length], to float32 [batch, length, vocab]; raises `BadData`
+        that names the operation which cannot be computed here.
+    """
+
+    batch: int | None
+    length: int | None
+    rounding: float
+    logits: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Ordered canonical names to lazily read tensors, with spec and tokenizer.
 
     Invariants: `entries` holds exactly the names the family's spec asks for, each
     with the shape the spec gives it; `spec.validate()` holds; `metadata` is as
-    `formats.metadata` has it, and changes no result.
+    `formats.metadata` has it, and changes no result; `own` is the file's own program, where it
+    holds one that the spec was not read from.
     """
 
     spec: ModelSpec
@@ -103,6 +121,7 @@ class Checkpoint:
     source: Source
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    own: OwnProgram | None = None
 
     def read(self, name: str) -> np.ndarray | QuantTensor:
         """Reads one tensor."""

@@ -30,12 +30,20 @@ _MANTISSA = {"F32": 23, "F16": 10, "BF16": 7, "TQ1_0": 10, "TQ2_0": 10, "I2_S": 
 
 
 def looks_ternary(file: GgufFile, gguf_name: str) -> bool:
-    """True when the first elements of a float tensor are only {-c, 0, c}."""
+    """True when the first elements of a float tensor are only {-c, 0, c}.
+
+    As many as it takes to see one that is not zero: zeros are ternary and float alike.
+    """
     info = file.info(gguf_name)
     dtype = FLOATS[info.type.name]
-    values = file.read_prefix(gguf_name, 4096 * dtype.itemsize).view(dtype).astype(np.float32)
-    values = np.unique(np.abs(values))
-    return len(values[values != 0]) <= 1
+    count, total = 4096, math.prod(info.shape)
+    while True:
+        data = file.read_prefix(gguf_name, min(count, total) * dtype.itemsize)
+        values = np.unique(np.abs(data.view(dtype).astype(np.float32)))
+        values = values[values != 0]
+        if len(values) or count >= total:
+            return len(values) <= 1
+        count *= 8
 
 
 def read_float(

@@ -32,7 +32,7 @@ from bitnet_jax.formats.huggingface_weights import (
     Stored,
     exact_scales,
     float_names,
-    looks_ternary,
+    look_ternary,
     read_dequantized,
     read_float,
     read_latent,
@@ -263,7 +263,7 @@ def _encoding(wanted: Mapping[str, Expected], stored: Stored, config: Config) ->
         return "packed"
     if config.quantization.mode == "online":
         return "master"
-    if config.quantization.present or looks_ternary(matrices[0], stored):
+    if config.quantization.present or look_ternary(matrices, stored):
         return "dequantized"
     return "float"
 

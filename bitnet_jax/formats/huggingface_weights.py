@@ -128,12 +128,18 @@ def exact_metadata(scales: Mapping[str, ExactScale]) -> dict[str, str]:
     return {EXACT_KEY: json.dumps(rows, separators=(",", ":"))} if rows else {}
 
 
-def looks_ternary(item: Expected, stored: Stored) -> bool:
-    """True when the first rows of a float matrix are ternary, each by a scale or by its groups."""
-    inputs = item.file_shape[-1]
-    rows = min(max(4096 // inputs, 1), item.shape[0] if item.rows else item.file_shape[0])
-    values = stored.prefix(item.huggingface, rows * inputs)
-    return recover(values.reshape(rows, inputs)) is not None
+def look_ternary(matrices: Iterable[Expected], stored: Stored) -> bool:
+    """True when the first rows of float matrices are ternary, each by a scale or by its groups.
+
+    The first one that does not begin with zeros tells: they are ternary and float alike.
+    """
+    for item in matrices:
+        inputs = item.file_shape[-1]
+        rows = min(max(4096 // inputs, 1), item.shape[0] if item.rows else item.file_shape[0])
+        values = stored.prefix(item.huggingface, rows * inputs)
+        if values.any():
+            return recover(values.reshape(rows, inputs)) is not None
+    return True
 
 
 def _weight_scale(

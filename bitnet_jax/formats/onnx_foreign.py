@@ -3,15 +3,15 @@
 PyTorch's exporters keep a parameter's name where they store it as it is, and call it
 ``onnx::MatMul_123`` or ``val_44`` where they turned it; equal tensors become one. The node that
 uses it says its module then, by its name (``/model/layers.0/mlp/up_proj/MatMul``) or by its scopes.
-What is quantized is read as the floats it stands for. Runs no graph: what a graph computes between
-its weights is taken from the config.
+What is quantized is read as the floats it stands for. What is computed between the weights is taken
+from the config; the graph's own program goes along (`onnx_wiring`), for whoever compares the two.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from bitnet_jax.formats.huggingface_weights import Stored
 from bitnet_jax.formats.model_files import CONFIG, GRAPH_FOLDER
 from bitnet_jax.formats.onnx_ops import quantized
 from bitnet_jax.formats.onnx_walk import Graph, Step, compile_graph
+from bitnet_jax.formats.onnx_wiring import own_program
 from bitnet_jax.models.names import Expected, expected
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -53,7 +54,8 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
     raw = tokenizer_files.read_json(folder / CONFIG)
     generation = tokenizer_files.read_json(folder / tokenizer_files.GENERATION)
     config = huggingface_config.parse(raw, generation, f"`{folder / CONFIG}`")
-    weights = _weights(file, expected(config.spec))
+    graph = compile_graph(file, known=False)
+    weights = _weights(file, graph, expected(config.spec))
     kinds = {name: weight.kind for name, (weight, _) in weights.items()}
     stored = Stored(weights, {}, kinds=kinds)
     beside = "" if folder == file.path.parent else "../"
@@ -61,7 +63,8 @@ def open_foreign(file: OnnxFile) -> Checkpoint:
         "producer": file.model.producer_name,
         "files": sorted({*file.data_files, *(beside + name for name in small_files(folder))}),
     }
-    return checkpoint_of_stored(file.path, folder, config, stored, "onnx", detail, {})
+    found = checkpoint_of_stored(file.path, folder, config, stored, "onnx", detail, {})
+    return replace(found, own=own_program(file, graph, config.spec.vocab_size))
 
 
 def _config_folder(folder: Path) -> Path:
@@ -116,11 +119,11 @@ class _Found:
                       lambda: value().T, self.held)  # fmt: skip
 
 
-def _weights(file: OnnxFile, wanted: Mapping[str, Expected]) -> dict[str, Any]:
+def _weights(file: OnnxFile, graph: Graph, wanted: Mapping[str, Expected]) -> dict[str, Any]:
     """Every tensor that the family has, by its `transformers` name."""
     prefix = _prefix(file, wanted)
     modules: dict[str, list[_Found]] = {}
-    for item in _operands(file, compile_graph(file)):
+    for item in _operands(file, graph):
         modules.setdefault(item.module.removeprefix(prefix), []).append(item)
     found: dict[str, Any] = {}
     missing = []

@@ -8,7 +8,7 @@ shapes stays numpy, so `jit` sees static shapes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,7 +170,7 @@ def from_onnx(
             f"{file.where} has no input `{unknown[0]}` to bind",
             did_you_mean(unknown[0], graph.inputs),
         )
-    inputs = tuple(_inputs(file, bound))
+    inputs = tuple(inputs_of(file, bound))
     graph, hoisted = _hoisted(graph)
     params: dict[str, np.ndarray] = {}
     if dequantize:
@@ -182,29 +182,35 @@ def from_onnx(
         if name in params or name not in used:
             continue
         value = file.read(tensor)
-        chosen = params if _is_parameter(tensor) and name not in fixed else constants
+        chosen = params if is_parameter(tensor) and name not in fixed else constants
         chosen[name] = value
     for name, value in hoisted.items():
         (constants if name in fixed else params)[name] = value
     fn = OnnxFunction(graph, constants, inputs, file.where)
-    return fn, {name: jnp.asarray(_whole(value)) for name, value in params.items()}
+    return fn, {name: jnp.asarray(whole(value)) for name, value in params.items()}
 
 
-def _is_parameter(tensor: OnnxTensor) -> bool:
+def is_parameter(tensor: OnnxTensor) -> bool:
+    """True for floats and codes that are no single number."""
     kind = tensor.kind
     floats = kind.name.startswith(("FLOAT", "BFLOAT", "DOUBLE"))
     codes = kind.bits <= 8 and kind.name != "BOOL"
     return bool(tensor.shape) and (floats or codes)
 
 
-def _whole(value: np.ndarray) -> np.ndarray:
+def whole(value: np.ndarray) -> np.ndarray:
     """As JAX holds it: codes of less than a byte in one each, 64-bit floats in 32."""
     if value.dtype.name in ("int4", "int2", "uint4", "uint2"):
         return value.astype(np.uint8 if value.dtype.name.startswith("u") else np.int8)
     return value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
 
 
-def _inputs(file: OnnxFile, bound: Mapping[str, Any]) -> list[OnnxInput]:
+def inputs_of(file: OnnxFile, bound: Collection[str] = ()) -> list[OnnxInput]:
+    """The inputs of a graph that are neither initializers nor `bound`.
+
+    Raises:
+      BadData: one is no array of numbers (code ``onnx.unsupported``).
+    """
     found = []
     for item in file.graph.input:
         if item.name in file.tensors or item.name in bound:

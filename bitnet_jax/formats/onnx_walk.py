@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from bitnet_jax.formats.onnx_ops import (  # noqa: F401  (each registers its ope
     reductions,
     shapes,
 )
-from bitnet_jax.formats.onnx_ops.table import OPERATORS, Node, as_jax, is_static, look_up
+from bitnet_jax.formats.onnx_ops.table import OPERATORS, Node, Operator, as_jax, is_static, look_up
 
 # AttributeProto.AttributeType -> how its value is had.
 _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS, _TENSORS = (
@@ -75,13 +76,16 @@ class Graph:
     constants: Mapping[str, np.ndarray]
 
 
-def compile_graph(file: OnnxFile) -> Graph:
+def compile_graph(file: OnnxFile, *, known: bool = True) -> Graph:
     """The main graph of a file.
+
+    Args:
+      known: every operator must be; else one that is not raises when it is to run.
 
     Raises:
       BadData: an operator is not known (``onnx.unknown_op``), with its domain and node.
     """
-    compiler = _Compiler(file)
+    compiler = _Compiler(file, known)
     weights = set(file.tensors)
     graph = file.graph
     if graph.sparse_initializer:
@@ -95,8 +99,8 @@ def compile_graph(file: OnnxFile) -> Graph:
 
 
 class _Compiler:
-    def __init__(self, file: OnnxFile):
-        self.file = file
+    def __init__(self, file: OnnxFile, known: bool):
+        self.file, self.known = file, known
 
     def step(
         self, node: Any, opsets: Mapping[str, int], given: Mapping[str, Any], within: str = ""
@@ -118,9 +122,13 @@ class _Compiler:
                 function, defaults = _defined(domain, node.op_type, opset)
                 attributes = defaults | attributes
         if row is None:
-            if function is None:
-                raise self._unknown(domain, node.op_type, opset, where)
-            call = self._function(function, attributes, opsets, where)
+            if function is not None:
+                call = self._function(function, attributes, opsets, where)
+            else:
+                unknown = self._unknown(domain, node.op_type, opset, where)
+                if self.known:
+                    raise unknown
+                row = Operator(partial(_raise, unknown), (), opset, "")
         ready = Node(node.op_type, where, opset, attributes, len(outputs))
         return Step(
             ready,
@@ -218,6 +226,10 @@ class _Compiler:
         )
 
 
+def _raise(error: BadData, *values: Any) -> Any:
+    raise error
+
+
 def _defined(domain: str, name: str, opset: int) -> tuple[Any, dict[str, Any]]:
     """What the standard itself defines an operator as, where that is a function of others.
 
@@ -256,11 +268,15 @@ def run_graph(graph: Graph, values: MutableMapping[str, Any]) -> list[Any]:
     """
     values.update(graph.constants)
     for step in graph.steps:
-        found = _run(step, values)
-        for name, value in zip(step.outputs, found, strict=False):
-            if name:
-                values[name] = value
+        run_step(step, values)
     return [values[name] for name in graph.outputs]
+
+
+def run_step(step: Step, values: MutableMapping[str, Any]) -> None:
+    """Computes one step's results into `values`; raises as `run_graph`."""
+    for name, value in zip(step.outputs, _run(step, values), strict=False):
+        if name:
+            values[name] = value
 
 
 def _run(step: Step, values: MutableMapping[str, Any]) -> Sequence[Any]:

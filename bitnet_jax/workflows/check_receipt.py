@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_jax.core.errors import BadData, BitnetError, NoInput, UsageError
+from bitnet_jax.core.errors import BadData, BitnetError, NoInput
 from bitnet_jax.core.outputs import os_failure
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.doctor import ERROR, Finding
+from bitnet_jax.formats.doctor import ERROR, WARNING, Finding
 from bitnet_jax.formats.locate import Place, locate
 from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
-from bitnet_jax.workflows import proof
+from bitnet_jax.workflows import proof, quant_receipt
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
 from bitnet_jax.workflows.convert import is_worth_telling
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import stored_forms, wiring_claims
 
-# What a receipt holds that its seal alone covers: it cannot be told from the two models.
-_SEALED_ONLY = ("source", "outputs", "allowed", "made_by", "warnings")
+# What every receipt states: one without them proves nothing.
+REQUIRED = frozenset(
+    ("source_format", "source_encoding", "source_files", "format", "output_files")
+    + ("digest_before", "digest_after", "scales_changed", "floats_changed", "contract", "findings")
+)
+_OF_ITSELF = ("schema", "seal")
 _FIX = "get {what} again from where it came from, or convert again"
 _MOST_BYTES = 64 << 20
 
@@ -36,6 +42,8 @@ def check_receipt(
     source: str | os.PathLike,
     *,
     probe: bool = True,
+    text: str | os.PathLike | None = None,
+    calibration: str | os.PathLike | None = None,
     jobs: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
@@ -44,32 +52,45 @@ def check_receipt(
 
     Args:
       probe: run both models, where the receipt says that this was done.
+      text, calibration: of a quantization: where the texts lie that its losses were measured on
+        and its method read; None: where the receipt's names say, here or beside it.
 
     Returns:
       ``claims``: ``{"claim", "stated", "found", "ok"}`` each; ``findings``: what differs, in
       words; ``holds``; ``not_derived``: what only the seal covers.
 
     Raises:
-      NoInput: there is no such receipt, source or model.
+      NoInput: there is no such receipt, source or model; the calibration text of a
+        quantization is not here (``receipt.text``): its codes cannot be made again.
     """
-    stated, fault = _read(Path(receipt))
+    path = Path(receipt)
+    stated, fault = _read(path)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     work = _Check(stated, jobs or usable_cores() or 1, progress)
     if fault is not None:
         work.found.append(fault)
-    sides = {"source": locate(source, **reach), "output": locate(model, **reach)}
-    passes = {side: work.look(side, place) for side, place in sides.items()}
-    before, after = passes["source"], passes["output"]
+    texts = quant_receipt.Texts(path.parent, text, calibration)
+    places = {"source": locate(source, **reach), "output": locate(model, **reach)}
+    after = work.look(work.open("output", places["output"]))
+    source_ = work.open("source", places["source"])
+    before = work.look(work.quantized(source_, after, texts) if "quantized" in stated else source_)
     if before is not None and after is not None:
         work.compare(proof.claims(before, after))
+        if probe and source_ is not None and isinstance(stated.get("wiring"), dict):
+            work.compare_wiring(source_.checkpoint)
         if probe and isinstance(stated.get("probe"), dict):
             work.compare_probe(before, after)
+        if probe and source_ is not None and "losses" in stated:
+            work.compare_losses(source_.checkpoint, after.checkpoint, texts)
     return {
         "receipt": str(receipt),
         "claims": work.claims,
-        "not_derived": [name for name in _SEALED_ONLY if name in stated]
-        + ["probe"] * (stated.get("probe") is not None and not probe),
-        "holds": not work.found,
+        "not_derived": [
+            name
+            for name, value in stated.items()
+            if value is not None and name not in {*work.derived, *_OF_ITSELF}
+        ],
+        "holds": not any(finding.severity == ERROR for finding in work.found),
         "findings": [finding.to_json() for finding in work.found],
     }
 
@@ -83,15 +104,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Finding | None]:
     except OSError as error:
         raise os_failure(error, "read", path) from error
     try:
-        record = unsealed(data)
-        if "quantized" in record:
-            raise UsageError(
-                "receipt.quantized",
-                f"`{path}` is of a quantization: its source holds floats, which no digest is of",
-                "quantize again (`bitnet quant convert`) and compare the digests, or compare the "
-                "two models: `bitnet quant validate`",
-            )
-        return record, None
+        return unsealed(data), None
     except BadData as error:
         fix = error.hint or _FIX.format(what="the receipt")
         # What it still says is looked at too: that names what was altered.
@@ -111,14 +124,27 @@ def rows_of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return rows if good else []
 
 
+@dataclass(frozen=True)
+class _Side:
+    """A side that could be opened: what it is called, and what is read of it."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
 class _Check:
     def __init__(self, stated: Mapping[str, Any], jobs: int, progress: Any):
         self._stated, self._jobs, self._progress = stated, jobs, progress
         self.claims: list[dict[str, Any]] = []
         self.found: list[Finding] = []
 
-    def look(self, side: str, place: Place) -> Pass | None:
-        """Opens a side and reads it; None where it cannot be read, which is a finding."""
+    @property
+    def derived(self) -> set[str]:
+        """The claims that were looked at."""
+        return {row["claim"] for row in self.claims}
+
+    def open(self, side: str, place: Place) -> _Side | None:
+        """Opens a side and looks at its files; None where it cannot be, which is a finding."""
         try:
             checkpoint = open_checkpoint(place)
         except (BadData, NoInput) as error:
@@ -130,19 +156,73 @@ class _Check:
         self._files(side, checkpoint.source.path, checkpoint)
         source = checkpoint.source
         self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
-        if side == "source":
+        if side == "source":  # a writer may know more of its encoding than its file shows
             self._claim("source_encoding", source.encoding)
-        done = Pass(checkpoint, lambda name: None)
+        return _Side(side, checkpoint)
+
+    def look(self, side: _Side | None) -> Pass | None:
+        """Reads a side's tensors; None where one cannot be read, which is a finding."""
+        if side is None:
+            return None
+        done = Pass(side.checkpoint, lambda name: None)
         try:
             done.finish(self._jobs)
         except BadData as error:
             name = getattr(error, "tensor", None)
-            self._differs(error.code, f"the {side} is damaged: {error.message}", side, name)
+            what = f"the {side.name} is damaged: {error.message}"
+            self._differs(error.code, what, side.name, name)
             return None
-        if side == "source":
+        if side.name == "source":
             findings = [finding.to_json() for finding in done.findings()]
             self._claim("findings", findings)
         return done
+
+    def quantized(
+        self, source: _Side | None, output: Pass | None, texts: quant_receipt.Texts
+    ) -> _Side | None:
+        """The source, quantized again as the receipt says; None where it cannot be."""
+        if source is None:
+            return None
+        stated = self._stated["quantized"]
+        try:
+            model, made = quant_receipt.quantized_again(
+                source.checkpoint, stated, texts, self._progress
+            )
+        except BadData as error:
+            of_source = error.code != "receipt.quantized"
+            self._differs(error.code, error.message, "source" if of_source else "receipt")
+            return None
+        exact = self._is_same_machine()
+        self._claim("quantized", made.about, None if exact else quant_receipt.figures_alike)
+        if output is not None and not exact:
+            made, apart = quant_receipt.settled(model, made, output.checkpoint)
+            for name, count in apart.items():
+                message = f"{count} codes of `{name}` are others than this machine makes"
+                fix = "none is needed: kernel or versions are not those that the receipt states"
+                self.found.append(Finding("receipt.codes_apart", WARNING, name, message, fix))
+        return _Side(source.name, made.checkpoint)
+
+    def _is_same_machine(self) -> bool:
+        """True where last bits are those of the machine that the receipt was made on."""
+        return self._stated.get("made_by") == proof.made_by()
+
+    def compare_losses(
+        self, source: Checkpoint, output: Checkpoint, texts: quant_receipt.Texts
+    ) -> None:
+        """Measures the losses again, where their text is here."""
+        try:
+            found = quant_receipt.loss_claims(source, output, self._stated, texts, self._progress)
+        except NoInput as error:
+            if error.code != "receipt.text":
+                raise
+            row = Finding(error.code, WARNING, None, error.message, error.hint or "")
+            self.found.append(row)
+            return
+        except BadData as error:
+            self._differs(error.code, error.message, "receipt")
+            return
+        self._claim("text", found["text"])
+        self._claim("losses", found["losses"], quant_receipt.losses_alike)
 
     def _files(self, side: str, path: Path, checkpoint: Checkpoint | None) -> None:
         """Compares the files of a side with those that are stated, one by one.
@@ -152,6 +232,7 @@ class _Check:
         claim = f"{side}_files"
         stated = {row["name"]: row for row in rows_of(self._stated, claim)}
         if not stated:
+            self._missing(claim)
             return
         folder = path if path.is_dir() else path.parent
         paths = [folder / name for name in stated]
@@ -193,16 +274,29 @@ class _Check:
         """Runs both, and compares what that says."""
         progress = self._progress if is_worth_telling(after.checkpoint) else None
         found, _ = proof.probe_claims(before, after, progress)
-        same = self._stated.get("made_by") == proof.made_by()
-        # Other kernels and versions have other last bits; equal results are equal everywhere.
-        equal = None if same else _alike
+        equal = self._equal()
         self._claim("probe", found["probe"], equal)
         self._claim("max_logit_difference", found["max_logit_difference"], equal)
+
+    def compare_wiring(self, source: Checkpoint) -> None:
+        """Runs the source's own program again, and compares what that says."""
+        found = wiring_claims(source, stored_forms(source))
+        self._claim("wiring", found.get("wiring"), self._equal())
+
+    def _equal(self) -> Callable[[Any, Any], bool] | None:
+        # Other kernels and versions have other last bits; equal results are equal everywhere.
+        return None if self._is_same_machine() else _alike
+
+    def _missing(self, claim: str) -> None:
+        message = f"the receipt states no `{claim}`, or none that can be read"
+        self._differs("receipt.incomplete", message, "receipt")
 
     def _claim(
         self, claim: str, found: Any, equal: Callable[[Any, Any], bool] | None = None
     ) -> None:
         if claim not in self._stated:
+            if claim in REQUIRED:
+                self._missing(claim)
             return
         stated = self._stated[claim]
         ok = (equal or (lambda a, b: a == b))(stated, found)
@@ -217,7 +311,9 @@ class _Check:
 def _alike(stated: Any, found: Any) -> bool:
     if isinstance(stated, dict):
         names = ("holds", "max_logit_difference")
-        return all(_alike(stated.get(name), found[name]) for name in names)
+        return isinstance(found, dict) and all(
+            _alike(stated.get(name), found.get(name)) for name in names
+        )
     return (stated == 0) == (found == 0)
 
 
@@ -243,7 +339,7 @@ def _words(claim: str, stated: Any, found: Any) -> str:
 
 def _differences(where: str, stated: Any, found: Any) -> Iterable[str]:
     if isinstance(stated, dict) and isinstance(found, dict):
-        for key in stated.keys() | found.keys():
+        for key in sorted(stated.keys() | found.keys()):
             if stated.get(key) != found.get(key):
                 yield from _differences(f"{where}.{key}", stated.get(key), found.get(key))
     elif isinstance(stated, list) and isinstance(found, list):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from bitnet_jax.containers.blob import load_json
 from bitnet_jax.core.errors import BadData
 from bitnet_jax.formats.checkpoint import Source
+from bitnet_jax.formats.model_files import files_of
 
 SCHEMA = "bitnet/1"
 SEAL = "seal"
@@ -22,12 +24,14 @@ SEAL = "seal"
 
 def named(record: Mapping[str, Any], source: Source, output: Path) -> dict[str, Any]:
     """A record with names in place of paths; where a source was fetched from is kept."""
+    paths = {output, source.path, *files_of(source.path, source.detail)}
+    # A path and what is below it, where it stands by itself: `t/b` is no part of `input/b`.
+    known = "|".join(sorted((re.escape(str(path)) for path in paths), key=len, reverse=True))
+    found = re.compile(rf"(?<![\w./~-])(?:{known})(?![\w.~-])")
 
     def plain(value: Any) -> Any:
         if isinstance(value, str):
-            for path in (output, source.path):
-                value = value.replace(str(path.parent) + "/", "") if path.parent.name else value
-            return value
+            return found.sub(lambda match: Path(match[0]).name, value)
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):

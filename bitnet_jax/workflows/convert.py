@@ -40,6 +40,7 @@ from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
 from bitnet_jax.workflows.export import export_model
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
 
 def convert(
@@ -63,7 +64,8 @@ def convert(
       format: a key of the formats table; by `output`'s suffix if None.
       encoding: the format's variant; the source's where the format has it.
       allow: codes of findings that do not stop the conversion.
-      probe: run both models on a few tokens, side by side, and compare them.
+      probe: run both models on a few tokens, side by side, and compare them; before that the
+        source's own graph, where it holds one, with what its config says.
       strict: refuse an output that holds any scale or float otherwise than the source.
       jobs: threads that read tensors and turn them; None: one for each processor it may use.
         The output is the same for any number.
@@ -75,7 +77,8 @@ def convert(
     Raises:
       UsageError: `allow` names what cannot be passed.
       BadData: the doctor found an error that is not allowed; the contract does not hold
-        (``contract.…``), or the logits differ.
+        (``contract.…``), the logits differ, or the source's own graph computes something else
+        than its config says (``contract.wiring``).
       InternalError: the output would not hold the same trits (nothing is left behind).
       CannotCreate, IOFailure, …: from writing.
     """
@@ -83,7 +86,9 @@ def convert(
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
     if FORMATS[format_of(Path(output), format)].lowered:
         profile = encoding or DEFAULT_PROFILE
-        asked: dict[str, Any] = {"allow": allow, "probe": probe, "force": force}
+        asked: dict[str, Any] = {
+            "allow": allow, "probe": probe, "strict": strict, "jobs": jobs, "force": force,
+        }  # fmt: skip
         return export_model(source, output, optimize_for=profile, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
@@ -210,6 +215,8 @@ class _Conversion:
     ) -> None:
         findings = before.findings()
         stop_on(findings, self.allow, self.checkpoint)
+        name, output = str(self.checkpoint.source.path), str(self.output)
+        wiring = self._wiring(before, name, output) if self.probe else {}
         started = time.perf_counter()
         written = open_checkpoint(temporary)
         with _steps(self.progress, "checking the output", written) as step:
@@ -232,15 +239,17 @@ class _Conversion:
             "encoding": saved.encoding,
             **proof.claims(before, after),
             **proof.no_probe(),
+            **wiring,
             "findings": [finding.to_json() for finding in findings],
             "allowed": sorted(set(self.allow) & {finding.code for finding in findings}),
             "outputs": [self.delivery.named(path) for path in saved.outputs],
             "output_files": output_files,
             "made_by": proof.made_by(),
-            "warnings": [*self.checkpoint.warnings, *saved.warnings],
-        }
+            "warnings": [
+                *self.checkpoint.warnings, *wiring_warnings(wiring, name), *saved.warnings,
+            ],
+        }  # fmt: skip
         self.record |= self.also(written)
-        name, output = str(source.path), str(self.output)
         proof.require_claims(self.record, name, output, strict=self.strict)
         self.seconds["verify"] = time.perf_counter() - started
         if self.probe:
@@ -255,6 +264,14 @@ class _Conversion:
             self.receipt.unlink(missing_ok=True)
         else:  # killed from here on, the receipt lacks its file: the next run makes both
             self._write_receipt()
+
+    def _wiring(self, before: Pass, name: str, output: str) -> dict[str, Any]:
+        started = time.perf_counter()
+        found = wiring_claims(self.checkpoint, before.forms)
+        if found:
+            self.seconds["wiring"] = time.perf_counter() - started
+        require_wiring(found, name, output)
+        return found
 
     def _written(self, temporary: Path, path: Path) -> Path:
         """Where an output stands before it has its name."""
@@ -304,12 +321,16 @@ def converted(
     *,
     format: str | None = None,
     encoding: str | None = None,
+    allow: Sequence[str] = (),
+    probe: bool = True,
+    strict: bool = False,
     offline: bool | None = None,
 ) -> dict[str, Any] | None:
     """Returns the record of this conversion if it was made before and still holds, else None.
 
-    It holds while the receipt is whole, and the files of source and output are those that it
-    states, to the byte. An output in a store is never looked for: it would have to be fetched.
+    It holds while the receipt is whole, says no less than is asked for now, and the files of
+    source and output are those that it states, to the byte. An output in a store is never looked
+    for: it would have to be fetched.
 
     Raises:
       NoInput, BadData, …: the source cannot be opened.
@@ -320,6 +341,11 @@ def converted(
         record = unsealed(receipt.read_bytes())
         asked = (format_of(output, format), encoding or record["encoding"])
         if asked != (record["format"], record["encoding"]):
+            return None
+        weaker = not set(record["allowed"]) <= set(allow) or (strict and proof.changed(record))
+        measured = [record, *record.get("passes", ())]
+        unprobed = all(row["max_logit_difference"] is None for row in measured)
+        if weaker or (probe and unprobed):
             return None
         names = [str(name) for name in record["outputs"]]
         stated = record["source_files"], record["output_files"]

@@ -18,10 +18,10 @@ import onnx
 
 from bitnet_jax.containers.onnx_write import data_name
 from bitnet_jax.core import paths
-from bitnet_jax.core.errors import InternalError
+from bitnet_jax.core.errors import BadData, InternalError
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
-from bitnet_jax.export.measure import decoder_logits, runtime_name, session
+from bitnet_jax.export.measure import row_logits, runtime_name, session
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -38,10 +38,13 @@ from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed
 from bitnet_jax.workflows.parity import compare_logits
 from bitnet_jax.workflows.survey import Pass
+from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
 # Rows and tokens of a row. Several short rows: one activation that rounds the other way, where
 # two sums differ in a last bit, spoils the tokens after it in its row, and no others.
-PROBE = (6, 12)
+PROBE = (24, 12)
+# How many lengths there are among the rows that a runtime is given.
+_LENGTHS = 4
 NO_RUNTIME = "ONNX Runtime is not installed: what the file computes was not measured"
 
 
@@ -52,6 +55,8 @@ def export_model(
     optimize_for: str = DEFAULT,
     allow: Sequence[str] = (),
     probe: bool = True,
+    strict: bool = False,
+    jobs: int | None = None,
     force: bool = False,
     offline: bool | None = None,
     progress: Any = None,
@@ -63,6 +68,8 @@ def export_model(
       optimize_for: a key of `export.profiles.PROFILES`.
       allow: codes of findings that do not stop it.
       probe: run the model after each step on a few tokens and compare the logits with ours.
+      strict: refuse a file that holds any scale or float otherwise than the source.
+      jobs: threads that read tensors; None: one for each processor it may use.
       offline: fetch nothing; None: as HF_HUB_OFFLINE says.
 
     Returns:
@@ -72,7 +79,9 @@ def export_model(
 
     Raises:
       UsageError: an unknown profile; a family whose function is not exported.
-      BadData: the doctor found an error that is not allowed.
+      BadData: the doctor found an error that is not allowed; the source's own graph computes
+        something else than its config says (``contract.wiring``), or ONNX Runtime from an exact
+        profile, by the parity rules (``contract.logits``).
       InternalError: the file would not hold the same trits and scales, or is no valid ONNX.
       CannotCreate: a file exists, and `force` is false.
     """
@@ -86,14 +95,16 @@ def export_model(
         check_not_input(file, checkpoint.source.path)
     receipt = receipt_path(path, "onnx")
     check_receipt(path, "onnx", force=force)
-    jobs = usable_cores() or 1
+    jobs = jobs or usable_cores() or 1
     before = Pass(checkpoint, lambda name: None)
     before.finish(jobs)
     findings = before.findings()
     stop_on(findings, allow, checkpoint)
+    wiring = wiring_claims(checkpoint, before.forms) if probe else {}
+    require_wiring(wiring, str(checkpoint.source.path), str(path))
     described = describe(checkpoint)
     probed = _Probe(checkpoint) if probe else None
-    passes = probed.passes() if probed else _unmeasured(described)
+    passes = probed.passes if probed else _unmeasured(described)
     record: dict[str, Any] = {}
 
     def prove(written: Path) -> None:
@@ -103,8 +114,8 @@ def export_model(
         after.finish(jobs)
         _same(before.digest(), after.digest(), checkpoint, path)
         record.update(proof.claims(before, after))
-        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=False)
-        record.update(_measured(written, profile, probed))
+        proof.require_claims(record, str(checkpoint.source.path), str(path), strict=strict)
+        record.update(_measured(written, path, profile, probed))
         beside = written.with_name(data_name(path.name))
         record["output_files"] = [
             {**stamp(file), "name": name}
@@ -124,13 +135,18 @@ def export_model(
         "encoding": profile.name,
         "exact": profile.exact,
         **record,
+        **wiring,
         "probe": None,  # of our own engine on both sides; here the other runtime was measured
         "passes": passes,
         "findings": [finding.to_json() for finding in findings],
         "allowed": sorted(set(allow) & {finding.code for finding in findings}),
         "outputs": [str(file) for file in files],
         "made_by": proof.made_by(),
-        "warnings": [*checkpoint.warnings, *record["warnings"]],
+        "warnings": [
+            *checkpoint.warnings,
+            *wiring_warnings(wiring, str(checkpoint.source.path)),
+            *record["warnings"],
+        ],
     }
     with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
         stream.write(sealed(named(record, source, path)))
@@ -166,8 +182,12 @@ def _same(before: Digest, after: Digest, checkpoint: Checkpoint, path: Path) -> 
         )
 
 
-def _measured(path: Path, profile: Profile, probe: _Probe | None) -> dict[str, Any]:
-    """What ONNX Runtime computes from the file, compared with our engine."""
+def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None) -> dict[str, Any]:
+    """What ONNX Runtime computes from the file, compared with our engine.
+
+    Raises:
+      BadData: not the same, by the parity rules, where the profile is exact.
+    """
     name = runtime_name()
     if probe is None or name is None:
         unmeasured: dict[str, Any] = {"max_logit_difference": None, "parity": None, "runtime": name}
@@ -175,44 +195,60 @@ def _measured(path: Path, profile: Profile, probe: _Probe | None) -> dict[str, A
         if warning and not profile.exact:
             warning += f"; profile `{profile.name}` is not exact"
         return unmeasured | {"warnings": [warning] if warning else []}
-    logits = decoder_logits(session(path), probe.spec, probe.tokens, probe.tokens.shape[1] // 2)
-    parity = compare_logits(probe.reference, logits)
-    warnings = []
+    rows, expected = probe.rows(), probe.reference
+    found = row_logits(session(written), probe.spec, rows, probe.tokens.shape[1] // 2)
+    parity = compare_logits(
+        np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)]),
+        np.concatenate(found),
+    )
     if profile.exact and not parity.holds:
-        warnings.append(
-            f"{name} and our engine differ by more than the parity rules have it: the median over "
-            f"tokens is {parity.median_logit_difference:.3g} of the largest logit"
+        raise BadData(
+            "contract.logits",
+            f"`{path}` does not compute in {name} what the source computes here: the logits differ "
+            f"({parity.words()}); it was not written",
+            "this is a bug of the export or of that version: please report it; --no-probe writes "
+            "the file all the same",
         )
     return {
         "max_logit_difference": parity.max_logit_difference,
         "parity": asdict(parity) | {"holds": parity.holds},
         "runtime": name,
-        "warnings": warnings,
+        "warnings": [],
     }
 
 
 class _Probe:
-    """A few tokens, and our engine's logits of them."""
+    """A few tokens, our engine's logits of them, and what each step of the pipeline changes.
+
+    The model itself is let go: the other runtime will want as much memory.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
         self.spec = checkpoint.spec
         rows, length = PROBE[0], min(PROBE[1], self.spec.max_positions)
         rng = np.random.default_rng(0)
         self.tokens = rng.integers(0, self.spec.vocab_size, (rows, length)).astype(np.int32)
-        self._model = Model(checkpoint)
-        self.reference = self._model.logits(self.tokens)
+        model = Model(checkpoint)
+        self.reference = model.logits(self.tokens)
+        self.passes = self._passes(model.packed)
 
-    def passes(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[np.ndarray]:
+        """The rows, cut to different lengths: a file's batches are padded."""
+        length = self.tokens.shape[1]
+        return [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self.tokens)]
+
+    def _passes(self, packed: Any) -> list[dict[str, Any]]:
         """Each step of the pipeline, with the largest difference of a logit after it."""
-        packed, (rows, length) = self._model.packed, self.tokens.shape
+        rows, length = self.tokens.shape
         program = trace_step(self.spec, packed, (rows, length, 0))
         empty = np.zeros((rows, self.spec.num_kv_heads, 0, self.spec.head_dim), np.float32)
         past = [(empty, empty)] * self.spec.num_layers
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        mask = np.ones_like(positions)
         found = []
         for step in pipelines.exported(packed):
             program = pipelines.run_pipeline(program, [step])
-            logits, _ = jax.jit(program.__call__)(packed, self.tokens, positions, past)
+            logits, _ = jax.jit(program.__call__)(packed, self.tokens, mask, positions, past)
             parity = compare_logits(self.reference, logits)
             found.append({"name": step.name, "max_logit_difference": parity.max_logit_difference})
         return found

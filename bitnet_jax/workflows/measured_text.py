@@ -37,11 +37,15 @@ class Windows:
     Attributes:
       tokens: int32 [windows, length].
       source: where the text is from, in words.
+      file: the name, without its folder, of a file or folder of the user's.
+      asked: how many tokens were wanted.
       sha256: of the ids, int32 little-endian.
     """
 
     tokens: np.ndarray
     source: str
+    file: str | None = None
+    asked: int = 0
 
     @property
     def sha256(self) -> str:
@@ -58,6 +62,11 @@ class Windows:
             "tokens": count * length,
             "sha256": self.sha256,
         }
+
+    def stated(self) -> dict[str, Any]:
+        """As a receipt states it: with what it takes to read it again, and no path."""
+        where = {"source": self.file or self.source, "file": self.file, "asked": self.asked}
+        return self.to_json() | where
 
 
 def read_windows(
@@ -112,7 +121,8 @@ def read_windows(
             f"vocabulary of {spec.vocab_size}",
             "is this the tokenizer of this model?",
         )
-    return Windows(found, str(text) if ids is not None else source)
+    file = None if text is None else Path(text).resolve().name
+    return Windows(found, str(text) if ids is not None else source, file, tokens)
 
 
 def read_characters(text: str | os.PathLike | None, count: int) -> str:

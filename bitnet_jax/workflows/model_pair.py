@@ -127,15 +127,15 @@ def read_both(
                 raise CheckFailed("score.not_finite", "the model's logits are not finite numbers")
             largest = np.abs(p).max(-1).astype(np.float64)
             apart = np.abs(p - q).max(-1) / np.maximum(largest, np.finfo(np.float64).tiny)
-            parts.append((_kl(p, q), apart))
+            parts.append((kl_of(p, q), apart))
             for _ in tokens:
                 told()
     kl, apart = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return kl, apart
 
 
-def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """KL of the distributions of float32 logits [..., V]."""
+def kl_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p ‖ q) in nats, float64 [...], of the distributions of float logits [..., V]."""
     p, q = (_log_softmax(logits) for logits in (p, q))
     # Rounding alone can take a difference of nothing below zero.
     return np.maximum((np.exp(p) * (p - q)).sum(-1, dtype=np.float64), 0)
@@ -143,7 +143,8 @@ def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)).astype("f4")
+    total = np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)
+    return shifted - np.log(total).astype(logits.dtype)
 
 
 def losses(reference: Read, found: Read) -> dict[str, Any]:
@@ -165,6 +166,14 @@ def losses(reference: Read, found: Read) -> dict[str, Any]:
         "perplexity_ratio": change.through(exp).to_json(),
         "top1_agreement": same.to_json(),
     }
+
+
+def measured(
+    reference: Checkpoint, model: Checkpoint, windows: np.ndarray, progress: Any = None
+) -> dict[str, Any]:
+    """The `losses` of both, one in memory at a time."""
+    before = read_alone(reference, windows, progress)
+    return losses(before, read_alone(model, windows, progress))
 
 
 def exp(value: float) -> float:

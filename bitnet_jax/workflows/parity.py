@@ -51,6 +51,14 @@ class Parity:
             and self.top1_clear_agreement >= CLEAR_SHARE
         )
 
+    def words(self) -> str:
+        """What the rule looks at, and what it allows."""
+        return (
+            f"over {self.tokens} tokens the median is {self.median_logit_difference:.3g} of the "
+            f"largest logit, {MEDIAN_LIMIT:g} is allowed; of those with a clear first choice "
+            f"{self.top1_clear_agreement:.2%} agree, {CLEAR_SHARE:.0%} must"
+        )
+
 
 def compare_logits(reference: Any, logits: Any) -> Parity:
     """Compares float32 logits [..., vocab] of the same tokens.

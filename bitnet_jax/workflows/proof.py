@@ -27,14 +27,25 @@ _ROWS = 1024
 
 def claims(before: Pass, after: Pass) -> dict[str, Any]:
     """What can be said without running either model; both passes are finished."""
-    equal = before.digest() == after.digest()
     return {
         "digest_before": before.digest().to_json(),
         "digest_after": after.digest().to_json(),
-        "scales_changed": [] if equal else _scales_changed(before, after),
+        "codes_changed": list(_codes_changed(before, after)),
+        "scales_changed": _scales_changed(before, after),
         "floats_changed": list(_floats_changed(before, after)),
         "contract": check_contract(before.side, after.side),
     }
+
+
+def _codes_changed(before: Pass, after: Pass) -> Iterator[dict[str, Any]]:
+    """The tensors whose codes are others, of any kind; a digest says that of trits alone."""
+    for name in before.checkpoint.entries:
+        old, new = before.seen.get(name), after.seen.get(name)
+        if old is None or new is None or (old.scales is None and new.scales is None):
+            continue
+        kinds = [seen.dtype if seen.scales is not None else "float" for seen in (old, new)]
+        if (kinds[0], old.values) != (kinds[1], new.values):
+            yield {"name": name, "before": kinds[0], "after": kinds[1]}
 
 
 def probe_claims(before: Pass, after: Pass, progress: Any) -> tuple[dict[str, Any], Probe]:
@@ -72,22 +83,28 @@ def require_claims(record: Mapping[str, Any], source: str, output: str, *, stric
       CannotCreate: something lost precision, and `strict` (``convert.strict``).
     """
     before, after = record["digest_before"]["trits"], record["digest_after"]["trits"]
-    if before != after:
+    names = [row["name"] for row in record["codes_changed"]]
+    if before != after or names:
+        where = few(names) if names else f"{after} != {before}"
         raise InternalError(
             "convert.trits_changed",
-            f"`{output}` would hold other trits than `{source}`: {after} != {before}; it was "
-            "not written",
+            f"`{output}` would hold other codes than `{source}`: {where}; it was not written",
             "this is a bug: please report it",
         )
     require_contract(record["contract"], output)
-    changed = [row["name"] for row in (*record["scales_changed"], *record["floats_changed"])]
-    if strict and changed:
+    others = changed(record)
+    if strict and others:
         raise CannotCreate(
             "convert.strict",
-            f"`{output}` would hold {len(changed)} tensors whose values differ from the source's "
-            f"in the last bits: {few(changed)}; it was not written",
+            f"`{output}` would hold {len(others)} tensors whose values differ from the source's "
+            f"in the last bits: {few(others)}; it was not written",
             "choose an encoding that holds them exactly, or leave out --strict",
         )
+
+
+def changed(record: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that the output holds in other values, trits apart."""
+    return [row["name"] for row in (*record["scales_changed"], *record["floats_changed"])]
 
 
 def require_probe(record: Mapping[str, Any], found: Probe, output: str) -> None:
@@ -96,15 +113,15 @@ def require_probe(record: Mapping[str, Any], found: Probe, output: str) -> None:
     Where values were changed, and the record says which, only products with others must be
     equal; how far the logits are apart is stated.
     """
-    changed = {row["name"] for row in (*record["scales_changed"], *record["floats_changed"])}
-    broken = next((p for p in found.differing if not changed.intersection(p.weights)), None)
-    if broken is None and (changed or found.parity.holds):
+    others = set(changed(record))
+    broken = next((p for p in found.differing if not others.intersection(p.weights)), None)
+    if broken is None and (others or found.parity.holds):
         return
     where = (
         f"the product with {few(broken.weights)} differs by {broken.difference:.3g} of its "
         f"largest value from the same input ({PRODUCT_LIMIT:g} is allowed)"
         if broken is not None
-        else f"the logits differ: {found.parity}"
+        else f"the logits differ ({found.parity.words()})"
     )
     raise BadData(
         "contract.logits",

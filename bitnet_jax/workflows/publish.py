@@ -18,7 +18,7 @@ from bitnet_jax.core.paths import scratch_directory
 from bitnet_jax.formats import model_card, tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.doctor import blocking, examine
-from bitnet_jax.formats.model_files import INDEX
+from bitnet_jax.formats.model_files import INDEX, files_of
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import IN_FOLDER
 from bitnet_jax.formats.save import MODEL_FILES
@@ -28,10 +28,10 @@ from bitnet_jax.stores.store import Reach
 
 MESSAGE = "Upload with bitnet-jax"
 # What makes up a model there: another one's, of the same kind, would be mixed in with ours.
-_WEIGHTS = (".safetensors", ".bitnet", ".gguf", ".onnx")
+_WEIGHTS = (".safetensors", ".bitnet", ".gguf", ".onnx", ".onnx.data", ".onnx_data")
 # Beside a model's own files: what a card shows. Everything else stays at home, and is told.
 _PUBLISHED = (*MODEL_FILES, "*.bitnet", "*.gguf", "*.onnx", "*.onnx.data", "*.md", "*.png", "*.svg")
-# Of these the receipt: it tells of paths of this machine.
+# Of these the receipt: it is of the files as they were, and the card is written anew here.
 _HOME = (IN_FOLDER,)
 
 
@@ -117,15 +117,17 @@ def _examine(checkpoint: Checkpoint) -> None:
 def _files(checkpoint: Checkpoint) -> tuple[dict[str, Path], list[str]]:
     """Name -> path of what is published, and the names of what is left out."""
     path = Path(checkpoint.source.path)
-    if path.is_file() and path.suffix != ".safetensors":
-        return {path.name: path}, []
     folder = path if path.is_dir() else path.parent
-    files, left_out = {}, []
+    own = files_of(path, checkpoint.source.detail)
+    files = {file.relative_to(folder).as_posix(): file for file in own}
+    if path.is_file() and path.suffix != ".safetensors":
+        return files, []
+    left_out = []
     for file in sorted(folder.iterdir()):
         known = any(fnmatch(file.name, pattern) for pattern in _PUBLISHED)
         if file.is_file() and known and file.name not in _HOME:
             files[file.name] = file
-        else:
+        elif file.name not in files:
             left_out.append(file.name)
     return files, left_out
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,7 @@ class FloatModel:
 
     def rules_json(self) -> list[dict[str, Any]]:
         """The rules, as records hold them."""
-        return [
-            {"path": rule.path, "use": rule.use, "to": rule.to, "scale": rule.scale}
-            for rule in self.rules
-        ]
+        return [{**asdict(rule), "stack": list(rule.stack)} for rule in self.rules]
 
 
 def float_model(
@@ -101,12 +98,19 @@ def float_model(
             f"precision {precision!r} is unknown",
             did_you_mean(str(precision), PRECISIONS),
         )
+    return ruled_model(checkpoint, _rules(family_for(checkpoint.spec).rules, precision, recipe))
+
+
+def ruled_model(checkpoint: Checkpoint, rules: tuple[Rule, ...]) -> FloatModel:
+    """As `float_model`, under these very rules.
+
+    Raises:
+      BadData, UsageError: as `float_model`.
+    """
     _refuse_quantized(checkpoint)
     check_room_to_compile()
     spec = checkpoint.spec
-    family = family_for(spec)
-    rules = _rules(family.rules, precision, recipe)
-    run = family.forward(spec)
+    run = family_for(spec).forward(spec)
 
     def forward(params: Any, tokens: Any) -> Any:
         # Weights stay as narrow as the file has them; each is widened where it is used.

@@ -33,6 +33,8 @@ def validate(
     receipt: str | os.PathLike | None = None,
     source: str | os.PathLike | None = None,
     probe: bool = True,
+    text: str | os.PathLike | None = None,
+    calibration: str | os.PathLike | None = None,
     jobs: int | None = None,
     offline: bool | None = None,
     progress: Any = None,
@@ -46,6 +48,7 @@ def validate(
         hold is a finding; the record then has ``receipt`` (`check_receipt`).
       source: with `receipt`: the model that it was made from.
       probe: with `receipt`: run both models, where the receipt says that this was done.
+      text, calibration: with `receipt`: as `check_receipt` takes them.
       jobs: with `receipt`: threads; None: one for each processor it may use.
 
     Raises:
@@ -76,8 +79,9 @@ def validate(
     record: dict[str, Any] = {"model": str(model)}
     if receipt is not None and source is not None:
         record["receipt"] = check_receipt(
-            model, receipt, source, probe=probe, jobs=jobs, offline=offline, progress=progress
-        )
+            model, receipt, source, probe=probe, text=text, calibration=calibration, jobs=jobs,
+            offline=offline, progress=progress,
+        )  # fmt: skip
         findings += record["receipt"].pop("findings")
     record |= {
         "findings": findings,

@@ -16,6 +16,8 @@ PRICE = (
     ("kl", "KL from the original", NATS),
     ("top1_agreement", "same first choice", "of the tokens"),
 )
+# What is shown of a rule.
+RULE = ("path", "use", "to", "scale")
 # What is shown of a linear: heading -> where its row has it, the first that is there.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "name": ("name",),
@@ -79,7 +81,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
         _errors(layers),
         layer_rows(data, title="Linears, by what keeping them gains"),
         table_of(layers, title="Everything about each linear"),
-        table_of(data["rules"], title="Rules"),
+        table_of(data["rules"], RULE, title="Rules"),
         Pairs(flat(data["text"]), title="Text that it was measured on"),
     ]
     return sections

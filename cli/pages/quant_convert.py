@@ -7,6 +7,7 @@ from typing import Any
 
 from ..result import Figures, Pairs, Section, flat, table_of
 from . import convert
+from .quant_analyze import RULE
 from .quant_validate import losses
 
 
@@ -17,7 +18,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     sections: list[Section] = [
         Figures(losses(data["losses"])),
         Pairs(single, title="What was asked"),
-        table_of(about["rules"], title="Rules"),
+        table_of(about["rules"], RULE, title="Rules"),
     ]
     if about.get("layers"):
         sections.append(table_of(about["layers"], title="Error feedback, by linear"))

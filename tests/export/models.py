@@ -10,14 +10,17 @@ from bitnet_jax.quant.tensor import from_codes
 from tests.tiny import tiny_spec
 
 
-def small_checkpoint(tmp_path, scale="tensor", dtype=np.float32, **changes):
+def small_checkpoint(tmp_path, scale="tensor", dtype=np.float32, spec=None, **changes):
     """A checkpoint of two layers.
 
     Args:
       scale: of its ternary matrices: tensor, row or group-N.
       dtype: of its floats.
+      spec: another than BitNet's with `changes`.
     """
-    spec = tiny_spec(**{"hidden_size": 64, "intermediate_size": 160, "head_dim": 16, **changes})
+    spec = spec or tiny_spec(
+        **{"hidden_size": 64, "intermediate_size": 160, "head_dim": 16, **changes}
+    )
     rng = np.random.default_rng(0)
     kind, _, group = scale.partition("-")
     leaves = {}

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from bitnet_jax.export.decoder import past_names
-from bitnet_jax.export.measure import decoder_logits, session
+from bitnet_jax.export.measure import decoder_logits, row_logits, session
 from bitnet_jax.export.model import describe, write_model
 from bitnet_jax.export.profiles import PROFILES
 from bitnet_jax.runtime.model import Model
@@ -92,8 +92,56 @@ def test_inference_is_off_by_what_is_stated(made, name):
         assert compare_logits(whole, steps).max_logit_difference <= TINY_LIMIT
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("prefill", [17, 9, 1])
+def test_rows_padded_on_the_left_are_what_they_are_alone(made, profile, prefill):
+    """In one piece, in a piece and steps, step by step: some steps are padding alone."""
+    spec, ours, path = made("tensor", profile)
+    running = session(path)
+    lengths = (17, 3, 1, 9, 16)
+    rows = [row[:n] for row, n in zip(some_tokens(spec, 5, 17), lengths, strict=True)]
+    together = row_logits(running, spec, rows, prefill)
+    for row, logits in zip(rows, together, strict=True):
+        (alone,) = row_logits(running, spec, [row], prefill)
+        parity = compare_logits(alone, logits)
+        assert parity.holds and parity.max_logit_difference <= TINY_LIMIT, len(row)
+        if PROFILES[profile].exact:
+            parity = compare_logits(ours.logits(row[None])[0], logits)
+            assert parity.holds and parity.max_logit_difference <= TINY_LIMIT, len(row)
+
+
+@pytest.mark.parametrize("scale", ["row", "group"])
+def test_padding_matters_to_no_kind_of_scale(made, scale):
+    spec, ours, path = made(scale, {"row": "portable", "group": "size"}[scale])
+    rows = [row[:n] for row, n in zip(some_tokens(spec, 2, 9), (9, 4), strict=True)]
+    for row, logits in zip(rows, row_logits(session(path), spec, rows, 6), strict=True):
+        assert compare_logits(ours.logits(row[None])[0], logits).max_logit_difference <= TINY_LIMIT
+
+
+def test_padding_on_both_sides_and_between_calls(made):
+    """A prompt in three calls: padding before it, in the middle of the two others, behind it."""
+    spec, ours, path = made("tensor", "portable")
+    running, (row,) = session(path), some_tokens(spec, 1, 6)
+    calls = [([0, 0, 1, 1], [0, 1]), ([0, 0], []), ([0, 1, 1, 1, 0], [2, 3, 4]), ([1], [5])]
+    past = {name: np.zeros((1, spec.num_kv_heads, 0, spec.head_dim), np.float32)
+            for name in past_names(spec)}  # fmt: skip
+    mask, found = np.zeros((1, 0), np.int64), []
+    for own, tokens in calls:
+        ids, positions = np.full((2, 1, len(own)), 7, np.int64)
+        at = np.flatnonzero(own)
+        ids[0, at], positions[0, at] = row[tokens], tokens
+        mask = np.concatenate([mask, [own]], 1)
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        logits, *present = running.run(None, feed | past)
+        past = dict(zip(past, present, strict=True))
+        found.append(logits[0, at])
+    parity = compare_logits(ours.logits(row[None])[0], np.concatenate(found))
+    assert parity.holds and parity.max_logit_difference <= TINY_LIMIT
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "a mask of ones"])
 @pytest.mark.parametrize("profile", EXACT)
-def test_rows_of_different_lengths_are_padded_on_the_right(made, profile):
+def test_rows_of_different_lengths_are_padded_on_the_right(made, profile, masked):
     spec, ours, path = made("tensor", profile)
     running, lengths, more = session(path), np.array([3, 9, 5]), 4
     tokens = some_tokens(spec, 3, 9 + more)
@@ -101,12 +149,15 @@ def test_rows_of_different_lengths_are_padded_on_the_right(made, profile):
     empty = np.zeros((3, spec.num_kv_heads, 0, spec.head_dim), np.float32)
     ids = np.where(np.arange(9) < lengths[:, None], tokens[:, :9], 0)
     positions = np.broadcast_to(np.arange(9), (3, 9))
-    feed = {"input_ids": ids, "position_ids": positions, **dict.fromkeys(names, empty)}
-    logits, *present = running.run(None, feed)
+    mask = ((positions < lengths[:, None]) | (not masked)).astype(np.int64)
+    feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    logits, *present = running.run(None, feed | dict.fromkeys(names, empty))
     rows = [[logits[row, : lengths[row]]] for row in range(3)]
     for step in range(more):
         at = (lengths + step)[:, None]
-        feed = {"input_ids": np.take_along_axis(tokens, at, 1), "position_ids": at}
+        mask = np.concatenate([mask, np.ones((3, 1), np.int64)], 1)
+        feed = {"input_ids": np.take_along_axis(tokens, at, 1), "position_ids": at,
+                "attention_mask": mask}  # fmt: skip
         logits, *present = running.run(None, feed | dict(zip(names, present, strict=True)))
         for row in range(3):
             rows[row].append(logits[row])

@@ -47,6 +47,15 @@ def test_form(name, tmp_path):
         assert model.read(key).dtype == dtype == np.dtype(model.entries[key].dtype)
 
 
+@pytest.mark.parametrize("form", ["float", "dequantized"])
+def test_zeros_at_the_start_of_a_matrix_tell_nothing(form, tmp_path):
+    data, _, _ = tensors(form="master" if form == "float" else form)
+    name = next(n for n in data if n.endswith("layers.0.self_attn.q_proj.weight"))
+    data[name] = np.zeros_like(data[name])
+    model = open_checkpoint(write(tmp_path / "m", data, config(quantization=None)))
+    assert model.source.encoding == form
+
+
 def test_shards_single_file_and_a_shard_give_the_same(tmp_path):
     data, _, _ = tensors()
     one = write(tmp_path / "one", data, config(quantization=AUTO))

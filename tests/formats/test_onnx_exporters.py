@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
+import onnx
 import pytest
 
 import bitnet_jax as bj
@@ -128,13 +130,54 @@ def test_a_decoder_of_another_exporter_is_the_same_model(name, exported, tmp_pat
 
     found = exported(name)
     path = beside(found, name)
-    bj.convert(path, tmp_path / "m.hf")
+    record = bj.convert(path, tmp_path / "m.hf")
+    if "cache" in name:  # of a fixed length, with no mask
+        assert record["wiring"]["holds"] is None and "3 entries" in record["wiring"]["unproven"]
+    else:
+        assert record["wiring"]["holds"]
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m.hf").eval()
     if "input_ids" in found.inputs and "cache" not in name:
         with torch.no_grad():
             made = model(torch.from_numpy(found.inputs["input_ids"])).logits.numpy()
         wanted = next(iter(found.outputs.values()))
         assert np.abs(made - wanted).max() <= TOLERANCE
+
+
+def _half(source, target):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source)), target)
+
+
+def _dynamic(source, target):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, ["MatMul"], weight_type=QuantType.QInt8)
+
+
+def _static(source, target):
+    from onnxruntime.quantization import QuantFormat, quantize_static
+
+    from tests.formats.onnx_exported import _Samples, ids
+
+    ones = np.ones((2, 7), np.int64)
+    samples = _Samples({"input_ids": ids().numpy(), "attention_mask": ones})
+    quantize_static(
+        source, target, samples, quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"],
+        extra_options={"MatMulConstBOnly": True},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("narrow", [_half, _dynamic, _static])
+def test_the_wiring_of_a_narrow_graph_is_compared_without_its_rounding(narrow, exported, tmp_path):
+    """What a graph makes of its activations while it runs changes its logits, not its wiring."""
+    found = exported("llama")
+    narrow(found.path, tmp_path / "model.onnx")
+    shutil.copy(beside(found, "llama").parent / "config.json", tmp_path)
+    wiring = bj.convert(tmp_path / "model.onnx", tmp_path / "m.bitnet")["wiring"]
+    assert wiring["holds"]
+    assert wiring["limit"] == (2**-11 if narrow is _half else 2e-6)
+    assert wiring["median_logit_difference"] <= (1e-4 if narrow is _half else 2e-6)
 
 
 def test_a_vector_that_an_exporter_folded_is_no_parameter(exported):

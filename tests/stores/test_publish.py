@@ -21,6 +21,7 @@ from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.stores import hub_publish
+from bitnet_jax.workflows.export import export_model
 from bitnet_jax.workflows.publish import publish
 
 # The hub's client calls its HTTP library in an older way.
@@ -122,6 +123,14 @@ def test_one_file_goes_with_a_card(writable, tmp_path):
     save_checkpoint(create("tiny", layers=1), tmp_path / "m.bitnet")
     publish(tmp_path / "m.bitnet", "hf://me/new")
     assert set(files(writable)) == {"m.bitnet", "README.md"}
+
+
+def test_a_graph_goes_with_its_data(writable, tmp_path):
+    save_checkpoint(create("tiny", layers=1), tmp_path / "m.bitnet")
+    export_model(tmp_path / "m.bitnet", tmp_path / "m.onnx", probe=False)
+    publish(tmp_path / "m.onnx", "hf://me/new")
+    assert set(files(writable)) == {"m.onnx", "m.onnx.data", "README.md"}
+    assert open_checkpoint("hf://me/new").digest() == open_checkpoint(tmp_path / "m.onnx").digest()
 
 
 @pytest.mark.parametrize(

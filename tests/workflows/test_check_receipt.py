@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bitnet_jax.core.errors import NoInput, UsageError
-from bitnet_jax.workflows.check_receipt import check_receipt
+from bitnet_jax.workflows.check_receipt import REQUIRED, check_receipt
+from bitnet_jax.workflows.conversion_receipt import sealed, unsealed
 from bitnet_jax.workflows.convert import convert
 from bitnet_jax.workflows.create import create
 from bitnet_jax.workflows.validate import validate
@@ -43,8 +44,8 @@ def test_what_was_not_touched_holds_with_every_claim(place, model):
     assert record["holds"] and record["findings"] == []
     claims = {row["claim"] for row in record["claims"]}
     receipt = json.loads(Path(RECEIPTS[model]).read_text())
-    sealed_only = {*record["not_derived"], "schema", "seal", "encoding"}
-    assert claims | sealed_only == set(receipt)
+    sealed_only = {*record["not_derived"], "schema", "seal"}
+    assert claims | sealed_only == {name for name, value in receipt.items() if value is not None}
     assert validate(model, receipt=RECEIPTS[model], source="m.hf", probe=False)["findings"] == []
 
 
@@ -124,6 +125,16 @@ def test_every_byte_of_a_receipt_counts(place):
             with pytest.raises(BadData):
                 unsealed(altered)
             assert isinstance(parsed(altered), dict)
+
+
+def test_a_receipt_that_leaves_a_claim_out_proves_nothing(place):
+    record = unsealed(Path("m.receipt.json").read_bytes())
+    for name in (*sorted(REQUIRED), None):
+        less = {key: value for key, value in record.items() if name not in (key, None)}
+        Path("m.receipt.json").write_bytes(sealed(less))
+        found = checked()
+        missing = [row["message"] for row in found["findings"]]
+        assert not found["holds"] and any(f"no `{name or 'contract'}`" in row for row in missing)
 
 
 def test_a_receipt_of_another_conversion(place):

@@ -10,7 +10,9 @@ import pytest
 from bitnet_jax.core.errors import UsageError
 from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.save import save_checkpoint
-from bitnet_jax.workflows.compare import _kl, compare, table
+from bitnet_jax.workflows.compare import compare, table
+from bitnet_jax.workflows.compare_weights import compare_weights, totals
+from bitnet_jax.workflows.model_pair import kl_of
 
 MODEL = create("tiny", layers=1)
 ANSWERS = ("accuracy", "size")
@@ -76,11 +78,9 @@ def test_a_float_model_beside_a_ternary_one_is_ternarized_for_it(folder):
         name: replace(e, ternary=False, read=lambda v=latent[name]: v) if name in latent else e
         for name, e in MODEL.entries.items()
     }
-    from bitnet_jax.workflows.compare import _totals, _weights
-
-    rows, about = _weights((replace(MODEL, entries=entries), MODEL), [], None)
+    rows, about = compare_weights((replace(MODEL, entries=entries), MODEL), [], None)
     ternary = [row for row in rows if row["trits"]]
-    assert _totals(rows)["trit_agreement"] == 1.0  # a master rounds to exactly its trits
+    assert totals(rows)["trit_agreement"] == 1.0  # a master rounds to exactly its trits
     assert all(row["ternarized"] == ["first"] for row in ternary)
     assert all(0.01 < row["nmse"] < 0.6 for row in ternary)
     assert [row["ternary_parameters"] > 0 for row in about] == [False, True]
@@ -89,8 +89,8 @@ def test_a_float_model_beside_a_ternary_one_is_ternarized_for_it(folder):
 def test_kl_of_known_distributions():
     p, q = np.asarray([[0.5, 0.25, 0.25]]), np.asarray([[0.25, 0.25, 0.5]])
     expected = (p * np.log(p / q)).sum()
-    assert _kl(np.log(p) + 3, np.log(q) - 5)[0] == pytest.approx(expected, abs=1e-12)
-    assert _kl(np.log(p), np.log(p))[0] == 0
+    assert kl_of(np.log(p) + 3, np.log(q) - 5)[0] == pytest.approx(expected, abs=1e-12)
+    assert kl_of(np.log(p), np.log(p))[0] == 0
 
 
 def test_a_metric_that_is_none(folder):

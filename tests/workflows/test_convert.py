@@ -1,5 +1,6 @@
 """A conversion that was made before: does it still hold?"""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_jax.core.errors import BitnetError, CannotCreate, NoInput, UsageError
+from bitnet_jax.formats.checkpoint import Source
 from bitnet_jax.formats.receipts import receipt_path
+from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
 from bitnet_jax.workflows.convert import convert, converted
 from bitnet_jax.workflows.create import create
 
@@ -20,8 +23,11 @@ def made(tmp_path, monkeypatch):
     return convert("m.hf", "m.bitnet", probe=False)
 
 
+holds = functools.partial(converted, probe=False)
+
+
 def test_it_holds_and_its_record_is_the_one_of_then(made):
-    again = converted("m.hf", "m.bitnet")
+    again = holds("m.hf", "m.bitnet")
     assert again["digest_after"] == made["digest_after"]
     assert again["receipt"] == made["receipt"] and again["outputs"] == made["outputs"]
 
@@ -58,20 +64,45 @@ def lie_in_receipt():
 )
 def test_it_does_not_once_something_changed(made, spoil):
     spoil()
-    assert converted("m.hf", "m.bitnet") is None
+    assert holds("m.hf", "m.bitnet") is None
 
 
 def test_another_format_encoding_or_source_is_another_conversion(made):
-    assert converted("m.hf", "m.bitnet", encoding="packed") is not None
-    assert converted("m.hf", "m.bitnet", encoding="master") is None
+    assert holds("m.hf", "m.bitnet", encoding="packed") is not None
+    assert holds("m.hf", "m.bitnet", encoding="master") is None
     shutil.copytree("m.hf", "n.hf")
-    assert converted("n.hf", "m.bitnet") is None
+    assert holds("n.hf", "m.bitnet") is None
+
+
+def test_what_said_less_than_is_asked_for_now_is_made_again(made, tmp_path):
+    assert converted("m.hf", "m.bitnet") is None  # it was not probed
+    convert("m.hf", "m.bitnet", force=True)
+    assert converted("m.hf", "m.bitnet") is not None
+    create(shape="tiny", layers=1, output="zero.hf", defects=("zero_mlp",))
+    allowed = ("weights.all_zero",)
+    convert("zero.hf", "zero.bitnet", probe=False, allow=allowed)
+    assert holds("zero.hf", "zero.bitnet", allow=allowed) is not None
+    assert holds("zero.hf", "zero.bitnet") is None
+    receipt = Path("m.receipt.json")
+    record = unsealed(receipt.read_bytes())
+    receipt.write_bytes(sealed({**record, "floats_changed": [{"name": "norm"}]}))
+    assert holds("m.hf", "m.bitnet") is not None and holds("m.hf", "m.bitnet", strict=True) is None
+
+
+def test_a_receipt_names_no_path_and_spoils_no_word(tmp_path):
+    """`t/` is the folder of the output, and the end of a word of a message."""
+    source = Source(path=Path("input/m.hf"), format="huggingface", encoding="packed", detail={})
+    words = "`t/m.gguf`: microsoft/BitNet, input/m.hf/config.json, t/m.gguf.bak"
+    record = {"warnings": [words], "outputs": ["t/m.gguf"]}
+    kept = named(record, source, Path("t/m.gguf"))
+    assert kept["warnings"] == ["`m.gguf`: microsoft/BitNet, m.hf/config.json, t/m.gguf.bak"]
+    assert kept["outputs"] == ["m.gguf"]
 
 
 def test_a_source_that_is_gone_is_told(made):
     Path("m.hf").rename("elsewhere")
     with pytest.raises(NoInput):
-        converted("m.hf", "m.bitnet")
+        holds("m.hf", "m.bitnet")
 
 
 def test_no_two_outputs_share_a_receipt(made):
@@ -102,7 +133,7 @@ def test_a_receipt_whose_file_never_came_is_written_again(made):
     Path("m.bitnet").unlink()  # as after a kill between the two
     again = convert("m.hf", "m.bitnet", probe=False)
     assert again["digest_after"] == made["digest_after"]
-    assert converted("m.hf", "m.bitnet") is not None
+    assert holds("m.hf", "m.bitnet") is not None
     Path("m.bitnet").unlink()
     create(shape="tiny", layers=1, output="m.bitnet")  # nor does it stand in another's way
     assert not Path("m.receipt.json").exists()

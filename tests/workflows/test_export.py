@@ -51,11 +51,12 @@ def test_its_receipt_can_be_derived_again_and_a_changed_byte_is_named(tmp_path, 
     receipt = unprobed(model, output)["receipt"]
     found = bj.validate(output, receipt=receipt, source=model)
     assert found["receipt"]["holds"] and len(found["receipt"]["claims"]) > 8
-    assert bj.converted(model, output, format="onnx")["digest_after"] == found["digest"]
+    again = bj.converted(model, output, format="onnx", probe=False)
+    assert again["digest_after"] == found["digest"]
     data = bytearray((tmp_path / "m.onnx.data").read_bytes())
     data[70] ^= 1
     (tmp_path / "m.onnx.data").write_bytes(data)
-    assert bj.converted(model, output, format="onnx") is None
+    assert bj.converted(model, output, format="onnx", probe=False) is None
     found = bj.validate(output, receipt=receipt, source=model)
     assert not found["receipt"]["holds"] and "m.onnx.data" in str(found["findings"])
 

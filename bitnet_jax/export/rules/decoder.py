@@ -6,7 +6,7 @@ head_dim]; two such moves are none (`Builder.transpose`), so that most vanish.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,24 +41,35 @@ def _rms_norm(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     return [_back(low, eqn, y)]
 
 
+def _relu2(b: Any, gate: str) -> str:
+    positive = b.op("Relu", gate)
+    return b.op("Mul", positive, positive)
+
+
+# As ops.gated_activation.reference has them.
+GATES: dict[str, Callable[[Any, str], str]] = {
+    "relu2": _relu2,
+    "silu": lambda b, gate: b.op("Mul", gate, b.op("Sigmoid", gate)),
+    "gelu_tanh": lambda b, gate: b.op("Gelu", gate, approximate="tanh"),
+}
+
+
 def _gated(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     gate, up = _floats(low, eqn, values, 2)
-    b = low.builder
-    if eqn.params["kind"] == "relu2":
-        positive = b.op("Relu", gate)
-        gate = b.op("Mul", positive, positive)
-    elif eqn.params["kind"] == "silu":
-        gate = b.op("Mul", gate, b.op("Sigmoid", gate))
-    else:
-        raise low.refuse(eqn, f"the gate `{eqn.params['kind']}`", "known: relu2, silu")
-    return [_back(low, eqn, b.op("Mul", gate, up))]
+    kind = eqn.params["kind"]
+    if kind not in GATES:
+        raise low.refuse(eqn, f"the gate `{kind}`", "known: " + ", ".join(GATES))
+    return [_back(low, eqn, low.builder.op("Mul", GATES[kind](low.builder, gate), up))]
 
 
-def rotated(low: Lowering, x: str, positions: str, head_dim: int, theta: float) -> str:
+def rotated(
+    low: Lowering, x: str, positions: str, head_dim: int, theta: float, scaling: tuple[Any, ...]
+) -> str:
     """RotaryEmbedding of x [batch, length, heads, head_dim], its axes as they were."""
     b = low.builder
     at = b.unsqueeze(b.cast(positions, "float32"), 2)
-    angles = b.op("Mul", at, b.const(frequencies(head_dim, theta)))  # [batch, length, half]
+    # [batch, length, half]
+    angles = b.op("Mul", at, b.const(frequencies(head_dim, theta, scaling)))
     x = b.transpose(x, HEADS_FIRST)
     y = b.op("RotaryEmbedding", x, b.op("Cos", angles), b.op("Sin", angles))
     return b.transpose(y, HEADS_FIRST)
@@ -66,15 +77,23 @@ def rotated(low: Lowering, x: str, positions: str, head_dim: int, theta: float) 
 
 def _rotary(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     (x,) = _floats(low, eqn, values, 1)
-    head_dim = eqn.invars[0].aval.shape[-1]
-    return [_back(low, eqn, rotated(low, x, values[1], head_dim, eqn.params["theta"]))]
+    head_dim, how = eqn.invars[0].aval.shape[-1], eqn.params
+    y = rotated(low, x, values[1], head_dim, how["theta"], how.get("scaling", ()))
+    return [_back(low, eqn, y)]
 
 
-def attended(low: Lowering, q: str, k: str, v: str, positions: str, keys: Any) -> str:
-    """Attention of q [batch, length, heads, head_dim] over `keys` keys at their own index."""
+def attended(low: Lowering, q: str, k: str, v: str, positions: str, keys: Any, window: int) -> str:
+    """Attention of q [batch, length, heads, head_dim] over `keys` keys at their own index.
+
+    Args:
+      window: how many keys a query sees at most; 0: all before it.
+    """
     b = low.builder
     index = b.unsqueeze(arange(low, keys), 0, 1)  # [1, 1, keys]
-    seen = b.op("LessOrEqual", index, b.unsqueeze(b.cast(positions, "int64"), 2))
+    at = b.unsqueeze(b.cast(positions, "int64"), 2)
+    seen = b.op("LessOrEqual", index, at)
+    if window:
+        seen = b.op("And", seen, b.op("Greater", index, b.op("Sub", at, b.ints([window]))))
     q, k, v = (b.transpose(x, HEADS_FIRST) for x in (q, k, v))
     # Grouped queries by the sizes alone: 4-D operands say how many heads there are.
     y = b.op("Attention", q, k, v, b.unsqueeze(seen, 1))
@@ -83,7 +102,8 @@ def attended(low: Lowering, q: str, k: str, v: str, positions: str, keys: Any) -
 
 def _attention(low: Lowering, eqn: Any, values: Sequence[str]) -> list[str]:
     q, k, v = _floats(low, eqn, values, 3)
-    y = attended(low, q, k, v, values[3], eqn.invars[1].aval.shape[1])
+    window = eqn.params.get("window", 0)
+    y = attended(low, q, k, v, values[3], eqn.invars[1].aval.shape[1], window)
     return [_back(low, eqn, y)]
 
 
@@ -145,11 +165,12 @@ def _cached_attention(low: Lowering, eqn: Any, values: Sequence[str]) -> list[st
     head_dim, shape, length = avals[0].shape[-1], avals[4].shape, avals[1].shape[1]
     if {str(a.dtype) for a in (*avals[:3], *avals[4:])} != {"float32"}:
         raise low.refuse(eqn, "operands that are not float32", "export with float32 caches")
-    k = rotated(low, k, positions, head_dim, theta)
+    scaling, window = eqn.params.get("scaling", ()), eqn.params.get("window", 0)
+    k = rotated(low, k, positions, head_dim, theta, scaling)
     keys = written(low, keys, k, positions, shape, length)
     values_ = written(low, values_, v, positions, shape, length)
-    q = rotated(low, q, positions, head_dim, theta)
-    return [attended(low, q, keys, values_, positions, shape[1]), keys, values_]
+    q = rotated(low, q, positions, head_dim, theta, scaling)
+    return [attended(low, q, keys, values_, positions, shape[1], window), keys, values_]
 
 
 def _weight_note(low: Lowering, eqn: Any, values: Sequence[str]) -> list[Any]:

@@ -89,7 +89,7 @@ def dynamic_quantize(node: Node, x: Any) -> Any:
 
 
 # -------------------------------------------------------------------------- products
-def _centred(x: Any, zero: Any, per: int) -> Any:
+def centred(x: Any, zero: Any, per: int) -> Any:
     """Codes less their zero point, in int32; a vector of them goes along axis `per`."""
     wide = jnp.asarray(x).astype(jnp.int32)
     if zero is None:
@@ -104,7 +104,7 @@ def _centred(x: Any, zero: Any, per: int) -> Any:
 
 @operator("MatMulInteger", since=10)
 def matmul_integer(node: Node, x: Any, y: Any, x_zero: Any = None, y_zero: Any = None) -> Any:
-    return jnp.matmul(_centred(x, x_zero, -2), _centred(y, y_zero, -1))
+    return jnp.matmul(centred(x, x_zero, -2), centred(y, y_zero, -1))
 
 
 def _rows(value: Any, rank: int, per: int) -> Any:
@@ -128,7 +128,7 @@ def qlinear_matmul(
 
 
 def _convolved(node: Node, x: Any, w: Any, x_zero: Any, w_zero: Any) -> Any:
-    return convolve(node, _centred(x, x_zero, 1), _centred(w, w_zero, 0), jnp.int32)
+    return convolve(node, centred(x, x_zero, 1), centred(w, w_zero, 0), jnp.int32)
 
 
 @operator("ConvInteger", since=10)
@@ -240,8 +240,8 @@ def _qlinear(name: str, function: Any) -> None:
         node: Node, a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any,
         scale: Any, zero: Any = None,
     ) -> Any:  # fmt: skip
-        x = _centred(a, a_zero, 0).astype(jnp.float32) * a_scale
-        y = _centred(b, b_zero, 0).astype(jnp.float32) * b_scale
+        x = centred(a, a_zero, 0).astype(jnp.float32) * a_scale
+        y = centred(b, b_zero, 0).astype(jnp.float32) * b_scale
         return _clamped(jnp.rint(ratio(function(x, y), scale)), zero, a.dtype)
 
     operator(name, domain=MICROSOFT)(run)
@@ -255,7 +255,7 @@ def _qlinear_one(name: str, function: Any) -> None:
     def run(
         node: Node, x: Any, x_scale: Any, x_zero: Any, scale: Any, zero: Any = None
     ) -> Any:  # fmt: skip
-        value = function(node, _centred(x, x_zero, 0).astype(jnp.float32) * x_scale)
+        value = function(node, centred(x, x_zero, 0).astype(jnp.float32) * x_scale)
         return _clamped(jnp.rint(ratio(value, scale)), zero, x.dtype)
 
     operator(name, domain=MICROSOFT)(run)
@@ -275,7 +275,7 @@ _qlinear_one(
 @operator("QLinearConcat", domain=MICROSOFT)
 def qlinear_concat(node: Node, scale: Any, zero: Any, *rest: Any) -> Any:
     parts = [
-        _clamped(jnp.rint(_centred(x, z, 0).astype(jnp.float32) * s / scale), zero, zero.dtype)
+        _clamped(jnp.rint(centred(x, z, 0).astype(jnp.float32) * s / scale), zero, zero.dtype)
         for x, s, z in zip(rest[0::3], rest[1::3], rest[2::3], strict=True)
     ]
     return jnp.concatenate(parts, node.need("axis"))
@@ -286,7 +286,7 @@ def qgemm(
     node: Node, a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any,
     c: Any = None, scale: Any = None, zero: Any = None,
 ) -> Any:  # fmt: skip
-    x, y = _centred(a, a_zero, 0), _centred(b, b_zero, 0 if node.get("transB", 0) else 1)
+    x, y = centred(a, a_zero, 0), centred(b, b_zero, 0 if node.get("transB", 0) else 1)
     x = x.T if node.get("transA", 0) else x
     y = y.T if node.get("transB", 0) else y
     total = jnp.matmul(x, y)

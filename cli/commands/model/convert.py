@@ -79,6 +79,9 @@ def _made(item: batch.Item) -> Any:
         args.output,
         format=args.format,
         encoding=args.encoding,
+        allow=tuple(args.allow),
+        probe=not args.no_probe,
+        strict=args.strict,
         offline=args.offline or None,
     )
 
@@ -118,6 +121,9 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
         rows.append(("floats changed", len(data["floats_changed"])))
     if data.get("max_logit_difference") is not None:
         rows.append(("largest logit difference", data["max_logit_difference"]))
+    if data.get("wiring"):
+        words = {True: "computes what its config says", None: "not compared: see the warning"}
+        rows.append(("the source's own graph", words[data["wiring"]["holds"]]))
     if data.get("allowed"):
         rows.append(("passed by --allow", data["allowed"]))
     result.sections = [Pairs(rows)]

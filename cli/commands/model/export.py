@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from ...context import Context
 from ...fields import option
-from ...options import ModelArgs, allow_option, force_option, model_option, output_option
+from ...options import (
+    ModelArgs,
+    allow_option,
+    force_option,
+    model_option,
+    no_probe_option,
+    output_option,
+)
 from ...pages.export import page
 from ...result import CommandResult, Pairs, Section, table_of
 
@@ -15,11 +22,12 @@ EXAMPLES = (
 
 DETAILS = """\
 Writes OUTPUT, the graph, and OUTPUT.data, the weights. Inputs and results are named as Optimum
-names them: input_ids, position_ids, past_key_values.N.key, logits, present.N.key; batch and lengths
-are open. portable: INT8 codes, exact. size: two bits a weight on disk, exact. inference: ONNX
-Runtime's own 2-bit kernels, not exact; the error is measured. accuracy: as portable, with every
-float weight stored as float32. Where ONNX Runtime is installed (pip install onnxruntime) the file
-is run and compared with our logits; else it is said that it was not."""
+names them: input_ids, attention_mask, position_ids, past_key_values.N.key, logits, present.N.key;
+batch and lengths are open, and rows may be padded. portable: INT8 codes, exact. size: two bits a
+weight on disk, exact. inference: ONNX Runtime's own 2-bit kernels, not exact; the error is
+measured. accuracy: as portable, with every float weight stored as float32. Where ONNX Runtime is
+installed (pip install onnxruntime) the file is run and compared with our logits; else it is said
+that it was not. That holds the whole model in memory; --no-probe needs a few of its tensors."""
 
 
 @dataclass
@@ -34,6 +42,7 @@ class ExportArgs(ModelArgs):
         help="the profile: exact everywhere, small on disk, ONNX Runtime's kernels, float edges",
     )
     allow: list[str] = allow_option()
+    no_probe: bool = no_probe_option("write the file without running it or the model")
     force: bool = force_option()
 
 
@@ -45,6 +54,7 @@ def run(args: ExportArgs, ctx: Context) -> CommandResult:
         output=args.output,
         optimize_for=args.optimize_for,
         allow=tuple(args.allow),
+        probe=not args.no_probe,
         force=args.force,
         offline=args.offline or None,
         progress=ctx.progress,

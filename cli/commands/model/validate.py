@@ -53,6 +53,18 @@ class ValidateArgs(ManyModelsArgs, ModelArgs):
         metavar="MODEL", help="with --receipt: the model that it was made from"
     )
     no_probe: bool = no_probe_option("with --receipt: do not run the two models")
+    text: Optional[str] = option(
+        type=named,
+        metavar="FILE",
+        help="with the --receipt of a quantization: the text that its losses were measured on",
+        shown_default="the name in the receipt",
+    )
+    calibration: Optional[str] = option(
+        type=named,
+        metavar="FILE",
+        help="with the --receipt of a quantization: the text that --method gptq read",
+        shown_default="the name in the receipt",
+    )
     jobs: Optional[int] = models_or_threads_option()
     output: Optional[str] = page_option()
     force: bool = record_force_option(several=True)
@@ -75,6 +87,8 @@ def validate(model: str, args: ValidateArgs, ctx: Context) -> CommandResult:
         receipt=args.receipt,
         source=args.source,
         probe=not args.no_probe,
+        text=args.text,
+        calibration=args.calibration,
         jobs=args.jobs,
         offline=args.offline or None,
         progress=ctx.progress,

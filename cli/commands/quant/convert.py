@@ -80,6 +80,7 @@ def _asked(args: QuantConvertArgs) -> dict[str, Any]:
         "encoding": args.encoding,
         "text": args.text,
         "tokens": args.tokens,
+        "calibration": args.calibration,
         "offline": args.offline or None,
     }
 
@@ -101,7 +102,6 @@ def convert(model: str, args: QuantConvertArgs, ctx: Context) -> CommandResult:
         source=model,
         output=args.output,
         **_asked(args),
-        calibration=args.calibration,
         force=args.force,
         progress=ctx.progress,
     )

@@ -364,6 +364,7 @@ def said(calls, name):
                 "output": "m.onnx",
                 "optimize_for": "inference",
                 "allow": ("x.y",),
+                "probe": True,
                 "force": True,
             },
         ),
