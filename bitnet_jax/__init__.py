@@ -59,6 +59,7 @@ __all__ = (
     "load",
     "load_plugin",
     "open_checkpoint",
+    "open_stablehlo",
     "pack",
     "publish",
     "quant_analyze",

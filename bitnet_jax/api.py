@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bitnet_jax.bench.run import bench_run as bench_run
     from bitnet_jax.bench.validate import bench_validate as bench_validate
     from bitnet_jax.export.function import export_onnx as export_onnx
+    from bitnet_jax.export.stablehlo_run import open_stablehlo as open_stablehlo
     from bitnet_jax.formats.checkpoint import Checkpoint as Checkpoint
     from bitnet_jax.formats.onnx_function import OnnxFunction as OnnxFunction
     from bitnet_jax.formats.onnx_function import from_onnx as from_onnx
@@ -122,6 +123,7 @@ HOMES: dict[str, str] = {
     "load": "runtime.model",
     "load_plugin": "models.families",
     "open_checkpoint": "formats.open",
+    "open_stablehlo": "export.stablehlo_run",
     "pack": "passes.pack",
     "publish": "workflows.publish",
     "quant_analyze": "workflows.quant_analyze",
@@ -185,6 +187,7 @@ __all__ = (
     "load",
     "load_plugin",
     "open_checkpoint",
+    "open_stablehlo",
     "pack",
     "publish",
     "quant_analyze",

@@ -266,6 +266,9 @@ def _results(
     """Yields each model's place and result, as they come."""
     if args.output_dir is not None and "://" not in args.output_dir:
         _make_folder(args.output_dir)
+        for item in items:  # some formats have a folder of their own in it
+            if item.output is not None and Path(item.output).is_relative_to(args.output_dir):
+                _make_folder(str(Path(item.output).parent))
     left = []
     for index, item in enumerate(items):
         result = _safely(partial(written.done, item, ctx), ctx) if item.output else None

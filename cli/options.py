@@ -7,10 +7,8 @@ This file and the commands' files must not use postponed annotations or
 # ruff: noqa: UP045
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Literal, Optional
 
-from .failure import not_built
 from .fields import named, number, option, whole
 
 # One letter means one thing on every command. An option's letter is its first one, small or
@@ -65,19 +63,15 @@ LETTERS = {
 
 
 # What --format may be: the formats that models are written in.
-FORMATS = ("bitnet", "huggingface", "gguf", "onnx")
-# Those that are announced and not built yet, and the suffixes of an output that mean them.
-PLANNED_FORMATS = {
-    "safetensors": (".safetensors",),
-    "stablehlo": (".stablehlo", ".mlir"),
-}
+FORMATS = ("bitnet", "huggingface", "gguf", "safetensors", "onnx", "stablehlo")
 # What the name of a model may end with, told by nothing but that.
 MODEL_SUFFIXES = (
     ".bitnet",
     ".hf",
     ".gguf",
     ".onnx",
-    *(s for names in PLANNED_FORMATS.values() for s in names),
+    ".safetensors",
+    ".stablehlo",
 )
 
 
@@ -144,7 +138,7 @@ def model_option(*more: str):
         needed=True,
         positional=True,
         help="the model: a .bitnet, GGUF or ONNX file, a Hugging Face directory or .safetensors "
-        "file, an id in the local cache, or hf://org/name@revision, gs://..., s3://...",
+        "file, an Orbax checkpoint, an id in the local cache, or hf://org/name@revision, gs://..., s3://...",
     )
 
 
@@ -162,8 +156,8 @@ def models_option(*more: str):
         needed=True,
         unless=("manifest",),
         positional=True,
-        help="the model, or several: a .bitnet, GGUF or ONNX file, or a Hugging Face directory or "
-        ".safetensors file",
+        help="the model, or several: a .bitnet, GGUF or ONNX file, a Hugging Face directory or "
+        ".safetensors file, or an Orbax checkpoint",
     )
 
 
@@ -206,7 +200,6 @@ def format_option(help: str = "the output's format"):
         "-f",
         "--format",
         choices=FORMATS,
-        planned=tuple(PLANNED_FORMATS),
         help=help,
         shown_default="by the output's name",
     )
@@ -219,17 +212,6 @@ def encoding_option(shown_default: str = "the source's, where the format has it"
         help="the format's variant: packed, master, tq2_0, i2_s, ... (`bitnet help formats`)",
         shown_default=shown_default,
     )
-
-
-def check_suffix(output: str, format: Optional[str]) -> None:
-    """Raises `Unavailable` when the output's name asks for a format that is not built yet."""
-    suffix = PurePath(output).suffix.lower()
-    for name, suffixes in PLANNED_FORMATS.items():
-        if format is None and suffix in suffixes:
-            raise not_built(
-                f"format `{name}`, which `{output}` asks for by its name,",
-                "pass --format: " + ", ".join(FORMATS),
-            )
 
 
 def allow_option():

@@ -68,7 +68,7 @@ Another variable that begins with BITNET_ is an error (exit 78), with the neares
 
 
 def formats(width: int) -> str:
-    from .options import FORMATS, PLANNED_FORMATS
+    from .options import FORMATS
 
     about = {
         "bitnet": "one .bitnet file: a valid safetensors file with packed codes, scales, "
@@ -77,14 +77,14 @@ def formats(width: int) -> str:
         "the weights stand in it",
         "gguf": "one .gguf file for llama.cpp, tokenizer and chat template in it "
         "(docs/formats/gguf.md)",
+        "safetensors": "one .safetensors file, config.json and the tokenizer's files beside it; "
+        "the encodings are those of huggingface",
         "onnx": "a graph and, beside it, its data: a decoder with its KV cache for ONNX Runtime; "
         "--encoding is the profile of `bitnet model export` (docs/formats/onnx.md)",
+        "stablehlo": "a folder: programs for jax.export, a prefill and a decode, over a .bitnet "
+        "file; to run for six months, never to keep (docs/formats/stablehlo.md)",
     }
     rows = [(name, about[name]) for name in FORMATS]
-    rows += [
-        (name, f"not built yet ({', '.join(suffixes)})")
-        for name, suffixes in PLANNED_FORMATS.items()
-    ]
     encodings = [
         ("packed", "codes and scales, as they run"),
         ("packed-1.6", "the same, five trits to a byte (format bitnet)"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import shown
 from bitnet_jax.formats.checkpoint import Checkpoint, TokenizerFiles
+from bitnet_jax.formats.tokenizer_files import parsed_tokenizer
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 from bitnet_jax.quant.ulps import ulps
 
@@ -92,7 +93,12 @@ def _tokenizers(one: TokenizerFiles | None, two: TokenizerFiles | None) -> Itera
             )
         return
     if one.tokenizer_json != two.tokenizer_json:
-        yield from _parsed(json.loads(one.tokenizer_json), json.loads(two.tokenizer_json))
+        parsed = [parsed_tokenizer(files) for files in (one, two)]
+        if None in parsed:
+            words = ["no JSON object" if found is None else "read" for found in parsed]
+            yield Difference("tokenizer", "tokenizer.json", "value", *words)
+        else:
+            yield from _parsed(*parsed)
     without = [{k: v for k, v in f.config.items() if k != "chat_template"} for f in (one, two)]
     yield from _mapping("tokenizer", *(_prefixed("config", config) for config in without))
     if one.chat_template != two.chat_template:

@@ -114,7 +114,7 @@ def _shares(layers: list[dict[str, Any]]) -> dict[str, float] | None:
 def stored_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of the model on disk: of every file that it was read from."""
     source = checkpoint.source
-    return sum(file.stat().st_size for file in files_of(source.path, source.detail))
+    return sum(file.stat().st_size for file in files_of(source.path, source.detail).values())
 
 
 def stored_bits(checkpoint: Checkpoint) -> float | None:

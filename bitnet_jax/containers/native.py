@@ -106,6 +106,10 @@ class NativeFile:
         if self.verify:
             self._compare(name, found.hexdigest())
 
+    def read_tensor(self, name: str) -> np.ndarray:
+        """Reads any tensor of the file as it stands there: codes and all scales too."""
+        return self._verified(name)
+
     def read_file(self, name: str) -> bytes:
         """Reads one of `files`."""
         return self._verified(FILE_PREFIX + name).tobytes()

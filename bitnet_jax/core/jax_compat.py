@@ -7,6 +7,7 @@ stands in for, so that it can go when a public name comes.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,27 @@ def source_of(eqn: Any) -> Iterator[None]:
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack):
         yield
+
+
+@contextlib.contextmanager
+def without_locations() -> Iterator[None]:
+    """Keeps the lines and paths of this machine out of what is lowered in the block.
+
+    There is no argument for it, only a setting of the process.
+    """
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def custom_calls(module: str) -> set[str]:
+    """The targets of the custom calls in the text of a StableHLO module."""
+    named = re.findall(r'call_target_name\s*=\s*"([^"]*)"', module)
+    return {*named, *re.findall(r"custom_call\s+@([\w.$-]+|\"[^\"]*\")", module)}
 
 
 def source_line(eqn: Any) -> str | None:

@@ -26,7 +26,7 @@ from bitnet_jax.core.outputs import check_kind, check_name, check_output, exists
 
 __all__ = [
     "atomic_directory", "atomic_file", "check_name", "check_output", "lock", "make_folder",
-    "os_failure", "owned", "resolve_target", "scratch_directory",
+    "os_failure", "owned", "resolve_target", "scratch_directory", "sync_file",
 ]  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
@@ -239,6 +239,12 @@ def atomic_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
             _sync_folder(target.parent)
     except OSError as error:
         raise os_failure(error, "write", path) from error
+
+
+def sync_file(path: Path) -> None:
+    """Has the system write what it still holds of a file; before a rename that must last."""
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

@@ -35,14 +35,7 @@ def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
     Raises:
       UsageError: the family has a cache of its own (``export.cache``).
     """
-    family = family_for(spec)
-    if family.cache != KVCache.empty:
-        raise UsageError(
-            "export.cache",
-            f"family `{family.name}` has a cache of its own, which has no past and present in ONNX",
-            "export its forward function: bj.export_onnx(family.forward(spec), params, tokens)",
-        )
-    function = family.function(spec)
+    function = _cached_function(spec)
 
     def step(params: Any, tokens: Any, mask: Any, positions: Any, past: Pairs) -> tuple[Any, Pairs]:
         def grown(entries: Any) -> Any:
@@ -58,6 +51,36 @@ def step_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
         return _moved(logits, -shift), list(pairs)
 
     return step
+
+
+def in_place_function(spec: ModelSpec) -> Callable[..., tuple[Any, Pairs]]:
+    """``step(params, tokens, positions, cache) -> (logits, cache)``, the cache of a fixed capacity.
+
+    `cache` is a pair (keys, values) a layer, [batch, capacity, kv_heads, head_dim], written at the
+    tokens' positions. Logits are those of every position.
+
+    Raises:
+      UsageError: as `step_function`.
+    """
+    function = _cached_function(spec)
+
+    def step(params: Any, tokens: Any, positions: Any, cache: Pairs) -> tuple[Any, Pairs]:
+        keys, values = zip(*cache, strict=True)
+        logits, after = function(params, tokens, positions, KVCache(keys, values), None)
+        return logits, list(zip(after.keys, after.values, strict=True))
+
+    return step
+
+
+def _cached_function(spec: ModelSpec) -> Callable[..., Any]:
+    family = family_for(spec)
+    if family.cache != KVCache.empty:
+        raise UsageError(
+            "export.cache",
+            f"family `{family.name}` has a cache of its own, which has no form in what is exported",
+            "export its forward function: bj.export_onnx(family.forward(spec), params, tokens)",
+        )
+    return family.function(spec)
 
 
 def _unpadded(mask: Any, positions: Any) -> tuple[Any, Any]:

@@ -230,7 +230,7 @@ def write(
                     write_graph(model, stream, path)
                 prove(whole)
                 for now, stream in ((its_data, data), (whole, graph)):
-                    _synced(now)
+                    paths.sync_file(now)
                     os.replace(now, stream.name)
     return path, beside
 
@@ -257,11 +257,6 @@ def _with_data(
     texts = {key: as_json(value) for key, value in table.items()}
     set_metadata(model, {"bitnet.format": FORMAT, **metadata, **texts})
     return model
-
-
-def _synced(path: Path) -> None:
-    with open(path, "rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 def as_json(value: Any) -> str:

@@ -73,7 +73,7 @@ def examine_path(path: os.PathLike | str | Place) -> tuple[Finding, ...]:
     """
     place = locate(path)
     try:
-        checkpoint = open_checkpoint(place)
+        checkpoint = open_checkpoint(place, check=True)
     except BadData as error:
         return (_of_error(error),)
     except NoInput as error:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bitnet_jax.core.errors import UsageError, did_you_mean, shown
+from bitnet_jax.core.errors import BadData, UsageError, did_you_mean, shown
+from bitnet_jax.formats import tokenizer_files
 from bitnet_jax.formats.checkpoint import Checkpoint, TokenizerFiles
 from bitnet_jax.formats.metadata import PREFIX, USUAL, metadata_fault
 from bitnet_jax.ir.spec import ModelSpec
@@ -227,7 +228,13 @@ def _parse_token(checkpoint: Checkpoint, key: str, text: str) -> str:
 
 def tokens_of(files: TokenizerFiles) -> set[str]:
     """The tokens that `tokenizer.json` names; nothing of it is run."""
-    parsed = json.loads(files.tokenizer_json)
+    parsed = tokenizer_files.parsed_tokenizer(files)
+    if parsed is None:
+        raise BadData(
+            "tokenizer.invalid",
+            "the model's tokenizer.json is no JSON object",
+            "is its download complete? Put the right one in its place first",
+        )
     vocabulary = parsed.get("model", {}).get("vocab", {})
     names = {row[0] for row in vocabulary} if isinstance(vocabulary, list) else set(vocabulary)
     return names | {row["content"] for row in parsed.get("added_tokens") or ()}

@@ -26,6 +26,7 @@ from bitnet_jax.formats.huggingface_plan import Piece, cut_into_shards, planned_
 from bitnet_jax.formats.huggingface_shards import write_shards
 from bitnet_jax.formats.huggingface_weights import LATENT_KEY
 from bitnet_jax.formats.metadata import CONFIG_KEY
+from bitnet_jax.formats.model_files import SINGLE
 from bitnet_jax.formats.survey import each
 from bitnet_jax.models.names import expected
 
@@ -68,10 +69,12 @@ def write_huggingface(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     spelling: Spelling = Spelling(),
     jobs: int = 1,
+    single: str = SINGLE,
 ) -> Written:
     """Writes `checkpoint` into the empty `folder`.
 
     Args:
+      single: what the weights are called where they fit into one file.
       jobs: threads that read tensors and turn them; the bytes are the same for any number.
 
     Raises:
@@ -88,7 +91,7 @@ def write_huggingface(
     shards = cut_into_shards(pieces, max_shard_bytes)
     weight_map: dict[str, str] = {}
     total = 0
-    names = ["model.safetensors"]
+    names = [single]
     if len(shards) > 1:
         count = range(1, len(shards) + 1)
         names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in count]
@@ -123,7 +126,7 @@ def write_huggingface(
         config[CONFIG_KEY] = dict(checkpoint.metadata)
     config = dict(sorted((config | dict(spelling.extra)).items()))
     _put(folder, "config.json", tokenizer_files.to_json(config), written)
-    for name, data in _companions(checkpoint).items():
+    for name, data in companions(checkpoint).items():
         _put(folder, name, data, written)
     if spelling.card:
         _put(folder, model_card.NAME, model_card.model_card(checkpoint, encoding), written)
@@ -165,8 +168,8 @@ def _load_dtype(checkpoint: Checkpoint, encoding: str, matrices: Matrices) -> st
     return "bfloat16" if narrow else "float32"
 
 
-def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Tokenizer, template and generation defaults, as files."""
+def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Tokenizer, template and generation defaults, as files: what stands beside the config."""
     spec, files = checkpoint.spec, checkpoint.tokenizer
     generation = {
         "bos_token_id": spec.bos_token_id,

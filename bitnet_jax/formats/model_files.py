@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ def model_file(names: Collection[str], folder: str | os.PathLike) -> str:
     )
 
 
-def files_of(path: Path, detail: Mapping[str, Any]) -> list[Path]:
-    """Every file that a checkpoint was read from, by name.
+def files_of(path: Path, detail: Mapping[str, Any]) -> dict[str, Path]:
+    """Every file that a checkpoint was read from, by its name: its path from the model's folder.
 
     Args:
       path, detail: of its `Source`; ``detail["files"]`` holds names beside the path, or below
@@ -93,14 +93,37 @@ def files_of(path: Path, detail: Mapping[str, Any]) -> list[Path]:
     """
     folder = path if path.is_dir() else path.parent
     names = {*detail.get("files", ()), *(() if path.is_dir() else (path.name,))}
-    return [folder / name for name in sorted(names)]
+    return {name: Path(os.path.normpath(folder / name)) for name in sorted(names)}
+
+
+def relative_names(folder: Path, files: Iterable[Path]) -> list[str]:
+    """The names of files as `files_of` takes them; some may lie above the folder."""
+    root = os.path.abspath(folder)
+    return sorted({Path(os.path.relpath(os.path.abspath(file), root)).as_posix() for file in files})
+
+
+# As many folders above the model's as a file of it may lie: a run has its tokenizer two above
+# a step.
+_MOST_ABOVE = 2
+
+
+def is_file_name(name: object) -> bool:
+    """True for a name that `files_of` gives: of a file in the model's folder, or just above it."""
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        return False
+    parts = name.split("/")
+    above = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
+    return above <= _MOST_ABOVE and above < len(parts) and not {"", ".", ".."} & {*parts[above:]}
 
 
 _AT_ONCE = 4 << 20
 
 
-def stamp(path: Path) -> dict[str, Any]:
+def stamp(path: Path, name: str | None = None) -> dict[str, Any]:
     """A file's name, how many bytes it has, and their SHA-256, as hubs list them.
+
+    Args:
+      name: what it is called; as it is if None.
 
     Raises:
       NoInput, BadData, PermissionDenied, IOFailure: it cannot be read, or is no regular file.
@@ -111,4 +134,4 @@ def stamp(path: Path) -> dict[str, Any]:
         part = held[: min(_AT_ONCE, blob.size - at)]
         blob.read_into(at, part)
         digest.update(part)
-    return {"name": path.name, "bytes": blob.size, "sha256": digest.hexdigest()}
+    return {"name": name or path.name, "bytes": blob.size, "sha256": digest.hexdigest()}

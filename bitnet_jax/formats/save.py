@@ -26,6 +26,13 @@ from bitnet_jax.formats.huggingface_write import write_huggingface
 from bitnet_jax.formats.native import ENCODINGS as PACKINGS
 from bitnet_jax.formats.native import choose_encoding as choose_packing
 from bitnet_jax.formats.native import write_bitnet
+from bitnet_jax.formats.safetensors import (
+    check_beside,
+    check_safetensors,
+    place_beside,
+    write_safetensors,
+)
+from bitnet_jax.formats.stablehlo import MANIFEST, SUFFIX, WEIGHTS, check_encoding
 from bitnet_jax.quant.digest import Digest
 
 
@@ -108,15 +115,32 @@ def _save_gguf(checkpoint: Checkpoint, order: Order) -> Saved:
     return saved
 
 
+def _save_safetensors(checkpoint: Checkpoint, order: Order) -> Saved:
+    path = order.path
+    with paths.atomic_file(path, force=order.force) as stream:
+        # What is proven lies together, under its own names; then each file gets its place, the
+        # weights last: those that stood there keep their config until it is replaced with them.
+        with paths.scratch_directory(Path(stream.name).parent) as folder:
+            written = write_safetensors(checkpoint, folder, path.name, order.encoding, order.jobs)
+            beside = [name for name in written.files if name != path.name]
+            outputs = (path, *(path.parent / name for name in beside))
+            saved = Saved(path, outputs, "safetensors", written.encoding, tuple(written.warnings))
+            order.prove(folder / path.name, saved)
+            place_beside(folder, beside, path, order.force)
+            paths.sync_file(folder / path.name)
+            os.replace(folder / path.name, stream.name)
+    return saved
+
+
 # As `export.profiles` has them, which stands above this: the encodings of an ONNX file.
 ONNX_PROFILES = ("portable", "size", "inference", "accuracy")
 
 
-def _save_onnx(checkpoint: Checkpoint, order: Order) -> Saved:
+def _save_lowered(checkpoint: Checkpoint, order: Order) -> Saved:
     raise UsageError(
         "format.lowered",
-        "an ONNX file is written from a model's program, not from its tensors alone",
-        "bitnet model export, or bj.export_model(source, output)",
+        f"`{order.path}` would be written from a model's program, not from its tensors alone",
+        "bitnet model convert, or bj.convert(source, output)",
     )
 
 
@@ -129,6 +153,10 @@ def _check_onnx(checkpoint: Checkpoint, encoding: str | None) -> None:
         )
 
 
+def _check_stablehlo(checkpoint: Checkpoint, encoding: str | None) -> None:
+    check_encoding(encoding)
+
+
 @dataclass(frozen=True)
 class Format:
     """One row: the writer, what it refuses, its encodings, the suffixes that imply it.
@@ -137,6 +165,8 @@ class Format:
       check: raises for a model or an encoding that it cannot write, before anything is.
       directory: the output is a folder.
       lowered: it is written from a model's program, which stands above this: `save` refuses.
+      read_as: the format that a reader says of it, where its files are another's too.
+      check_beside: raises where files beside the output may not be written.
     """
 
     save: Callable[[Checkpoint, Order], Saved]
@@ -145,13 +175,27 @@ class Format:
     encodings: tuple[str, ...]
     suffixes: tuple[str, ...]
     lowered: bool = False
+    read_as: str = ""
+    check_beside: Callable[[Checkpoint, Path, bool], None] = lambda checkpoint, path, force: None
 
 
 FORMATS: dict[str, Format] = {
     "bitnet": Format(_save_bitnet, _check_bitnet, False, tuple(PACKINGS), (".bitnet",)),
     "huggingface": Format(_save_huggingface, _check_huggingface, True, ENCODINGS, (".hf", "")),
     "gguf": Format(_save_gguf, check_gguf, False, GGUF_ENCODINGS, (".gguf",)),
-    "onnx": Format(_save_onnx, _check_onnx, False, ONNX_PROFILES, (".onnx",), lowered=True),
+    "safetensors": Format(
+        _save_safetensors,
+        check_safetensors,
+        False,
+        ENCODINGS,
+        (".safetensors",),
+        read_as="huggingface",
+        check_beside=check_beside,
+    ),
+    "onnx": Format(_save_lowered, _check_onnx, False, ONNX_PROFILES, (".onnx",), lowered=True),
+    "stablehlo": Format(
+        _save_lowered, _check_stablehlo, True, tuple(PACKINGS), (".stablehlo",), lowered=True
+    ),
 }
 
 
@@ -193,6 +237,7 @@ def check_save(
     check_not_input(path, source)
     check_kind(path, directory=row.directory)
     row.check(checkpoint, encoding)
+    row.check_beside(checkpoint, path, force)
     _check_space(checkpoint, path)
 
 
@@ -247,7 +292,7 @@ MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.*", "receipt.json", "README.md", "LICENSE*", ".gitattributes",
-    "configuration_*.py", "modeling_*.py",
+    "configuration_*.py", "modeling_*.py", MANIFEST, WEIGHTS, f"*{SUFFIX}",
 )  # fmt: skip
 
 

@@ -87,12 +87,21 @@ def default_template(config: Mapping[str, Any]) -> Any:
 def to_files(files: TokenizerFiles) -> dict[str, bytes]:
     """File name -> content, the inverse of `from_files`."""
     out = {TOKENIZER: files.tokenizer_json, CONFIG: to_json(files.config)}
-    # One template in one place: transformers 5 reads the file and ignores the key.
-    if files.chat_template is not None and files.config.get("chat_template") is None:
+    # In a file of its own where the key has not the same: transformers 5 reads the file first.
+    if files.chat_template is not None and files.chat_template != default_template(files.config):
         out[TEMPLATE] = files.chat_template.encode()
     if files.generation:
         out[GENERATION] = to_json(files.generation)
     return out
+
+
+def parsed_tokenizer(files: TokenizerFiles) -> dict[str, Any] | None:
+    """What `tokenizer.json` holds, nothing of it run; None where it is no JSON object."""
+    try:
+        found = json.loads(files.tokenizer_json)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

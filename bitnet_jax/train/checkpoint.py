@@ -33,12 +33,18 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class HostState:
-    """What a run knows beside the device state; λ and the rates follow from the plan."""
+    """What a run knows beside the device state; λ and the rates follow from the plan.
+
+    Attributes:
+      spec: the model's, as plain data; None where something else is trained.
+      rules: what is made ternary, as plain data: what tells the packed model of the floats.
+    """
 
     step: int
     data: DataState
     plan: Plan
     spec: dict[str, Any] | None = None
+    rules: list[dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data; `from_json` inverts it."""
@@ -48,6 +54,7 @@ class HostState:
             "data": dataclasses.asdict(self.data),
             "plan": [list(change) for change in self.plan.changes],
             "spec": self.spec,
+            "rules": self.rules,
         }
 
     @classmethod
@@ -58,6 +65,7 @@ class HostState:
             data=DataState(**data["data"]),
             plan=Plan(tuple((step, total) for step, total in data["plan"])),
             spec=data["spec"],
+            rules=data.get("rules"),
         )
 
 

@@ -110,6 +110,7 @@ def train(
     run_dir: Path | None = None,
     resume_from: Path | None = None,
     spec: dict[str, Any] | None = None,
+    rules: list[dict[str, Any]] | None = None,
     progress: Any = None,
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
@@ -124,7 +125,8 @@ def train(
         is written.
       resume_from: a run, its checkpoints folder or one checkpoint; what follows is bit
         for bit what would have followed there (its plan holds, not the recipe's budget).
-      spec: the model's spec as plain data, kept in each checkpoint.
+      spec, rules: the model's spec and what is made ternary, as plain data, kept in each
+        checkpoint: with them it can be converted like any model.
       progress: has ``task(label, total, unit)`` giving ``update(n, **fields)`` and
         ``finish()``; None shows nothing.
       stop: set from outside (SIGTERM) to end after the step in hand.
@@ -137,7 +139,7 @@ def train(
       Resumable: `stop` was set (``train.stopped``); the state was saved if there is a
         `run_dir`.
     """
-    run = _Run(model_fn, params, data, config, run_dir, spec, progress, clock)
+    run = _Run(model_fn, params, data, config, run_dir, spec, rules, progress, clock)
     if resume_from is not None:
         run.restore(Path(resume_from))
     return run.go(stop or threading.Event(), begun)
@@ -146,8 +148,8 @@ def train(
 class _Run:
     """The loop's moving parts; one object lives for one call of `train`."""
 
-    def __init__(self, model_fn, params, data, config, run_dir, spec, progress, clock):
-        self.config, self.clock, self.spec = config, clock, spec
+    def __init__(self, model_fn, params, data, config, run_dir, spec, rules, progress, clock):
+        self.config, self.clock, self.spec, self.rules = config, clock, spec, rules
         self.started = clock()
         self.windows = Windows(data.train, config.length)
         self.heldout = heldout_windows(data.heldout, config.length, config.eval_windows)
@@ -201,7 +203,7 @@ class _Run:
     def save(self) -> None:
         if self.checkpoints is None or self.planned is None:
             return
-        host = HostState(self.step, self.data_state, self.planned, self.spec)
+        host = HostState(self.step, self.data_state, self.planned, self.spec, self.rules)
         self.saved = checkpoint.save(
             self.checkpoints, self.state, host, self.config.keep_checkpoints
         )

@@ -15,11 +15,12 @@ from typing import Any
 from bitnet_jax.core.errors import BadData, BitnetError, NoInput
 from bitnet_jax.core.outputs import os_failure
 from bitnet_jax.core.system import usable_cores
-from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.checkpoint import Checkpoint, Source
 from bitnet_jax.formats.doctor import ERROR, WARNING, Finding
 from bitnet_jax.formats.locate import Place, locate
-from bitnet_jax.formats.model_files import files_of, stamp
+from bitnet_jax.formats.model_files import files_of, is_file_name, stamp
 from bitnet_jax.formats.open import open_checkpoint
+from bitnet_jax.formats.save import FORMATS
 from bitnet_jax.workflows import proof, quant_receipt
 from bitnet_jax.workflows.conversion_receipt import parsed, unsealed
 from bitnet_jax.workflows.convert import is_worth_telling
@@ -116,8 +117,7 @@ def rows_of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     rows: Any = record.get(name)
     good = isinstance(rows, list) and all(
         isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and Path(row["name"]).name == row["name"]
+        and is_file_name(row.get("name"))
         and {"bytes", "sha256"} <= row.keys()
         for row in rows
     )
@@ -146,7 +146,7 @@ class _Check:
     def open(self, side: str, place: Place) -> _Side | None:
         """Opens a side and looks at its files; None where it cannot be, which is a finding."""
         try:
-            checkpoint = open_checkpoint(place)
+            checkpoint = open_checkpoint(place, check=side == "output")
         except (BadData, NoInput) as error:
             if not place.path.exists():
                 raise
@@ -155,8 +155,10 @@ class _Check:
             return None
         self._files(side, checkpoint.source.path, checkpoint)
         source = checkpoint.source
-        self._claim(f"{side if side == 'source' else ''}_format".lstrip("_"), source.format)
-        if side == "source":  # a writer may know more of its encoding than its file shows
+        if side == "output":
+            self._claim("format", self._format(source))
+        else:  # a writer may know more of its encoding than its file shows
+            self._claim("source_format", source.format)
             self._claim("source_encoding", source.encoding)
         return _Side(side, checkpoint)
 
@@ -176,6 +178,12 @@ class _Check:
             findings = [finding.to_json() for finding in done.findings()]
             self._claim("findings", findings)
         return done
+
+    def _format(self, source: Source) -> str:
+        """What the output is, by the name that the receipt has where both name the same files."""
+        stated = self._stated.get("format")
+        row = FORMATS.get(stated) if isinstance(stated, str) else None
+        return str(stated) if row is not None and row.read_as == source.format else source.format
 
     def quantized(
         self, source: _Side | None, output: Pass | None, texts: quant_receipt.Texts
@@ -235,17 +243,17 @@ class _Check:
             self._missing(claim)
             return
         folder = path if path.is_dir() else path.parent
-        paths = [folder / name for name in stated]
+        paths = {name: folder / name for name in stated}
         if side == "source" and checkpoint is not None:
             paths = files_of(path, checkpoint.source.detail)
         if len(stated) == 1 and not path.is_dir():
-            paths = [path]  # one file may have another name by now
+            paths = {path.name: path}  # one file may have another name by now
             [row] = stated.values()
             stated = {path.name: {**row, "name": path.name}}
         found = {}
-        for file in paths:
+        for name, file in paths.items():
             try:
-                found[file.name] = stamp(file)
+                found[name] = stamp(file, name)
             except BitnetError as error:
                 if not isinstance(error, NoInput):
                     raise

@@ -117,8 +117,8 @@ def _speed(
             plugins=plugins, **reach,
         )  # fmt: skip
     except UsageError as error:
-        # A context too short for the benchmark's prompt is no reason to lose all the rest.
-        if error.code != "bench.context":
+        # What cannot be run, or not so long, is no reason to lose all the rest.
+        if error.code not in ("bench.context", "bench.no_partner"):
             raise
         not_compared(missing, "speed", error.message)
         return None

@@ -24,7 +24,7 @@ SEAL = "seal"
 
 def named(record: Mapping[str, Any], source: Source, output: Path) -> dict[str, Any]:
     """A record with names in place of paths; where a source was fetched from is kept."""
-    paths = {output, source.path, *files_of(source.path, source.detail)}
+    paths = {output, source.path, *files_of(source.path, source.detail).values()}
     # A path and what is below it, where it stands by itself: `t/b` is no part of `input/b`.
     known = "|".join(sorted((re.escape(str(path)) for path in paths), key=len, reverse=True))
     found = re.compile(rf"(?<![\w./~-])(?:{known})(?![\w.~-])")

@@ -27,7 +27,6 @@ from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import (
-    FORMATS,
     Saved,
     check_kind,
     check_save,
@@ -39,6 +38,7 @@ from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed, unsealed
 from bitnet_jax.workflows.export import export_model
+from bitnet_jax.workflows.export_stablehlo import export_stablehlo
 from bitnet_jax.workflows.survey import Pass
 from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
@@ -84,12 +84,12 @@ def convert(
     """
     check_allow(allow)
     reach: dict[str, Any] = {"offline": offline, "progress": progress}
-    if FORMATS[format_of(Path(output), format)].lowered:
-        profile = encoding or DEFAULT_PROFILE
+    lowered = LOWERED.get(format_of(Path(output), format))
+    if lowered is not None:
         asked: dict[str, Any] = {
             "allow": allow, "probe": probe, "strict": strict, "jobs": jobs, "force": force,
         }  # fmt: skip
-        return export_model(source, output, optimize_for=profile, **asked, **reach)
+        return lowered(source, output, encoding, **asked, **reach)
     with delivered(output, format=format, force=force, **reach) as delivery:
         checkpoint = open_checkpoint(source, **reach)
         return convert_checkpoint(
@@ -97,6 +97,16 @@ def convert(
             strict=strict, jobs=jobs, progress=progress,
         )  # fmt: skip
 
+
+# Formats that are written from a model's program -> how, of an encoding.
+LOWERED: dict[str, Callable[..., dict[str, Any]]] = {
+    "onnx": lambda source, output, encoding, **asked: export_model(
+        source, output, optimize_for=encoding or DEFAULT_PROFILE, **asked
+    ),
+    "stablehlo": lambda source, output, encoding, **asked: export_stablehlo(
+        source, output, encoding=encoding, **asked
+    ),
+}
 
 Also = Callable[[Checkpoint], Mapping[str, Any]]
 
@@ -177,7 +187,7 @@ class _Conversion:
                 self._prove(before, temporary, saved, stamps)
 
             try:
-                save_checkpoint(
+                saved = save_checkpoint(
                     before.watched(), self.output, **asked,
                     prove=prove, jobs=self.jobs, digest=before.digest,
                 )  # fmt: skip
@@ -190,7 +200,8 @@ class _Conversion:
                 raise
         if not self.receipted:
             self._write_receipt()
-        self.delivery.beside.append(self.receipt)
+        outside = (path for path in saved.outputs if not path.is_relative_to(self.output))
+        self.delivery.beside += [*outside, self.receipt]
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         return self.record | {"receipt": self.delivery.named(self.receipt), "seconds": seconds}
 
@@ -199,10 +210,10 @@ class _Conversion:
         """Hashes the source's files beside the work; the block gets what waits for it."""
         files = files_of(self.checkpoint.source.path, self.checkpoint.source.detail)
         if self.jobs == 1:
-            yield lambda: [stamp(path) for path in files]
+            yield lambda: [stamp(path, name) for name, path in files.items()]
             return
         with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
-            waiting = [pool.submit(stamp, path) for path in files]
+            waiting = [pool.submit(stamp, path, name) for name, path in files.items()]
             try:
                 yield lambda: [future.result() for future in waiting]
             finally:
@@ -275,7 +286,10 @@ class _Conversion:
 
     def _written(self, temporary: Path, path: Path) -> Path:
         """Where an output stands before it has its name."""
-        return temporary / path.relative_to(self.output) if path != self.output else temporary
+        if path == self.output:
+            return temporary
+        inside = path.is_relative_to(self.output)
+        return temporary / path.relative_to(self.output) if inside else temporary.parent / path.name
 
     def _receipt(self) -> bytes:
         return sealed(named(self.record, self.checkpoint.source, self.output))
@@ -358,9 +372,10 @@ def converted(
         return None
     folder = output if output.is_dir() else output.parent
     outputs = [output if name == output.name else folder / name for name in names]
+    files = files_of(checkpoint.source.path, checkpoint.source.detail)
     try:
         found = (
-            [stamp(path) for path in files_of(checkpoint.source.path, checkpoint.source.detail)],
+            [stamp(path, name) for name, path in files.items()],
             [stamp(path) for path in outputs],
         )
     except BitnetError:

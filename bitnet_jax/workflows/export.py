@@ -29,6 +29,7 @@ from bitnet_jax.formats.model_files import files_of, stamp
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.receipts import check_receipt, receipt_path
 from bitnet_jax.formats.save import check_not_input
+from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.passes import pipelines
 from bitnet_jax.quant.digest import Digest
 from bitnet_jax.runtime.model import Model
@@ -130,7 +131,9 @@ def export_model(
         "source": source.to_json(),
         "source_format": source.format,
         "source_encoding": source.encoding,
-        "source_files": [stamp(file) for file in files_of(source.path, source.detail)],
+        "source_files": [
+            stamp(file, name) for name, file in files_of(source.path, source.detail).items()
+        ],
         "format": "onnx",
         "encoding": profile.name,
         "exact": profile.exact,
@@ -217,6 +220,12 @@ def _measured(written: Path, path: Path, profile: Profile, probe: _Probe | None)
     }
 
 
+def probe_tokens(spec: ModelSpec) -> np.ndarray:
+    """The tokens that an export is probed with: int32 [rows, length], the same at every call."""
+    rows, length = PROBE[0], min(PROBE[1], spec.max_positions)
+    return np.random.default_rng(0).integers(0, spec.vocab_size, (rows, length)).astype(np.int32)
+
+
 class _Probe:
     """A few tokens, our engine's logits of them, and what each step of the pipeline changes.
 
@@ -225,9 +234,7 @@ class _Probe:
 
     def __init__(self, checkpoint: Checkpoint):
         self.spec = checkpoint.spec
-        rows, length = PROBE[0], min(PROBE[1], self.spec.max_positions)
-        rng = np.random.default_rng(0)
-        self.tokens = rng.integers(0, self.spec.vocab_size, (rows, length)).astype(np.int32)
+        self.tokens = probe_tokens(checkpoint.spec)
         model = Model(checkpoint)
         self.reference = model.logits(self.tokens)
         self.passes = self._passes(model.packed)

@@ -118,8 +118,13 @@ def _files(checkpoint: Checkpoint) -> tuple[dict[str, Path], list[str]]:
     """Name -> path of what is published, and the names of what is left out."""
     path = Path(checkpoint.source.path)
     folder = path if path.is_dir() else path.parent
-    own = files_of(path, checkpoint.source.detail)
-    files = {file.relative_to(folder).as_posix(): file for file in own}
+    files = files_of(path, checkpoint.source.detail)
+    if checkpoint.source.format == "orbax":
+        raise UsageError(
+            "publish.format",
+            f"`{path}` is a training checkpoint, which no reader on the hub opens",
+            f"publish what `bitnet model convert {path} -o model.hf` writes",
+        )
     if path.is_file() and path.suffix != ".safetensors":
         return files, []
     left_out = []

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bitnet_jax.formats.checkpoint import (
 )
 from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.formats.tokenizer_files import to_files
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import FAMILIES, family_for, family_of, fresh_params
 from bitnet_jax.passes.pack import pack
@@ -234,10 +235,16 @@ def fit(
             run_dir=run_dir,
             resume_from=resume_from,
             spec=prepared.spec.to_json(),
+            rules=[_plain(rule) for rule in prepared.rules],
             progress=progress,
             stop=stop,
             begun=begun,
         )
+
+
+def _plain(rule: Rule) -> dict[str, Any]:
+    """A rule as JSON has it, so that what is read again is equal."""
+    return {**asdict(rule), "stack": list(rule.stack)}
 
 
 def packed_checkpoint(params: Any, prepared: Prepared) -> Checkpoint:
@@ -282,6 +289,10 @@ def _run_in(
         # free for the next one, and the run that it would have resumed with its own recipe.
         with atomic_file(run_dir / "config.yaml") as stream:
             stream.write(dump_config(recipe).encode())
+        # Beside the checkpoints, which hold no tokenizer: each of them is a model with it.
+        for name, data in to_files(prepared.tokenizer).items():
+            with atomic_file(run_dir / name) as stream:
+                stream.write(data)
 
     resume = None if resume_from is None else Path(resume_from)
     result = fit(

@@ -90,7 +90,7 @@ def validate(
     if place.origin:
         record["source"] = dict(place.origin)
     if not any(finding["severity"] == "error" for finding in findings):
-        record["digest"] = open_checkpoint(place).digest().to_json()
+        record["digest"] = open_checkpoint(place, check=True).digest().to_json()
     return record
 
 

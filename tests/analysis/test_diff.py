@@ -158,3 +158,10 @@ def test_kinds_have_their_names(tmp_path):
     assert (row["what"], row["first"], row["second"]) == ("kind", "float32", "int4")
     (row,) = found(first, MODEL)["differences"]
     assert (row["what"], row["first"], row["second"]) == ("kind", "int4", "ternary")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{"])
+def test_a_tokenizer_that_is_none_is_told_as_one(first, text):
+    tokenizer = replace(MODEL.tokenizer, tokenizer_json=text)
+    (row,) = found(first, replace(MODEL, tokenizer=tokenizer))["differences"]
+    assert (row["name"], row["second"]) == ("tokenizer.json", "no JSON object")

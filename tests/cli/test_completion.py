@@ -75,7 +75,7 @@ def test_what_kind_of_value_is_completed(words, name, kind):
 
 
 def test_choices_and_keys():
-    formats = ["bitnet", "huggingface", "gguf", "onnx"]
+    formats = ["bitnet", "huggingface", "gguf", "safetensors", "onnx", "stablehlo"]
     assert value_of(("model", "convert"), "--format").choices == formats
     assert value_of((), "--emit").choices[0] == "table"
     assert value_of(("dev", "completion"), "word_shell").choices == list(SHELLS)

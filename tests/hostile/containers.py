@@ -66,12 +66,14 @@ class Container:
 
 def files_in(folder: Path) -> Sample:
     """The sample that a folder holds."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def put(sample: Sample, folder: Path) -> None:
     """Writes a sample into an empty folder."""
     for name, data in sample.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
 
 
@@ -302,6 +304,28 @@ def _packed(data: bytes, shape: tuple[int, ...], item: Any) -> list[list[int]]:
     return np.concatenate(planes)[: item.file_shape[0]].tolist()
 
 
+@cache
+def _orbax() -> Mapping[str, Sample]:
+    from tests.formats import orbax_files
+
+    found = {}
+    for layout in orbax_files.LAYOUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            orbax_files.write(Path(folder), layout, spec=MICRO)
+            found[layout] = files_in(Path(folder))
+    return found
+
+
+def _of_orbax(name: str) -> bool:
+    return name.rpartition("/")[2] in ("_METADATA", ".zarray", "zarr.json", "config.json")
+
+
+def _same_shapes(ours: Reading, sample: Sample, good: Reading) -> str | None:
+    """Orbax keeps no checksums: other numbers may stand there, but of the same model."""
+    odd = [name for name, item in expected(ours["__spec__"]).items() if name not in ours]
+    return f"without {odd}" if odd else None
+
+
 def _graph(name: str) -> bool:
     return name.endswith(".onnx")
 
@@ -410,6 +434,18 @@ CONTAINERS: Mapping[str, Container] = {
             "texts": inside(_any, (gguf.texts,)),
         },
         gguf.as_the_bytes,
+    ),
+    "orbax": Container(
+        _orbax, "ck", _read_model,
+        {
+            **_RAW,
+            "JSON": inside(_of_orbax, (mutate.json_text,)),
+            "JSON, bytes": inside(_of_orbax, mutate.BYTES),
+            "file replaced": mutate.replace_file,
+            "file dropped": mutate.drop_file,
+            "file renamed": mutate.rename_file,
+        },
+        _same_shapes,
     ),
     "tokenizer": Container(
         _tokenizers, "", _read_tokenizer,

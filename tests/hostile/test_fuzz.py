@@ -19,9 +19,12 @@ from tests.hostile.trial import good, trial
 
 SEEDED = {
     "safetensors": 1500, "bitnet": 600, "huggingface": 600, "gguf": 60, "tokenizer": 400,
-    "onnx": 400, "onnx, ours": 150,
+    "onnx": 400, "onnx, ours": 150, "orbax": 25,
 }  # fmt: skip
-LONG, LONG_OF = 40_000, {"gguf": 6_000}  # a trial of it takes a multiple of the others' time
+LONG, LONG_OF = (
+    40_000,
+    {"gguf": 6_000, "orbax": 6_000},
+)  # a trial of it takes a multiple of the others' time
 
 
 @pytest.fixture

@@ -107,3 +107,10 @@ def test_speed_is_measured_in_turns(folder):
         assert row["first"] > 0 and row["second"] > 0 and row["compared"] > 0
     assert record["speed"]["schema"] == "bench-compare/1"
     assert table(record) == record["table"]
+
+
+def test_what_no_benchmark_runs_loses_nothing_else(folder):
+    save_checkpoint(MODEL, folder / "a.gguf", encoding="f32")
+    record = compare(folder / "a.bitnet", folder / "a.gguf", metrics=("size", "speed"))
+    assert record["speed"] is None and "speed" in str(record["not_compared"])
+    assert measures(record)["trit agreement"]["compared"] == 1.0

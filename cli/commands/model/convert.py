@@ -11,7 +11,6 @@ from ...options import (
     ManyModelsArgs,
     ModelArgs,
     allow_option,
-    check_suffix,
     dump_passes_option,
     encoding_option,
     force_option,
@@ -29,6 +28,7 @@ EXAMPLES = (
     "bitnet model convert -i model.bitnet -o model.hf -f huggingface --encoding packed",
     "bitnet model convert model.hf -o model.bitnet --strict --no-probe",
     "bitnet model convert --input model.hf --output model.gguf --encoding tq2_0",
+    "bitnet model convert --input runs/20261128/checkpoints/400 --output model.safetensors",
     "bitnet model convert --input a.hf b.hf c.hf --output-dir converted",
 )
 
@@ -62,7 +62,14 @@ class ConvertArgs(ManyModelsArgs, ModelArgs):
 
 
 # What the output is called, of each format; the first is written unless another is asked for.
-SUFFIXES = {"bitnet": ".bitnet", "huggingface": ".hf", "gguf": ".gguf", "onnx": ".onnx"}
+SUFFIXES = {
+    "bitnet": ".bitnet",
+    "huggingface": ".hf",
+    "gguf": ".gguf",
+    "safetensors": "/model.safetensors",  # with its config beside it: each in a folder of its own
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+}
 
 
 def run(args: ConvertArgs, ctx: Context) -> CommandResult:
@@ -91,7 +98,6 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
     assert args.output is not None  # needed, or named by the batch
-    check_suffix(args.output, args.format)
     record = api.convert(
         source=model,
         output=args.output,
@@ -129,6 +135,8 @@ def convert(model: str, args: ConvertArgs, ctx: Context) -> CommandResult:
     result.sections = [Pairs(rows)]
     if data.get("seconds"):
         rows += [(f"{name} (s)", value) for name, value in data["seconds"].items()]
+    if data.get("findings"):
+        result.sections.append(table_of(data["findings"], title="the doctor's findings"))
     if data.get("scales_changed"):
         result.sections.append(table_of(data["scales_changed"], title="scales changed"))
     if data.get("floats_changed"):

@@ -8,7 +8,6 @@ from ...context import Context
 from ...fields import option, whole
 from ...options import (
     ModelArgs,
-    check_suffix,
     force_option,
     format_option,
     output_option,
@@ -67,7 +66,6 @@ class CreateArgs(ModelArgs):
 def run(args: CreateArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
-    check_suffix(args.output, args.format)
     record = api.create(
         shape=args.shape,
         output=args.output,

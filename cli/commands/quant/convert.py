@@ -10,7 +10,6 @@ from ...fields import named, option
 from ...options import (
     ManyModelsArgs,
     ModelArgs,
-    check_suffix,
     encoding_option,
     force_option,
     format_option,
@@ -97,7 +96,6 @@ def convert(model: str, args: QuantConvertArgs, ctx: Context) -> CommandResult:
     from bitnet_jax import api
 
     assert args.output is not None  # needed, or named by the batch
-    check_suffix(args.output, args.format)
     record = api.quant_convert(
         source=model,
         output=args.output,
