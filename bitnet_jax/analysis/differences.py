@@ -93,12 +93,12 @@ def _tokenizers(one: TokenizerFiles | None, two: TokenizerFiles | None) -> Itera
             )
         return
     if one.tokenizer_json != two.tokenizer_json:
-        parsed = [parsed_tokenizer(files) for files in (one, two)]
-        if None in parsed:
-            words = ["no JSON object" if found is None else "read" for found in parsed]
-            yield Difference("tokenizer", "tokenizer.json", "value", *words)
+        first, second = (parsed_tokenizer(files) for files in (one, two))
+        if first is None or second is None:
+            told = ["no JSON object" if found is None else "read" for found in (first, second)]
+            yield Difference("tokenizer", "tokenizer.json", "value", told[0], told[1])
         else:
-            yield from _parsed(*parsed)
+            yield from _parsed(first, second)
     without = [{k: v for k, v in f.config.items() if k != "chat_template"} for f in (one, two)]
     yield from _mapping("tokenizer", *(_prefixed("config", config) for config in without))
     if one.chat_template != two.chat_template:
