@@ -65,7 +65,7 @@ def inspect(
         "memory_bytes": packed_bytes + float_bytes,
         "tokenizer": checkpoint.tokenizer is not None,
         "chat_template": bool(checkpoint.tokenizer and checkpoint.tokenizer.chat_template),
-        "runs_in": runs_in(checkpoint),
+        "runs_in": runs_in(checkpoint, {row["kind"] for row in layers if "kind" in row}),
         "layers": layers,
         "warnings": list(checkpoint.warnings),
     }

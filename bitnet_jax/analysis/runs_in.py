@@ -7,13 +7,14 @@ their projects' sources and users report. Both were looked at in November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.save import ONNX_PROFILES
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import FAMILIES, family_of
+from bitnet_jax.quant.tensor import TERNARY
 
 SEEN = "2026-11"
 EXACTLY, CHANGED, WRONGLY, REFUSED = "exactly", "as W1.58A16", "wrongly", "refused"
@@ -33,7 +34,8 @@ class Facts:
       linear_class: of a packed checkpoint of transformers: which way its scales work.
       architecture: what a GGUF file says it is.
       narrow: its ternary weights stand for bfloat16 ones.
-      no_gguf: why no GGUF file is written of it, in words.
+      no_folder: why no folder for transformers is written of it, in words.
+      no_gguf: why no GGUF file is.
       other_heads: transformers takes another width of a head from a GGUF file of it.
     """
 
@@ -46,12 +48,13 @@ class Facts:
     linear_class: str | None
     architecture: str
     narrow: bool
+    no_folder: str | None
     no_gguf: str | None
     other_heads: bool
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Facts:
-        """Reads no tensor."""
+    def of(cls, checkpoint: Checkpoint, kinds: Collection[str]) -> Facts:
+        """Reads no tensor: `kinds` are those of its codes."""
         spec = checkpoint.spec
         ternary = [entry for entry in checkpoint.entries.values() if entry.ternary]
         huggingface = family_of(spec.family).huggingface
@@ -73,9 +76,16 @@ class Facts:
             checkpoint.source.detail.get("linear_class"),
             architecture,
             bool(ternary) and ternary[0].dtype == "bfloat16",
-            _no_gguf(spec),
+            _integers(kinds),
+            _integers(kinds) or _no_gguf(spec),
             _HEADS_THERE.get(architecture, _own_heads)(spec) != spec.head_dim,
         )
+
+
+def _integers(kinds: Collection[str]) -> str | None:
+    """Files of others hold ternary matrices and floats."""
+    other = sorted({*kinds} - {TERNARY})
+    return f"matrices of it are {', '.join(other)}, which such files do not hold" if other else None
 
 
 def _no_gguf(spec: ModelSpec) -> str | None:
@@ -89,10 +99,11 @@ def _own_heads(spec: ModelSpec) -> int:
     return spec.head_dim
 
 
-# How wide a head is where transformers (5.23, `integrations/ggml.py`) opens a GGUF file: of `llama`
-# it reads `rope.dimension_count`; of these no key, `attention.key_length` neither, and the default
-# of the architecture's config stands.
+# What transformers (5.23, `integrations/ggml.py`) opens as a GGUF file, of the architectures that
+# are written here, and how wide a head is there: of `llama` it reads `rope.dimension_count`; of the
+# others no key, `attention.key_length` neither, and the default of their config stands.
 _HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
+    "llama": _own_heads,
     "qwen2": lambda spec: spec.hidden_size // spec.num_heads,
     "qwen3": lambda spec: 128,
 }
@@ -100,10 +111,7 @@ _HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A verdict, where it holds.
-
-    `reason` may name `{engine}`, `{family}`, `{taken_for}` and `{no_gguf}`.
-    """
+    """A verdict, where it holds; `{engine}` and others in `reason` are filled by `runs_in`."""
 
     when: Callable[[Facts], bool]
     how: str
@@ -142,10 +150,15 @@ def _autobitlinear(facts: Facts) -> bool:
 
 
 _NO_FAMILY = Row(_nobody_knows, REFUSED, "{engine} has no architecture for the family `{family}`")
+# Of what this package cannot write as one, whatever the file.
+_NO_FOLDER = Row(
+    lambda facts: facts.no_folder is not None,
+    REFUSED,
+    "another file format, and this model is not written as it: {no_folder}",
+)
 _OTHER_HF = Row(
     _always, REFUSED, "another file format: `bitnet model convert … --format huggingface`"
 )
-# Of what this package cannot write as one, whatever the file.
 _NO_GGUF = Row(
     lambda facts: facts.no_gguf is not None,
     REFUSED,
@@ -182,7 +195,7 @@ ENGINES: dict[str, Engine] = {
             ),
             Row(_is("huggingface"), EXACTLY, "in float32; bfloat16 rounds activations differently"),
             Row(
-                lambda f: f.format == "gguf" and f.architecture.startswith("bitnet"),
+                lambda f: f.format == "gguf" and f.architecture not in _HEADS_THERE,
                 REFUSED,
                 "it reads no GGUF file of this architecture",
             ),
@@ -198,6 +211,7 @@ ENGINES: dict[str, Engine] = {
                 f"by gguf_file=…, which makes floats of it: {_FLOAT_ACTIVATIONS}",
             ),
             Row(_is("gguf"), EXACTLY, "by gguf_file=…, in float32"),
+            _NO_FOLDER,
             _OTHER_HF,
         ),
     ),
@@ -286,15 +300,20 @@ ENGINES: dict[str, Engine] = {
                 "activations stay 16-bit; the model was trained with int8 ones",
             ),
             Row(_is("huggingface"), UNKNOWN, "reports speak of packed files only"),
+            _NO_FOLDER,
             _OTHER_HF,
         ),
     ),
 }
 
 
-def runs_in(checkpoint: Checkpoint) -> list[dict[str, str]]:
-    """A row per engine: `engine`, `how`, `reason`, `known_by`, `seen` (year and month)."""
-    facts = Facts.of(checkpoint)
+def runs_in(checkpoint: Checkpoint, kinds: Collection[str] = (TERNARY,)) -> list[dict[str, str]]:
+    """A row per engine: `engine`, `how`, `reason`, `known_by`, `seen` (year and month).
+
+    Args:
+      kinds: of the codes of its matrices (`quant.kinds`), as reading them shows.
+    """
+    facts = Facts.of(checkpoint, kinds)
     rows = []
     for name, engine in ENGINES.items():
         row = next(row for row in engine.rows if row.when(facts))
@@ -302,6 +321,7 @@ def runs_in(checkpoint: Checkpoint) -> list[dict[str, str]]:
             "engine": name,
             "family": checkpoint.spec.family,
             "taken_for": facts.taken_for,
+            "no_folder": facts.no_folder,
             "no_gguf": facts.no_gguf,
         }
         reason = row.reason.format(**words)

@@ -8,6 +8,7 @@ time, so that the digests are those of the model that the run would have ended w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -161,10 +162,12 @@ def _entry(item: Expected, leaf: str, stated: Any, tree: OrbaxTree, plan: Plan) 
     def latent() -> np.ndarray:
         return array.read(leaf)
 
+    # Before the store compresses it.
+    held: dict[str, Any] = {"stored_as": "float32", "nbytes": 4 * math.prod(item.shape)}
     if plan.rule(name) is None:
         return TensorEntry(
             name, item.shape, "float32", False, latent,
-            parts=lambda rows: array.parts(leaf, rows),
+            parts=lambda rows: array.parts(leaf, rows), **held,
         )  # fmt: skip
     check_single(plan, name)
     if plan.dots[name].use.notes:
@@ -179,7 +182,7 @@ def _entry(item: Expected, leaf: str, stated: Any, tree: OrbaxTree, plan: Plan) 
         packed = pack_parameter(plan, name, latent())
         return jax.tree_util.tree_map(np.asarray, packed)
 
-    return TensorEntry(name, item.shape, "float32", True, read, latent=latent)
+    return TensorEntry(name, item.shape, "float32", True, read, latent=latent, **held)
 
 
 def _tokenizer(top: Path) -> tuple[Any, list[Path]]:

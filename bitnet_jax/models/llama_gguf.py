@@ -41,6 +41,16 @@ def windows(spec: ModelSpec) -> str | None:
     return None
 
 
+def other_heads(spec: ModelSpec) -> str | None:
+    """Why an architecture that reads no width of a head cannot hold `spec`."""
+    if spec.head_dim * spec.num_heads == spec.hidden_size:
+        return None
+    return (
+        f"its {spec.num_heads} heads of {spec.head_dim} do not make up its hidden size, "
+        f"{spec.hidden_size}, as this architecture wants"
+    )
+
+
 def _mistral_fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
     theta, head_dim = fields["rope_theta"], fields["head_dim"]
     return {"extra": rope_gguf.read_fields(found, theta, head_dim, fields.get("_stated"))}
@@ -52,7 +62,7 @@ def _scales(name: str, spec: ModelSpec) -> bool:
     return not (spec.extra.get("mlp_bias") and ".mlp." in name)
 
 
-_PERMUTED = {
+PERMUTED = {
     _Q: "num_heads", _Q + ".bias": "num_heads", _K: "num_kv_heads", _K + ".bias": "num_kv_heads",
 }  # fmt: skip
 
@@ -62,7 +72,7 @@ GGUF = Gguf(
     fixed=_fixed,
     more=rope_gguf.write_keys,
     tensors=rope_gguf.write_tensors,
-    permuted=_PERMUTED,
+    permuted=PERMUTED,
     scales=_scales,
     refuses=refuses,
 )
@@ -73,6 +83,6 @@ MISTRAL = Gguf(
     fixed=_mistral_fixed,
     more=rope_gguf.write_keys,
     tensors=rope_gguf.write_tensors,
-    permuted=_PERMUTED,
+    permuted=PERMUTED,
     refuses=windows,
 )

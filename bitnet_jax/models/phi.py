@@ -11,6 +11,7 @@ from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
 from bitnet_jax.models.parameter import Parameter
+from bitnet_jax.models.phi_gguf import GGUF
 
 _THEIRS = {
     "self_attn.o_proj": "self_attn.dense",
@@ -79,4 +80,5 @@ FAMILY = Family(
         norm_key="layer_norm_eps",
         in_transformers=True,
     ),
+    gguf=GGUF,
 )

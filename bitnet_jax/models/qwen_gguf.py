@@ -26,15 +26,21 @@ def _fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuses(spec: ModelSpec) -> str | None:
     """Why llama.cpp's `qwen2` or `qwen3` cannot hold `spec`."""
-    if spec.extra["rope_type"] == "llama3":
-        return "its positions are scaled as Llama 3.1's are, which this architecture does not do"
     if spec.extra.get("attention_bias"):
         return "its attention has biases, which this architecture has no place for"
-    return llama_gguf.windows(spec)
+    return rope_gguf.no_llama3(spec) or llama_gguf.windows(spec)
+
+
+def refuses_qwen2(spec: ModelSpec) -> str | None:
+    """The same of `qwen2`, which reads no width of a head."""
+    return llama_gguf.other_heads(spec) or refuses(spec)
 
 
 def _row(
-    architecture: str, names: tuple[TensorName, ...], scales: Callable[[str, ModelSpec], bool]
+    architecture: str,
+    names: tuple[TensorName, ...],
+    scales: Callable[[str, ModelSpec], bool],
+    refuses: Callable[[ModelSpec], str | None],
 ) -> Gguf:
     return Gguf(
         architecture=architecture,
@@ -48,5 +54,5 @@ def _row(
 
 # llama.cpp loads a scale for every architecture; `qwen2` does not multiply by it (seen in
 # November 2026: log-probabilities 1.3 off), `qwen3` does.
-QWEN2 = _row("qwen2", BIAS_NAMES, lambda name, spec: False)
-QWEN3 = _row("qwen3", QK_NORM_NAMES, lambda name, spec: True)
+QWEN2 = _row("qwen2", BIAS_NAMES, lambda name, spec: False, refuses_qwen2)
+QWEN3 = _row("qwen3", QK_NORM_NAMES, lambda name, spec: True, refuses)

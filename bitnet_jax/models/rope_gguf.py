@@ -40,6 +40,13 @@ def no_scaling(found: Found) -> None:
     )
 
 
+def no_llama3(spec: ModelSpec) -> str | None:
+    """Why an architecture that takes no factors of frequencies cannot hold `spec`."""
+    if spec.extra["rope_type"] == "llama3":
+        return "its positions are scaled as Llama 3.1's are, which this architecture does not do"
+    return None
+
+
 def write_keys(spec: ModelSpec) -> dict[str, tuple[str, Any]]:
     """The keys of a spec that has `rope.FIELDS`."""
     keys: dict[str, tuple[str, Any]] = {"rope.dimension_count": ("u32", spec.head_dim)}

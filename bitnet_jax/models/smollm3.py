@@ -9,6 +9,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.smollm3_gguf import GGUF
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -97,4 +98,5 @@ FAMILY = Family(
         fixed={"use_sliding_window": False},
         in_transformers=True,
     ),
+    gguf=GGUF,
 )

@@ -11,12 +11,14 @@ from bitnet_jax.core.errors import UsageError
 from bitnet_jax.core.paths import check_output
 from bitnet_jax.export.model import describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, profile_of
+from bitnet_jax.export.stablehlo import write_folder
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.create import DEFECTS, save_created
 from bitnet_jax.formats.create import create as make
 from bitnet_jax.formats.deliver import delivered
+from bitnet_jax.formats.native import choose_encoding
 from bitnet_jax.formats.receipts import check_receipt, stale_receipt
-from bitnet_jax.formats.save import FORMATS, Saved, format_of
+from bitnet_jax.formats.save import FORMATS, Saved, check_kind, format_of
 from bitnet_jax.models.families import every_family
 from bitnet_jax.stores.address import require_local
 
@@ -50,7 +52,7 @@ def create(
     name = format_of(Path(output), format)
     lowered = FORMATS[name].lowered
     if lowered:
-        require_local(output, "a graph and its data", "write it here, and upload both files")
+        require_local(output, "what an export writes", "write it here, and upload all of it")
     checkpoint = make(
         shape,
         seed=seed,
@@ -103,7 +105,20 @@ def _save_onnx(
     return Saved(path, files, "onnx", profile.name)
 
 
-_LOWERED = {"onnx": _save_onnx}
+def _save_stablehlo(
+    checkpoint: Checkpoint,
+    path: Path,
+    encoding: str | None,
+    force: bool,
+    prove: Callable[..., None],
+) -> Saved:
+    check_kind(path, directory=True)
+    chosen = choose_encoding(checkpoint, encoding)
+    files = write_folder(checkpoint, path, chosen, force=force, prove=prove)
+    return Saved(path, tuple(files), "stablehlo", chosen)
+
+
+_LOWERED = {"onnx": _save_onnx, "stablehlo": _save_stablehlo}
 
 
 def list_architectures() -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from bitnet_jax.analysis.inspect import inspect
 from bitnet_jax.bench.compare import file_bytes
+from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.formats.create import create
+from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
+from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.workflows.export import export_model
 from tests.formats import gguf_models as made
 
@@ -61,6 +67,24 @@ def test_of_a_folder_every_file_that_was_read_counts(tmp_path):
     sizes = {file.name: file.stat().st_size for file in (tmp_path / "m.hf").iterdir()}
     least = sum(sizes[name] for name in named)
     assert least <= inspect(tmp_path / "m.hf")["file_bytes"] <= sum(sizes.values()) - 13
+
+
+def test_integers_of_four_bits_and_where_they_can_go(tmp_path):
+    name = "layers.0.mlp.up_proj"
+    codes = np.zeros(MODEL.entries[name].shape, np.int8)
+    tensor = from_codes(codes, np.float32(1), kind="int4", dtype="bfloat16")
+    entry = replace(MODEL.entries[name], read=lambda: tensor, latent=None)
+    path = tmp_path / "m.bitnet"
+    save_checkpoint(replace(MODEL, entries={**MODEL.entries, name: entry}), path)
+    record = inspect(path)
+    (row,) = [row for row in record["layers"] if row.get("kind") == "int4"]
+    assert 4 <= row["bits_per_weight"] < 4 + NOTHING and 2 < record["bits_per_weight"] < 4
+    for format in ("huggingface", "gguf"):
+        with pytest.raises(CannotCreate):
+            save_checkpoint(open_checkpoint(path), tmp_path / "other", format=format)
+    reasons = {row["engine"]: row["reason"] for row in record["runs_in"]}
+    for engine in ("transformers", "llama.cpp", "bitnet.cpp", "mlx-lm"):
+        assert "bitnet model convert" not in reasons[engine]
 
 
 def test_a_model_of_floats_has_no_bits_of_quantized_weights(tmp_path):

@@ -34,8 +34,11 @@ SPECS = {
     "qwen3-128": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={}),
     "gemma": tiny_of("gemma", **made.WIDE, activation="gelu_tanh", extra={}),
     "phi": tiny_of("phi", **made.WIDE, activation="gelu_tanh", extra={}),
+    "phi-128": tiny_of("phi", **made.WIDE | {"head_dim": 128}, activation="gelu_tanh"),
     "phi3": tiny_of("phi3", **made.WIDE, extra={}),
     "smollm3": tiny_of("smollm3", **made.WIDE, extra={"rope_layers": "rn"}),
+    "smollm3-4": tiny_of("smollm3", **made.WIDE | {"num_layers": 4}, extra={}),
+    "qwen2-128": tiny_of("qwen2", **made.WIDE | {"head_dim": 128}, extra={}),
 }
 # (model, its weights, format, encoding) -> how transformers and llama.cpp run it.
 CASES = {
@@ -72,8 +75,12 @@ CASES = {
     ("qwen3-128", "ternary", "gguf", "tq2_0"): ("as W1.58A16", "as W1.58A16"),
     ("gemma", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
     ("phi", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("phi", "float", "gguf", "f32"): ("refused", "exactly"),
+    ("phi", "ternary", "gguf", "tq2_0"): ("refused", "as W1.58A16"),
     ("phi3", "float", "huggingface", "float"): ("exactly", "refused"),
     ("smollm3", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
+    ("smollm3-4", "float", "gguf", "f32"): ("refused", "exactly"),
+    ("smollm3-4", "ternary", "gguf", "tq2_0"): ("refused", "as W1.58A16"),
     ("relu2", "ternary", "onnx", "portable"): ("refused", "refused"),
     ("llama", "ternary", "onnx", "size"): ("refused", "refused"),
     ("llama", "ternary", "onnx", "inference"): ("refused", "refused"),
@@ -115,7 +122,7 @@ def test_the_table_says_what_was_seen(case, tmp_path):
     assert all(row["reason"] and "{" not in row["reason"] for row in rows.values())
 
 
-@pytest.mark.parametrize("model", ["gemma", "phi", "norms"])
+@pytest.mark.parametrize("model", ["gemma", "phi-128", "smollm3", "qwen2-128", "norms"])
 def test_nobody_is_sent_to_a_format_that_refuses_the_model(model, tmp_path):
     path = tmp_path / "m.bitnet"
     save_checkpoint(checkpoint_of(model, "ternary"), path)

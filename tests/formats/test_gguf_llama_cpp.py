@@ -34,6 +34,20 @@ SPECS = {
     ),
     "mistral": tiny_of("mistral", **made.WIDE),
     "qwen2": tiny_of("qwen2", **made.WIDE, extra={"layer_types": "ff"}),
+    "smollm3": tiny_of("smollm3", **made.WIDE | {"num_layers": 5}, extra={"rope_layers": "rrrnr"}),
+    "smollm3, tied, linear positions": tiny_of(
+        "smollm3",
+        **made.WIDE | {"num_layers": 4},
+        extra={"rope_type": "linear", "rope_factor": 2.0},
+        tie_embeddings=True,
+    ),
+    "phi": tiny_of("phi", **made.WIDE, activation="gelu_tanh"),
+    "phi, a quarter turned, linear positions": tiny_of(
+        "phi",
+        **made.WIDE,
+        activation="gelu_tanh",
+        extra={"rotary_share": 0.25, "rope_type": "linear", "rope_factor": 2.0},
+    ),
     "qwen3": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={"layer_types": "ff"}),
 }
 # Seen in November 2026, the largest of 4 x 512 log-probabilities.
