@@ -30,7 +30,8 @@ from bitnet_jax.workflows.wiring import stored_forms, wiring_claims
 # What every receipt states: one without them proves nothing.
 REQUIRED = frozenset(
     ("source_format", "source_encoding", "source_files", "format", "output_files")
-    + ("digest_before", "digest_after", "scales_changed", "floats_changed", "contract", "findings")
+    + ("digest_before", "digest_after", "codes_changed", "scales_changed", "floats_changed")
+    + ("contract", "findings")
 )
 _OF_ITSELF = ("schema", "seal")
 _FIX = "get {what} again from where it came from, or convert again"
