@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_jax.analysis.inspect import stored_bits
 from bitnet_jax.bench.progress import task
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.quant.digest import DigestBuilder
@@ -73,7 +74,8 @@ def _about(one: Checkpoint, builder: DigestBuilder, held: Mapping[str, int]) -> 
         "parameters": sum(size for size, _ in shapes),
         "ternary_parameters": sum(size for size, ternary in shapes if ternary),
         "digest": builder.result().to_json(),
-        "bits_per_weight": 8 * held["packed"] / held["codes"] if held["codes"] else None,
+        "bits_per_weight": stored_bits(one),
+        "packed_bits_per_weight": 8 * held["packed"] / held["codes"] if held["codes"] else None,
         "memory_bytes": held["packed"] + held["floats"],
     }
 

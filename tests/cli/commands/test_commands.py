@@ -151,7 +151,14 @@ RECORDS = {
 }
 
 
-NO_RECEIPT = {"receipt": None, "source": None, "probe": True, "jobs": None}
+NO_RECEIPT = {
+    "receipt": None,
+    "source": None,
+    "probe": True,
+    "text": None,
+    "calibration": None,
+    "jobs": None,
+}
 
 
 class FakeModel:
@@ -335,6 +342,8 @@ def said(calls, name):
                 "receipt": "r.json",
                 "source": "s",
                 "probe": False,
+                "text": None,
+                "calibration": None,
                 "jobs": 2,
             },
         ),
