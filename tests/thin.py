@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark and not item.get_closest_marker("heavy"):
             rows[item.nodeid.split("[")[0], *mark.args].append(item)
     for (_, every), found in rows.items():
-        found.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        # Tests over the same rows keep the same ones: what they compile for a row is shared.
+        found.sort(key=lambda item: zlib.crc32(item.name.partition("[")[2].encode()))
         for item in found[-(-len(found) // every) :]:
             item.add_marker(heavy)
 

@@ -38,7 +38,7 @@ def test_its_recipe_is_one(page, tmp_path):
 
 def test_its_commands_parse(page):
     lines = re.findall(r"^bitnet .+", page, re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         asked = route(shlex.split(line, comments=True)[1:])
         _, args = registry.load(asked.command)

@@ -81,7 +81,6 @@ REFUSED = {
     "a name of 300 letters": (
         f"model convert m -o {'a' * 300}.bitnet", "", 74, "io.failed"),
     "an unknown suffix": ("model convert m -o there.xyz", "", 2, "format.unknown"),
-    "a format not built": ("model convert m -o there.stablehlo", "", 69, "cli.not_built"),
     "an encoding of another format": (
         "model convert m -o there.bitnet --encoding master", "", 2, "format.encoding"),
     "an unknown encoding": ("model convert m -o there -E tq9", "", 2, "format.encoding"),

@@ -59,6 +59,7 @@ def test_value_and_gradient_in_one_jit(name):
     assert_near(got, want, CASES[name])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", alternate(DIFFERENTIABLE, 0))
 def test_a_traced_lambda_blends(name):
     got = run_gradients(name, qat_of, 0.3)
@@ -94,6 +95,7 @@ def test_the_twin_is_the_function_itself_at_lambda_0(name):
     assert_near(twin, function, case, slack=8)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", alternate(CASES, 0))
 def test_the_twin_is_not_the_function_at_lambda_1(name):
     case = CASES[name]

@@ -125,6 +125,7 @@ def test_one_file_goes_with_a_card(writable, tmp_path):
     assert set(files(writable)) == {"m.bitnet", "README.md"}
 
 
+@pytest.mark.heavy
 def test_a_graph_goes_with_its_data(writable, tmp_path):
     save_checkpoint(create("tiny", layers=1), tmp_path / "m.bitnet")
     export_model(tmp_path / "m.bitnet", tmp_path / "m.onnx", probe=False)
