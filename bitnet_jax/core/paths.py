@@ -19,10 +19,12 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from bitnet_jax.core.errors import CannotCreate, Resumable
 from bitnet_jax.core.locks import NoLocks, lock, remove_if_free, undisturbed
 from bitnet_jax.core.outputs import check_kind, check_name, check_output, exists, os_failure
+from bitnet_jax.core.writing import new_file
 
 __all__ = [
     "atomic_directory", "atomic_file", "check_name", "check_output", "lock", "make_folder",
@@ -174,7 +176,7 @@ def atomic_file(path: Path, *, mode: str = "wb", force: bool = True) -> Iterator
             wanted = 0o666 & ~_umask() if before is None else stat.S_IMODE(before)
             try:
                 # "x": it must be new; 0600 until it is whole.
-                with open(temporary, mode.replace("w", "x"), opener=_private) as stream:
+                with _opened(temporary, mode) as stream:
                     yield stream
                     stream.flush()
                     os.fsync(stream.fileno())
@@ -203,6 +205,12 @@ def _replaced(target: Path, path: Path, force: bool) -> int | None:
 
 def _private(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
+
+
+def _opened(path: Path, mode: str) -> IO[Any]:
+    if mode == "wb":
+        return new_file(path, _private)
+    return open(path, mode.replace("w", "x"), opener=_private)
 
 
 @contextlib.contextmanager

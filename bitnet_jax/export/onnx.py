@@ -19,6 +19,7 @@ from onnx import helper
 from bitnet_jax.containers.onnx_write import DataWriter, data_name, set_metadata, write_graph
 from bitnet_jax.core import jax_compat, paths
 from bitnet_jax.core.errors import UsageError
+from bitnet_jax.core.writing import new_file
 from bitnet_jax.export.builder import CONTRIB, ONNX_TYPES, Builder, live_nodes
 from bitnet_jax.export.dims import Dims, is_static
 from bitnet_jax.export.lowering import Lowering
@@ -224,9 +225,9 @@ def write(
             # checker and runtimes refuse data that are.
             with paths.scratch_directory(Path(data.name).parent) as folder:
                 whole, its_data = folder / path.name, folder / beside.name
-                with open(its_data, "xb") as stream:
+                with new_file(its_data) as stream:
                     model = _with_data(lowered, read, metadata, DataWriter(stream, beside.name))
-                with open(whole, "xb") as stream:
+                with new_file(whole) as stream:
                     write_graph(model, stream, path)
                 prove(whole)
                 for now, stream in ((its_data, data), (whole, graph)):

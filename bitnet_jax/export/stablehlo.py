@@ -21,6 +21,7 @@ from jax import export, lax
 from bitnet_jax.containers.native import SCALES, NativeFile, open_native
 from bitnet_jax.core import jax_compat, paths
 from bitnet_jax.core.errors import InternalError
+from bitnet_jax.core.writing import new_file
 from bitnet_jax.export.decoder import Pairs, in_place_function
 from bitnet_jax.export.onnx import as_json
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -148,7 +149,7 @@ def write_folder(
     """
     names = (WEIGHTS, *(f"{name}{SUFFIX}" for name in ("prefill", "decode")), MANIFEST)
     with paths.atomic_directory(path, force=force) as folder:
-        with open(folder / WEIGHTS, "xb") as stream:
+        with new_file(folder / WEIGHTS) as stream:
             write_bitnet(checkpoint, stream, encoding, jobs=jobs)
         weights = open_native(folder / WEIGHTS)
         programs = {}

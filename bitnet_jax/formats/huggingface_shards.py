@@ -20,6 +20,7 @@ from bitnet_jax.containers.safetensors_write import (
     SafetensorsWriter,
     encode_header,
 )
+from bitnet_jax.core.writing import new_file
 from bitnet_jax.formats.huggingface_matrices import Matrices
 from bitnet_jax.formats.huggingface_plan import SCALE, Piece
 from bitnet_jax.formats.huggingface_weights import ExactScale, exact_metadata
@@ -88,7 +89,7 @@ def write_shards(
     """
     with ExitStack() as stack:
         files = [
-            _ShardFile(stack.enter_context(path.open("wb")), pieces, matrices, fixed)
+            _ShardFile(stack.enter_context(new_file(path)), pieces, matrices, fixed)
             for path, pieces in zip(paths, shards, strict=True)
         ]
         work = [(piece, file) for file in files for piece in file.pieces if piece.rank != SCALE]

@@ -14,6 +14,8 @@ The same code serves numpy and JAX arrays. Knows nothing of scales.
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,10 @@ _TRITS = np.array(
 ).view("<u4")[:, 0]
 
 
+# Bytes that are turned at once: they and what is made of them stay in a core's cache.
+_AT_ONCE = 1 << 16
+
+
 def plain_bytes(codes: np.ndarray) -> np.ndarray:
     """Packed codes as plain row-major codes, four consecutive columns to a byte.
 
@@ -95,12 +101,18 @@ def plain_bytes(codes: np.ndarray) -> np.ndarray:
       uint8 [..., OB*16, IB*4, 1] (the last axis lets a table widen each byte).
     """
     *lead, ob, ib, _ = codes.shape
-    words = np.ascontiguousarray(codes).view("<u4")  # [..., ob, ib, r]
-    swap = ((words >> np.uint32(6)) ^ words) & np.uint32(0x00CC00CC)
-    words = words ^ swap ^ (swap << np.uint32(6))
-    swap = ((words >> np.uint32(12)) ^ words) & np.uint32(0x0000F0F0)
-    words = words ^ swap ^ (swap << np.uint32(12))
-    rows = np.ascontiguousarray(np.swapaxes(words, -1, -2))  # [..., ob, r, ib]
+    lines = np.ascontiguousarray(codes).view("<u4").reshape(math.prod(lead) * ob, ib, BLOCK)
+    rows = np.empty((len(lines), BLOCK, ib), "<u4")
+    wide = _AT_ONCE // (BLOCK * 4)
+    high = max(1, wide // max(ib, 1))
+    starts = itertools.product(range(0, len(lines), high), range(0, ib, wide))
+    for line, column in ((slice(i, i + high), slice(j, j + wide)) for i, j in starts):
+        words = lines[line, column]
+        swap = ((words >> np.uint32(6)) ^ words) & np.uint32(0x00CC00CC)
+        words = words ^ swap ^ (swap << np.uint32(6))
+        swap = ((words >> np.uint32(12)) ^ words) & np.uint32(0x0000F0F0)
+        words = words ^ swap ^ (swap << np.uint32(12))
+        rows[line, :, column] = np.swapaxes(words, -1, -2)
     return rows.view(np.uint8).reshape(*lead, ob * BLOCK, ib * 4, 1)
 
 
