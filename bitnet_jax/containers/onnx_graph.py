@@ -55,7 +55,7 @@ def _is_several(value: Any) -> bool:
 
 def name_of(node: Any) -> str:
     """What a message calls a node."""
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
+    domain = f"{node.domain[:80]}." if node.domain not in ("", "ai.onnx") else ""
     name = node.name or (node.output[0] if node.output else "")
     return f"node {shown(name)} ({domain}{node.op_type[:80]})"
 

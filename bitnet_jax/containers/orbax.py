@@ -25,6 +25,7 @@ import numpy as np
 from bitnet_jax.containers.blob import Blob, load_json
 from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.core.errors import BadData, shown
+from bitnet_jax.core.letters import spelled_out
 from bitnet_jax.core.outputs import os_failure
 
 METADATA = "_METADATA"
@@ -38,7 +39,7 @@ _SPARE_CHUNK = 1 << 20
 _AGAIN = "copy the whole checkpoint again; an older step may stand beside it"
 # What tensorstore raises: its own statuses as ValueError, the rest from reading hostile JSON.
 _FAULTS = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, RuntimeError, OSError)
-_PLAIN_KEY = re.compile(r"[^/\\\x00-\x1f]{1,512}")
+_PLAIN_KEY = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff]{1,512}")
 
 
 def files_in(folder: Path) -> list[str]:
@@ -252,7 +253,7 @@ def _damage(where: str, name: str) -> Iterator[None]:
         raise
     except _FAULTS as error:
         # Its messages end in a dump of everything that it was asked for.
-        words = re.split(r" \[(?:tensorstore_spec|source locations)", str(error))[0]
+        words = spelled_out(re.split(r" \[(?:tensorstore_spec|source locations)", str(error))[0])
         raise TensorError(
             "orbax.array",
             f"{where}: `{name}` cannot be read: {words[:300]}",

@@ -30,6 +30,8 @@ from bitnet_jax.quant.kinds import kind_of
 from bitnet_jax.quant.tensor import QuantTensor
 
 PREFIX = "bitnet."
+# What a file states of its tensors; None where nobody asked.
+Sums = Mapping[str, Any] | None
 FORMAT = "1"
 # float storage -> ONNX's type of the initializer
 _FLOATS = {
@@ -84,7 +86,7 @@ def _open_ours(file: OnnxFile, verify: bool) -> Checkpoint:
             AGAIN,
             tensor=odd[0],
         )
-    sums = _json(file, "checksums", {}) if verify else {}
+    sums = _json(file, "checksums", {}) if verify else None
     entries = {name: _entry(file, item, rows[name], sums) for name, item in wanted.items()}
     files = {
         key.removeprefix(PREFIX + "file."): text.encode()
@@ -113,7 +115,7 @@ def _json(file: OnnxFile, key: str, default: Any) -> Any:
     return value
 
 
-def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) -> TensorEntry:
+def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Sums) -> TensorEntry:
     if not isinstance(raw, dict) or raw.get("shape") != list(item.shape):
         found = raw.get("shape") if isinstance(raw, dict) else raw
         raise TensorError(
@@ -151,9 +153,7 @@ def _entry(file: OnnxFile, item: Expected, raw: Any, sums: Mapping[str, Any]) ->
     )
 
 
-def _float_entry(
-    file: OnnxFile, item: Expected, raw: Mapping[str, Any], sums: Mapping[str, Any]
-) -> TensorEntry:
+def _float_entry(file: OnnxFile, item: Expected, raw: Mapping[str, Any], sums: Sums) -> TensorEntry:
     dtype, storage, info = raw.get("dtype"), raw.get("storage"), file.info(item.name)
     for value in (dtype, storage):
         if not isinstance(value, str) or value not in _FLOATS:
@@ -181,9 +181,14 @@ def _float_entry(
     )
 
 
-def _check_sum(file: OnnxFile, name: str, sums: Mapping[str, Any]) -> None:
-    stated = sums.get(name)
-    if stated is not None and xxhash.xxh3_64_hexdigest(file.read_bytes(name).data) != stated:
+def _check_sum(file: OnnxFile, name: str, sums: Sums) -> None:
+    if sums is None:
+        return
+    if name not in sums:  # every file of ours states one: what has none was altered
+        raise TensorError(
+            "onnx.checksum", f"{file.where} states no checksum of `{name}`", AGAIN, tensor=name
+        )
+    if xxhash.xxh3_64_hexdigest(file.read_bytes(name).data) != sums[name]:
         raise TensorError(
             "onnx.checksum",
             f"{file.where}: the data of `{name}` is not what was written: its checksum differs",

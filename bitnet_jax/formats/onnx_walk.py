@@ -98,6 +98,10 @@ def compile_graph(file: OnnxFile, *, known: bool = True) -> Graph:
     )
 
 
+# Letters of a message that say in which calls and graphs a node is.
+_MOST_WITHIN = 300
+
+
 class _Compiler:
     def __init__(self, file: OnnxFile, known: bool):
         self.file, self.known = file, known
@@ -106,6 +110,8 @@ class _Compiler:
         self, node: Any, opsets: Mapping[str, int], given: Mapping[str, Any], within: str = ""
     ) -> Step:
         domain = "" if node.domain == "ai.onnx" else node.domain
+        if len(within) > _MOST_WITHIN:  # calls in calls: the innermost say where
+            within = "… " + within[-_MOST_WITHIN:]
         where = f"{self.file.where}, {within}{name_of(node)}"
         attributes, graphs = self._attributes(node, opsets, given, within)
         outputs = tuple(node.output)

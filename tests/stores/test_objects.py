@@ -141,9 +141,11 @@ def test_a_graph_comes_with_the_data_that_it_names(store, model, tmp_path, addre
     graphs.ours(model, tmp_path / "g")
     put(store, tmp_path, "g")
     assert open_checkpoint(locate(f"{store.scheme}://b/{address}")).digest() == model.digest()
-    store.fs.rm_file("b/g/model.onnx.data")
+    (tmp_path / "g").rename(tmp_path / "h")
+    (tmp_path / "h/model.onnx.data").unlink()
+    put(store, tmp_path, "h")
     with pytest.raises(BadData) as caught:
-        locate(f"{store.scheme}://b/{address}")
+        locate(f"{store.scheme}://b/{address.replace('g', 'h', 1)}")
     assert caught.value.code == "onnx.external_missing"
 
 

@@ -177,7 +177,7 @@ def refusal(row, family, format, encoding):
         return "cannot say extra"  # plain floats have no quantization_config
     if encoding == "dequantized":
         return "quantizes what it loads" if family.huggingface.masters else None
-    if any(item.rows for item in items) and format == "huggingface":
+    if any(item.rows for item in items) and format in ("huggingface", "safetensors"):
         return "one matrix"
     if encoding == "autobitlinear" and biased:
         return "multiplies that by the scale"
