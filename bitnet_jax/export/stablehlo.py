@@ -9,7 +9,7 @@ package: jax, and any reader of safetensors, are enough. Knows no runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ from bitnet_jax.core.writing import new_file
 from bitnet_jax.export.decoder import Pairs, in_place_function
 from bitnet_jax.export.onnx import as_json
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.native import write_bitnet
+from bitnet_jax.formats.native import tensor_of, write_bitnet
 from bitnet_jax.formats.stablehlo import FORMAT, MANIFEST, SUFFIX, VERSION, WEIGHTS
 from bitnet_jax.ir.program import trace
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.layouts import layout_of
-from bitnet_jax.quant.tensor import QuantTensor
 from bitnet_jax.targets.detect import versions
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -77,20 +76,10 @@ def packed_of(weights: NativeFile, tensors: Mapping[str, Any]) -> Packed:
     leaves: dict[str, Any] = {name: tensors[name].astype(jnp.float32) for name in weights.floats}
     for name, row in weights.rows.items():
         offset, count = row.scales
-        leaves[name] = QuantTensor(
-            codes=lax.bitcast_convert_type(tensors[name], layout_of(row.layout).dtype),
-            scale=tensors[SCALES][offset : offset + count].reshape(row.scale_shape),
-            shape=row.shape,
-            dtype="float32",  # activations are, wherever the weights came from
-            stack_axes=row.stack_axes,
-            out_axes=row.out_axes,
-            in_axes=row.in_axes,
-            scale_kind=row.scale_kind,
-            group_size=row.group_size,
-            scale_dtype=row.scale_dtype,
-            kind=row.kind,
-            layout=row.layout,
-        )
+        codes = lax.bitcast_convert_type(tensors[name], layout_of(row.layout).dtype)
+        scale = tensors[SCALES][offset : offset + count].reshape(row.scale_shape)
+        # Activations are float32, wherever the weights came from.
+        leaves[name] = replace(tensor_of(row, codes, scale), dtype="float32")
     return Packed.of(leaves)
 
 

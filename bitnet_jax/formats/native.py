@@ -123,9 +123,17 @@ def _entry(file: NativeFile, item: Expected) -> TensorEntry:
 
 def _read_ternary(file: NativeFile, name: str) -> QuantTensor:
     row = file.rows[name]
-    tensor = QuantTensor(
-        codes=file.read_codes(name).view(layout_of(row.layout).dtype),
-        scale=file.read_scale(name),
+    codes = file.read_codes(name).view(layout_of(row.layout).dtype)
+    tensor = tensor_of(row, codes, file.read_scale(name))
+    tensor.verify(name)
+    return tensor
+
+
+def tensor_of(row: Row, codes: Any, scale: Any) -> QuantTensor:
+    """The parameter that a row describes, of its packed codes and its scales."""
+    return QuantTensor(
+        codes=codes,
+        scale=scale,
         shape=row.shape,
         dtype=row.dtype,
         stack_axes=row.stack_axes,
@@ -137,8 +145,6 @@ def _read_ternary(file: NativeFile, name: str) -> QuantTensor:
         kind=row.kind,
         layout=row.layout,
     )
-    tensor.verify(name)
-    return tensor
 
 
 def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> str:

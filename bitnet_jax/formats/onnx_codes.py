@@ -17,6 +17,7 @@ from bitnet_jax.containers.errors import TensorError
 from bitnet_jax.containers.native_table import Row, parse_row
 from bitnet_jax.containers.onnx_file import OnnxFile
 from bitnet_jax.core.errors import shown
+from bitnet_jax.formats.native import tensor_of
 from bitnet_jax.formats.onnx_ops.quantized import codes_of
 from bitnet_jax.quant.layouts import LAYOUT_OF, pack_codes
 from bitnet_jax.quant.tensor import QuantTensor
@@ -48,21 +49,7 @@ class Quantized:
 
     def tensor(self, codes: np.ndarray, scale: np.ndarray) -> QuantTensor:
         """The parameter, of its codes and scales."""
-        row = self.row
-        return QuantTensor(
-            codes=pack_codes(np.ascontiguousarray(codes), row.layout),
-            scale=scale,
-            shape=row.shape,
-            dtype=row.dtype,
-            stack_axes=row.stack_axes,
-            out_axes=row.out_axes,
-            in_axes=row.in_axes,
-            scale_kind=row.scale_kind,
-            group_size=row.group_size,
-            scale_dtype=row.scale_dtype,
-            kind=row.kind,
-            layout=row.layout,
-        )
+        return tensor_of(self.row, pack_codes(np.ascontiguousarray(codes), self.row.layout), scale)
 
 
 def quantized(file: OnnxFile, name: str, raw: Mapping[str, Any]) -> Quantized:

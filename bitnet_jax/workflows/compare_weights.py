@@ -133,6 +133,7 @@ def _floats(one: np.ndarray, two: np.ndarray) -> dict[str, Any]:
 
     None where the first is zero or no number.
     """
+    one, two = np.atleast_1d(one), np.atleast_1d(two)
     equal, difference, size, error = True, 0.0, 0.0, 0.0
     step = max(1, _AT_ONCE // max(math.prod(one.shape[1:]), 1))
     for start in range(0, len(one), step):

@@ -126,10 +126,9 @@ def export_model(
         "made_by": proof.made_by(),
         "warnings": [*checkpoint.warnings, *wiring_warnings(wiring, str(source.path))],
     }
-    written_receipt = False
+    receipted = False
 
     def prove(written: Path) -> None:
-        nonlocal written_receipt
         _check(written)
         # By the reader that users have, as any conversion's output.
         after = Pass(open_checkpoint(written), lambda name: None)
@@ -146,17 +145,25 @@ def export_model(
             stamp(file, name)
             for file, name in ((written, path.name), (written.with_name(beside.name), beside.name))
         ]
-        # Killed from here on, the receipt lacks its files: the next run makes all of them.
+        if path.exists():  # killed from here on, the new files lack a receipt
+            receipt.unlink(missing_ok=True)
+        else:  # killed from here on, the receipt lacks its files: the next run makes all of them
+            write_receipt()
+
+    def write_receipt() -> None:
+        nonlocal receipted
         with paths.atomic_file(receipt, force=check_receipt(path, "onnx", force=force)) as stream:
             stream.write(sealed(named(record, source, path)))
-        written_receipt = True
+        receipted = True
 
     try:
         write_model(checkpoint, described, profile, path, force=force, prove=prove)
     except BaseException:
-        if written_receipt:  # of files that did not get their places
+        if receipted and not path.exists():
             receipt.unlink(missing_ok=True)
         raise
+    if not receipted:
+        write_receipt()
     return record | {"receipt": str(receipt)}
 
 

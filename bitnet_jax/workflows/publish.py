@@ -7,6 +7,7 @@ itself: it is given a function that does.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -120,7 +121,7 @@ def _files(checkpoint: Checkpoint) -> tuple[dict[str, Path], list[str]]:
     folder = path if path.is_dir() else path.parent
     # What lies above the model's folder is read beside the model too.
     files = {
-        name.replace("../", ""): file
+        re.sub(r"^(\.\./)+", "", name): file
         for name, file in files_of(path, checkpoint.source.detail).items()
     }
     if checkpoint.source.format == "orbax":

@@ -12,7 +12,7 @@ from bitnet_jax.formats.create import create, save_created
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.quant.tensor import from_codes
 from bitnet_jax.workflows.compare import compare, table
-from bitnet_jax.workflows.compare_weights import compare_weights, totals
+from bitnet_jax.workflows.compare_weights import _floats, compare_weights, totals
 from bitnet_jax.workflows.model_pair import kl_of
 
 MODEL = create("tiny", layers=1)
@@ -143,3 +143,8 @@ def test_integer_kinds_are_compared_as_what_they_stand_for(tmp_path):
 def save(model, folder):
     save_checkpoint(model, folder / "plain.bitnet")
     return folder / "plain.bitnet"
+
+
+def test_a_parameter_that_is_one_number():
+    row = _floats(np.float32(1), np.asarray(np.float32(3)))
+    assert row["difference"] == 2.0 and row["nmse"] == 4.0 and not row["equal"]

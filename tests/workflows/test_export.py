@@ -146,6 +146,23 @@ def test_the_receipt_is_there_before_its_files_and_goes_with_a_failure(
     assert seen == [True] and not (tmp_path / "m.onnx-receipt.json").exists()
 
 
+def test_what_stood_there_keeps_no_receipt_of_another(tmp_path, model, monkeypatch):
+    unprobed(model, tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx").read_bytes()
+    replace = os.replace
+
+    def fails(source, target):
+        if Path(target).name == "m.onnx":
+            raise OSError(5, "no more")
+        return replace(source, target)
+
+    monkeypatch.setattr("bitnet_jax.core.paths.os.replace", fails)
+    with pytest.raises(BitnetError):
+        unprobed(model, tmp_path / "m.onnx", optimize_for="size", force=True)
+    assert (tmp_path / "m.onnx").read_bytes() == before
+    assert not (tmp_path / "m.onnx-receipt.json").exists()
+
+
 def test_a_graph_that_is_no_onnx_is_not_written(tmp_path, model, monkeypatch):
     from bitnet_jax.export.table import TABLE
 
