@@ -23,7 +23,7 @@ from bitnet_jax.formats.survey import Survey
 from bitnet_jax.models.families import family_of
 from bitnet_jax.quant.dense import as_plain
 from bitnet_jax.quant.digest import Digest
-from bitnet_jax.quant.finite import is_finite
+from bitnet_jax.quant.finite import count_not_finite
 from bitnet_jax.quant.tensor import TERNARY, QuantTensor
 
 ERROR, WARNING = "error", "warning"
@@ -270,8 +270,7 @@ class _Floats:
 
     def add(self, part: np.ndarray) -> None:
         self.size += part.size
-        if not is_finite(part):
-            self.bad += int(part.size - np.isfinite(part).sum())
+        self.bad += count_not_finite(part)
         # -0.0 is zero too; numpy takes ten times longer over bfloat16 than over its bits.
         bits = part.view(np.uint16) << np.uint16(1) if part.dtype.itemsize == 2 else part
         self.zeros += part.size - int(np.count_nonzero(bits))

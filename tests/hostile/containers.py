@@ -417,7 +417,7 @@ CONTAINERS: Mapping[str, Container] = {
     "onnx": Container(
         onnx_samples.foreign, "m.onnx", onnx_samples.read_foreign,
         {**_RAW, "fields": inside(_graph, (onnx_samples.fields,)),
-         "data dropped": lambda choose, sample: {"m.onnx": sample["m.onnx"]}},
+         "file dropped": mutate.drop_file},
         onnx_samples.as_the_library,
     ),
     "onnx, ours": Container(
