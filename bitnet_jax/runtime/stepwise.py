@@ -69,6 +69,8 @@ class Stepwise:
       narrow: matrices that stay bfloat16; all other floats become float32, exactly.
       tokens: int32 [batch, length].
       like: another run, whose program is taken if it would be the same.
+      other: a program to run in place of the engine's, traced on the same parameters, its first
+        result the logits; and its inputs.
     """
 
     checkpoint: Checkpoint
@@ -76,18 +78,22 @@ class Stepwise:
     narrow: frozenset[str]
     tokens: np.ndarray
     like: Stepwise | None = None
+    other: tuple[Program, Any] | None = None
 
     def __post_init__(self) -> None:
         self._values: dict[Any, Any] = {}
         closed = self.program.jaxpr
         self._values.update(zip(closed.jaxpr.constvars, closed.consts, strict=True))
         inputs = closed.jaxpr.invars[len(self.program.param_names) :]
-        self._values.update(zip(inputs, [jnp.asarray(self.tokens)], strict=True))
+        given = (self.tokens,) if self.other is None else self.other[1]
+        self._values.update(zip(inputs, map(jnp.asarray, jax.tree.leaves(given)), strict=True))
         self._at = 0
 
     @cached_property
     def program(self) -> Program:
-        """What the engine would compile for these tokens."""
+        """What the engine would compile for these tokens, or the other."""
+        if self.other is not None:
+            return self.other[0]
         spec, like = self.checkpoint.spec, self.like
         if like is not None and (spec, self.forms, self.narrow, self.tokens.shape) == (
             (like.checkpoint.spec, like.forms, like.narrow, like.tokens.shape)
@@ -209,8 +215,7 @@ class Stepwise:
 
     def result(self) -> np.ndarray:
         """The logits, float32 [batch, length, vocab], once all equations were run."""
-        [out] = self.program.jaxpr.jaxpr.outvars
-        return np.asarray(self._values[out])
+        return np.asarray(self._values[self.program.jaxpr.jaxpr.outvars[0]])
 
     def run(self) -> np.ndarray:
         """Runs all of it; the logits."""

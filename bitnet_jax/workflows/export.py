@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import onnx
 
@@ -21,7 +20,7 @@ from bitnet_jax.core import paths
 from bitnet_jax.core.errors import BadData, InternalError
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
-from bitnet_jax.export.measure import row_logits, runtime_name, session
+from bitnet_jax.export.measure import file_logits, runtime_name
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -32,7 +31,7 @@ from bitnet_jax.formats.save import check_not_input
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.passes import pipelines
 from bitnet_jax.quant.digest import Digest
-from bitnet_jax.runtime.model import Model
+from bitnet_jax.runtime.stepwise import Forms, Stepwise, narrow_floats
 from bitnet_jax.stores.address import require_local
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
@@ -104,7 +103,7 @@ def export_model(
     wiring = wiring_claims(checkpoint, before.forms) if probe else {}
     require_wiring(wiring, str(checkpoint.source.path), str(path))
     described = describe(checkpoint)
-    probed = _Probe(checkpoint) if probe else None
+    probed = _Probe(checkpoint, before.forms, described) if probe else None
     passes = probed.passes if probed else _unmeasured(described)
     source, beside = checkpoint.source, path.with_name(data_name(path.name))
     record: dict[str, Any] = {
@@ -212,7 +211,7 @@ def _measured(
             warning += f"; profile `{profile.name}` is not exact"
         return unmeasured, [warning] if warning else []
     rows, expected = probe.rows(), probe.reference
-    found = row_logits(session(written), probe.spec, rows, probe.tokens.shape[1] // 2)
+    found, pieces = file_logits(written, probe.spec, rows, probe.tokens.shape[1] // 2)
     parity = compare_logits(
         np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)]),
         np.concatenate(found),
@@ -229,6 +228,7 @@ def _measured(
         "max_logit_difference": parity.max_logit_difference,
         "parity": asdict(parity) | {"holds": parity.holds},
         "runtime": name,
+        "pieces": pieces,
     }
     return measured, []
 
@@ -242,15 +242,14 @@ def probe_tokens(spec: ModelSpec) -> np.ndarray:
 class _Probe:
     """A few tokens, our engine's logits of them, and what each step of the pipeline changes.
 
-    The model itself is let go: the other runtime will want as much memory.
+    A layer's weights are held at a time, as in the probe of any conversion.
     """
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.spec = checkpoint.spec
+    def __init__(self, checkpoint: Checkpoint, forms: Forms, described: Described):
+        self.spec, self._checkpoint, self._forms = checkpoint.spec, checkpoint, forms
         self.tokens = probe_tokens(checkpoint.spec)
-        model = Model(checkpoint)
-        self.reference = model.logits(self.tokens)
-        self.passes = self._passes(model.packed)
+        self.reference = Stepwise(checkpoint, forms, narrow_floats(forms), self.tokens).run()
+        self.passes = self._passes(described.packed())
 
     def rows(self) -> list[np.ndarray]:
         """The rows, cut to different lengths: a file's batches are padded."""
@@ -265,10 +264,13 @@ class _Probe:
         past = [(empty, empty)] * self.spec.num_layers
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
         mask = np.ones_like(positions)
+        inputs = (self.tokens, mask, positions, past)
         found = []
         for step in pipelines.exported(packed):
             program = pipelines.run_pipeline(program, [step])
-            logits, _ = jax.jit(program.__call__)(packed, self.tokens, mask, positions, past)
-            parity = compare_logits(self.reference, logits)
+            run = Stepwise(
+                self._checkpoint, self._forms, frozenset(), self.tokens, other=(program, inputs)
+            )
+            parity = compare_logits(self.reference, run.run())
             found.append({"name": step.name, "max_logit_difference": parity.max_logit_difference})
         return found

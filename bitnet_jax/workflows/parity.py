@@ -19,6 +19,8 @@ CLEAR_MARGIN = 1e-3
 # A code that flips turns the first choice of a token now and then, however clear: 1 of 1,021 seen.
 CLEAR_SHARE = 0.99
 TINY_LIMIT = 2e-5
+# Logits that are widened at once.
+_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,23 @@ def compare_logits(reference: Any, logits: Any) -> Parity:
 
     NaN anywhere gives infinite differences: it is no agreement.
     """
-    reference = np.asarray(reference, np.float64).reshape(-1, np.shape(reference)[-1])
-    logits = np.asarray(logits, np.float64).reshape(reference.shape)
+    reference = np.asarray(reference).reshape(-1, np.shape(reference)[-1])
+    logits = np.asarray(logits).reshape(reference.shape)
+    # A few tokens at a time: in float64, those of a large vocabulary are gigabytes.
+    step = max(_AT_ONCE // reference.shape[1], 1)
+    largest, rows = 0.0, []
+    for start in range(0, len(reference), step):
+        one, other = (part[start : start + step].astype(np.float64) for part in (reference, logits))
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(other - one).max(axis=-1)
+            largest = np.maximum(largest, np.abs(one).max())
+            best = np.sort(np.partition(one, -2, axis=-1)[:, -2:], axis=-1)
+            clear = best[:, 1] - best[:, 0] > CLEAR_MARGIN
+        rows.append((apart, clear, one.argmax(-1) == other.argmax(-1)))
+    apart, clear, same = (np.concatenate(column) for column in zip(*rows, strict=True))
     with np.errstate(invalid="ignore"):
-        difference = np.abs(logits - reference).max(axis=-1) / np.abs(reference).max()
-        best = np.sort(np.partition(reference, -2, axis=-1)[:, -2:], axis=-1)
-        clear = best[:, 1] - best[:, 0] > CLEAR_MARGIN
+        difference = apart / largest
     difference = np.where(np.isfinite(difference), difference, np.inf)
-    same = reference.argmax(-1) == logits.argmax(-1)
     return Parity(
         max_logit_difference=float(difference.max()),
         median_logit_difference=float(np.median(difference)),
