@@ -22,14 +22,19 @@ from ternary_matmul import machine
 
 EXPORT = """
 import json, os, sys, time
+from bitnet_jax.core.errors import BadData
 from bitnet_jax.core.pages import peak_resident
 from bitnet_jax.workflows.export import export_model
 started = time.perf_counter()
-record = export_model(sys.argv[1], sys.argv[2], optimize_for=sys.argv[3], force=True,
-                      probe=sys.argv[4] == "probe")
+refused = None
+try:
+    record = export_model(sys.argv[1], sys.argv[2], optimize_for=sys.argv[3], force=True,
+                          probe=sys.argv[4] == "probe")
+except BadData as error:
+    record, refused = {}, error.message
 print(json.dumps({"seconds": time.perf_counter() - started, "peak": peak_resident(os.getpid()),
-                  "largest_difference": record["max_logit_difference"],
-                  "runtime": record["runtime"], "pieces": record.get("pieces")}))
+                  "largest_difference": record.get("max_logit_difference"),
+                  "pieces": record.get("pieces"), "refused": refused}))
 """
 ALLOWED = 3, 300_000_000
 

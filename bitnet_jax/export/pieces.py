@@ -45,9 +45,7 @@ class Piece:
     table: str | None = None
 
 
-def cut(
-    model: onnx.ModelProto, carried: Mapping[str, str], most: int | None = None
-) -> list[Piece]:
+def cut(model: onnx.ModelProto, carried: Mapping[str, str], most: int | None = None) -> list[Piece]:
     """The pieces of a model, in order; one where its weights are few.
 
     Args:
@@ -177,7 +175,11 @@ class _Plan:
         """Stretches that only multiply by a float matrix that is too large for a piece."""
         found = []
         for name, tensor in self._weights.items():
-            if len(tensor.dims) == 2 and tensor.data_type in _FLOATS and _bytes(tensor) > self._most:
+            if (
+                len(tensor.dims) == 2
+                and tensor.data_type in _FLOATS
+                and _bytes(tensor) > self._most
+            ):
                 place = self._product(name)
                 if place is not None:
                     found.append((*place, name))

@@ -10,9 +10,10 @@ in the memory of its largest layer. Knows no tolerance: who compares two runs de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import jax
@@ -217,11 +218,39 @@ class Stepwise:
         """The logits, float32 [batch, length, vocab], once all equations were run."""
         return np.asarray(self._values[self.program.jaxpr.jaxpr.outvars[0]])
 
-    def run(self) -> np.ndarray:
-        """Runs all of it; the logits."""
+    def run(self, watch: Callable[[Any, Sequence[Any]], None] | None = None) -> np.ndarray:
+        """Runs all of it; the logits. `watch` is given each equation and its operands."""
         for eqn in self.equations:
-            self.put(eqn, apply(eqn, self.operands(eqn)))
+            operands = self.operands(eqn)
+            if watch is not None:
+                watch(eqn, operands)
+            self.put(eqn, apply(eqn, operands))
         return self.result()
+
+    def run_met(self, parameters: Collection[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The logits, and the value that first meets each of these parameters.
+
+        That is the one float operand which is no weight, where an equation has one: [batch, length,
+        width].
+        """
+        left, met = set(parameters), dict[str, np.ndarray]()
+
+        def watch(eqn: Any, operands: Sequence[Any]) -> None:
+            names = left.intersection(self.parameters_of(eqn)) if left else ()
+            values = [
+                value
+                for atom, value in zip(eqn.invars, operands, strict=True)
+                if not isinstance(atom, jec.Literal)
+                and not self.is_weight(atom)
+                and atom.aval.dtype == np.float32
+            ]
+            # The engine's operations may see all tokens as one row.
+            if len(values) == 1 and prod(np.shape(values[0])[:-1]) == self.tokens.size:
+                value = np.asarray(values[0])
+                met.update((name, value.reshape(*self.tokens.shape, -1)) for name in names)
+                left.difference_update(names)
+
+        return self.run(watch), met
 
     def _fetch(self, name: str) -> None:
         value = self.checkpoint.read(name)
