@@ -5,8 +5,8 @@
 
 Makes a random model and exports it in a process of its own for each profile, with and without the
 probe. The peak is the process's largest resident set, as the system counts it: pages of files that
-it maps (the weights, as ONNX Runtime reads them) are in it. Beside it stands what is aimed at: three
-times the largest tensor, and 300 MB.
+it maps (the weights, as ONNX Runtime reads them) are in it. Beside it stands what is aimed at:
+three times the largest tensor, and 300 MB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ except BadData as error:
     record, refused = {}, error.message
 print(json.dumps({"seconds": time.perf_counter() - started, "peak": peak_resident(os.getpid()),
                   "largest_difference": record.get("max_logit_difference"),
-                  "pieces": record.get("pieces"), "refused": refused}))
+                  "by_piece": record.get("by_piece"), "refused": refused}))
 """
 ALLOWED = 3, 300_000_000
 
@@ -79,8 +79,8 @@ def main() -> None:
                 row = exported(source, Path(folder, "m.onnx"), profile, probe=probe)
                 rows.append(row)
                 print(
-                    f"{profile}, {'probed' if probe else 'not probed'}: {row['seconds']:.0f} s, peak "
-                    f"{row['peak'] / 1e6:.0f} MB of {allowed / 1e6:.0f} MB",
+                    f"{profile}, {'probed' if probe else 'not probed'}: {row['seconds']:.0f} s, "
+                    f"peak {row['peak'] / 1e6:.0f} MB of {allowed / 1e6:.0f} MB",
                     flush=True,
                 )
         bytes_ = source.stat().st_size

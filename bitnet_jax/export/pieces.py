@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from bitnet_jax.core.errors import InternalError
 from bitnet_jax.export.builder import ONNX_TYPES, reads
 
-# What the weights of a piece may take as a runtime holds them. A layer of the 8B shape takes 218 MB.
+# What the weights of a piece may take as a runtime holds them: a layer of the 8B shape has 218 MB.
 PIECE_BYTES = 256 << 20
 _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

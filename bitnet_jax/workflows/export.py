@@ -37,7 +37,7 @@ from bitnet_jax.stores.address import require_local
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed
-from bitnet_jax.workflows.parity import MEDIAN_LIMIT, Parity, compare_logits
+from bitnet_jax.workflows.parity import MEDIAN_LIMIT, compare_logits
 from bitnet_jax.workflows.survey import Pass
 from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
@@ -136,7 +136,8 @@ def export_model(
         record.update(proof.claims(before, after))
         proof.require_claims(record, str(source.path), str(path), strict=strict)
         measured: dict[str, Any] = {
-            "max_logit_difference": None, "parity": None, "runtime": runtime_name(),
+            "max_logit_difference": None, "parity": None, "by_piece": None,
+            "runtime": runtime_name(),
         }  # fmt: skip
         warnings: list[str] = []
         if probe:
@@ -252,14 +253,14 @@ class _Probe:
         ours = np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)])
         found, other = decoder.logits(rows, length // 2, met if led else None)
         parity = compare_logits(ours, np.concatenate(found))
-        told: dict[str, Any] = {"pieces": len(decoder.pieces)}
-        holds, words = parity.holds, parity.words()
+        holds, words, by_piece = parity.holds, parity.words(), None
         if other is not None:
-            led_parity, by_piece = _led(ours, other)
-            told["by_piece"] = by_piece
+            by_piece = {"pieces": len(decoder.pieces), **_led(ours, other)}
             holds = holds or by_piece["holds"]
-            words = led_parity.words() if led_parity.holds else words
-            words += f"; by piece: {by_piece['worst']}, {by_piece['worst_median']:.3g}"
+            words += (
+                f"; each piece given our values, the median is {by_piece['worst_median']:.3g} "
+                f"{by_piece['worst']}, and {by_piece['top1_clear_agreement']:.2%} agree"
+            )
         if profile.exact and not holds:
             raise BadData(
                 "contract.logits",
@@ -270,7 +271,8 @@ class _Probe:
             )
         return {
             "max_logit_difference": parity.max_logit_difference,
-            "parity": asdict(parity) | {"holds": holds, **told},
+            "parity": asdict(parity) | {"holds": holds},
+            "by_piece": by_piece,
         }
 
     def passes(self, packed: Any) -> list[dict[str, Any]]:
@@ -298,7 +300,7 @@ class _Probe:
         return found
 
 
-def _led(expected: np.ndarray, led: Led) -> tuple[Parity, dict[str, Any]]:
+def _led(expected: np.ndarray, led: Led) -> dict[str, Any]:
     """Of a run that was led by our values: its logits, and each border where it was.
 
     One code that rounds the other way, and in a large model there is one in most tokens, spoils
@@ -311,9 +313,9 @@ def _led(expected: np.ndarray, led: Led) -> tuple[Parity, dict[str, Any]]:
     }
     medians["logits"] = parity.median_logit_difference
     worst = max(medians, key=lambda name: medians[name])
-    return parity, {
+    return {
         "borders": len(led.borders),
-        "worst": f"before {worst}" if worst != "logits" else worst,
+        "worst": "of the logits" if worst == "logits" else f"before {worst}",
         "worst_median": medians[worst],
         "top1_clear_agreement": parity.top1_clear_agreement,
         "holds": parity.holds and medians[worst] <= MEDIAN_LIMIT,
