@@ -18,6 +18,8 @@ from bitnet_jax.core.errors import (
     NoInput,
     UsageError,
 )
+from bitnet_jax.export import pieces
+from bitnet_jax.export.measure_pieces import Led
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.workflows import export as workflow
 from bitnet_jax.workflows.export import export_model
@@ -198,3 +200,57 @@ def test_without_onnx_runtime_it_is_said_that_nothing_was_measured(tmp_path, mod
     (warning,) = record["warnings"]
     assert "not installed" in warning and "not exact" in warning
     assert record["passes"][-1] == {"name": "onnx (inference)", "max_logit_difference": None}
+
+
+@pytest.mark.heavy
+def test_a_large_model_is_run_piece_by_piece(tmp_path, monkeypatch):
+    save_checkpoint(small_checkpoint(tmp_path, num_layers=3), tmp_path / "m.bitnet")
+    whole = export_model(tmp_path / "m.bitnet", tmp_path / "whole.onnx")
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 40_000)
+    record = export_model(tmp_path / "m.bitnet", tmp_path / "m.onnx")
+    assert whole["by_piece"] is None and whole["parity"] == record["parity"]
+    found = record["by_piece"]
+    assert found["holds"] and found["pieces"] > found["borders"] > 1
+    assert found["worst_median"] < 2e-6 and found["top1_clear_agreement"] == 1
+    # Of a profile that is not exact the error of the whole is what is told.
+    record = export_model(tmp_path / "m.bitnet", tmp_path / "i.onnx", optimize_for="inference")
+    assert record["by_piece"] is None and 1e-4 < record["max_logit_difference"] < 0.3
+
+
+@pytest.mark.heavy
+def test_a_piece_that_computes_otherwise_is_told(tmp_path, monkeypatch):
+    """The activation of every layer, as a file that was written wrongly would have it."""
+    from bitnet_jax.export.table import TABLE
+
+    save_checkpoint(small_checkpoint(tmp_path, num_layers=3), tmp_path / "m.bitnet")
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 40_000)
+    right, made = TABLE["gated_activation"], []
+
+    def wrong(low, eqn, values):
+        made.append(eqn)
+        if len(made) != 2:
+            return right(low, eqn, values)
+        return right(low, eqn, [low.builder.op("Abs", values[0]), *values[1:]])
+
+    monkeypatch.setitem(TABLE, "gated_activation", wrong)
+    with pytest.raises(BadData) as caught:
+        export_model(tmp_path / "m.bitnet", tmp_path / "m.onnx")
+    assert caught.value.code == "contract.logits"
+    assert "before layers.2." in caught.value.message and len(made) >= 3
+    assert [path.name for path in tmp_path.iterdir()] == ["m.bitnet"]
+
+
+def test_what_spoils_all_that_comes_after_is_asked_of_each_piece_alone():
+    """Tokens of which most were spoiled by a code that rounds otherwise: but not in one piece."""
+    rng = np.random.default_rng(0)
+    ours = rng.normal(size=(20, 50)).astype(np.float32)
+    spoiled = ours.copy()
+    spoiled[:8] += 0.1
+    led = Led([ours], {"a": (ours, spoiled), "b": (ours, ours)})
+    found = workflow._led(ours, led)
+    assert found["holds"] and found["borders"] == 2 and found["worst_median"] == 0
+    spoiled[8:12] += 0.1
+    found = workflow._led(ours, led)
+    assert not found["holds"] and found["worst"] == "before a" and found["worst_median"] > 1e-3
+    nothing = Led([np.full_like(ours, np.nan)], {})
+    assert not workflow._led(ours, nothing)["holds"]
