@@ -6,13 +6,14 @@ One model is in memory at a time, the logits of the first stay. Looks at no weig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from bitnet_jax.analysis.differences import words
 from bitnet_jax.bench.progress import task
+from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.runtime.score import score, token_logprobs
 from bitnet_jax.runtime.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from bitnet_jax.stats.means import mean_interval
 from bitnet_jax.workflows.compare_weights import Pair, not_compared
 from bitnet_jax.workflows.measured_text import Windows, read_characters, read_windows
 from bitnet_jax.workflows.model_pair import exp, kl_of
-from bitnet_jax.workflows.parity import compare_logits
+from bitnet_jax.workflows.parity import compare_parts
 
 # Characters that are read where tokens differ.
 CHARACTERS = 4000
@@ -78,27 +79,32 @@ def _same_tokens(
     else:
         length = min(_WINDOW, shortest)
         windows = read_windows(reader, text, tokens=tokens, length=length)
-    logits = []
+    kl: list[np.ndarray] = []
+    same: list[np.ndarray] = []
+    costs: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with task(progress, "running both models", 2 * len(windows.tokens), "windows") as told:
-        for model in pair:
-            run = Model(model).logits
-            logits.append([_told(run(row[None]), told)[0] for row in windows.tokens])
+        # The first model is let go with its iterator, before the second is read.
+        firsts = list(_logits(pair[0], windows.tokens, told))
+
+        def both() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            # One window's at a time of the second: all logits of both would be twice as much.
+            seconds = _logits(pair[1], windows.tokens, told)
+            for row, first, second in zip(windows.tokens, firsts, seconds, strict=True):
+                kl.append(_kl(first, second))
+                same.append((first.argmax(-1) == second.argmax(-1)).astype(float))
+                for cost, logits in zip(costs, (first, second), strict=True):
+                    cost.append(_cost(logits, row))
+                yield first, second
+
+        parity = compare_parts(both())
     found: dict[str, Any] = {"text": windows.to_json()}
-    kl = [_kl(one, two) for one, two in zip(*logits, strict=True)]
-    same = [(one.argmax(-1) == two.argmax(-1)).astype(float)
-            for one, two in zip(*logits, strict=True)]  # fmt: skip
     found["kl"] = mean_interval(kl).to_json()
     found["top1_agreement"] = mean_interval(same).to_json()
-    parity = compare_logits(np.stack(logits[0]), np.stack(logits[1]))
     found["max_logit_difference"] = parity.max_logit_difference
     found["median_logit_difference"] = parity.median_logit_difference
     if not any(row["what"] == "perplexity" for row in missing):
-        costs = [
-            [_cost(one, row) for one, row in zip(own, windows.tokens, strict=True)]
-            for own in logits
-        ]
-        both = [mean_interval(cost) for cost in costs]
-        found["perplexity"] = [loss.through(exp).to_json() for loss in both]
+        losses = [mean_interval(cost) for cost in costs]
+        found["perplexity"] = [loss.through(exp).to_json() for loss in losses]
         change = [two - one for one, two in zip(*costs, strict=True)]
         found["perplexity_ratio"] = mean_interval(change).through(exp).to_json()
     return found
@@ -109,9 +115,14 @@ def _cost(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return -token_logprobs(logits[:-1], tokens[1:])
 
 
-def _told(value: Any, told: Callable[[], Any]) -> Any:
-    told()
-    return value
+def _logits(
+    model: Checkpoint, windows: np.ndarray, told: Callable[[], Any]
+) -> Iterator[np.ndarray]:
+    """Logits of each window, [length, vocab]."""
+    run = Model(model).logits
+    for row in windows:
+        yield run(row[None])[0]
+        told()
 
 
 def _kl(one: np.ndarray, two: np.ndarray) -> np.ndarray:

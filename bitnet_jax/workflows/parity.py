@@ -8,6 +8,7 @@ little and the median over tokens much. Knows no file format.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +70,13 @@ def compare_logits(reference: Any, logits: Any) -> Parity:
     """
     reference = np.asarray(reference).reshape(-1, np.shape(reference)[-1])
     logits = np.asarray(logits).reshape(reference.shape)
-    # A few tokens at a time: in float64, those of a large vocabulary are gigabytes.
-    step = max(_AT_ONCE // reference.shape[1], 1)
+    return compare_parts([(reference, logits)])
+
+
+def compare_parts(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Parity:
+    """As `compare_logits`, of logits that come in parts: reference and other, [tokens, vocab]."""
     largest, rows = 0.0, []
-    for start in range(0, len(reference), step):
-        one, other = (part[start : start + step].astype(np.float64) for part in (reference, logits))
+    for one, other in _widened(parts):
         with np.errstate(invalid="ignore"):
             apart = np.abs(other - one).max(axis=-1)
             largest = np.maximum(largest, np.abs(one).max())
@@ -89,5 +92,16 @@ def compare_logits(reference: Any, logits: Any) -> Parity:
         median_logit_difference=float(np.median(difference)),
         top1_agreement=float(same.mean()),
         top1_clear_agreement=float(same[clear].mean()) if clear.any() else 1.0,
-        tokens=len(reference),
+        tokens=len(difference),
     )
+
+
+def _widened(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """In float64, a few tokens at a time: those of a large vocabulary are gigabytes."""
+    for reference, logits in parts:
+        step = max(_AT_ONCE // reference.shape[1], 1)
+        for start in range(0, len(reference), step):
+            rows = slice(start, start + step)
+            yield reference[rows].astype(np.float64), logits[rows].astype(np.float64)

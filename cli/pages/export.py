@@ -20,6 +20,9 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     if data.get("parity"):
         parity = Pairs(list(data["parity"].items()), title="Beside our engine")
         sections.append(parity)
+    if data.get("by_piece"):
+        pieces = Pairs(list(data["by_piece"].items()), title="Each piece, given our values")
+        sections.append(pieces)
     if data.get("scales_changed"):
         sections.append(table_of(data["scales_changed"], title="Scales that changed"))
     if data.get("findings"):

@@ -27,7 +27,7 @@ batch and lengths are open, and rows may be padded. portable: INT8 codes, exact.
 weight on disk, exact. inference: ONNX Runtime's own 2-bit kernels, not exact; the error is
 measured. accuracy: as portable, with every float weight stored as float32. Where ONNX Runtime is
 installed (pip install onnxruntime) the file is run and compared with our logits; else it is said
-that it was not. That holds the whole model in memory; --no-probe needs a few of its tensors."""
+that it was not. A layer or so is in memory at a time; --no-probe leaves it out."""
 
 
 @dataclass
@@ -73,6 +73,7 @@ def run(args: ExportArgs, ctx: Context) -> CommandResult:
         rows.append(("measured by", data["runtime"]))
     if data.get("allowed"):
         rows.append(("passed by --allow", data["allowed"]))
+    rows += [(f"{name} (s)", value) for name, value in data["seconds"].items()]
     sections: list[Section] = [Pairs(rows), table_of(data["passes"], title="after each step")]
     if data["scales_changed"]:
         sections.append(table_of(data["scales_changed"], title="scales changed"))
