@@ -73,7 +73,7 @@ def run(args: ExportArgs, ctx: Context) -> CommandResult:
         rows.append(("measured by", data["runtime"]))
     if data.get("allowed"):
         rows.append(("passed by --allow", data["allowed"]))
-    rows += [(f"{name} (s)", value) for name, value in data["seconds"].items()]
+    rows += [(f"{name} (s)", value) for name, value in data.get("seconds", {}).items()]
     sections: list[Section] = [Pairs(rows), table_of(data["passes"], title="after each step")]
     if data["scales_changed"]:
         sections.append(table_of(data["scales_changed"], title="scales changed"))
