@@ -59,15 +59,15 @@ class WrittenDecoder:
     pieces: Sequence[Piece]
 
     @classmethod
-    def open(cls, path: Path, spec: ModelSpec) -> WrittenDecoder:
-        """Reads the graph, and cuts it.
+    def open(cls, path: Path, spec: ModelSpec, *, layers: bool = False) -> WrittenDecoder:
+        """Reads the graph, and cuts it; with `layers`, even where its weights are few.
 
         Raises:
           InternalError: the pieces are not the graph (``export.pieces``).
         """
         model = onnx.load(str(path), load_external_data=False)
         carried = dict(zip(past_names(spec), present_names(spec), strict=True))
-        found = cut(model, carried)
+        found = cut(model, carried, layers=layers)
         check_cut(model, found)
         return cls(path, spec, model, found)
 
@@ -140,7 +140,8 @@ class WrittenDecoder:
         if piece.table is None:
             return [None]
         count, width = weights(self.model)[piece.table].dims
-        step = max(pieces.PIECE_BYTES // (4 * width), 1)
+        # A runtime holds them widened, turned round and packed, all at once.
+        step = max(pieces.PIECE_BYTES // 4 // (4 * width), 1)
         return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 

@@ -25,6 +25,8 @@ _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 )
 _GATHER = "Gather"
+# Caches of a layer: of keys and of values.
+_OF_A_LAYER = 2
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,14 @@ class Piece:
     table: str | None = None
 
 
-def cut(model: onnx.ModelProto, carried: Mapping[str, str], most: int | None = None) -> list[Piece]:
-    """The pieces of a model, in order; one where its weights are few.
+def cut(
+    model: onnx.ModelProto,
+    carried: Mapping[str, str],
+    most: int | None = None,
+    *,
+    layers: bool = False,
+) -> list[Piece]:
+    """The pieces of a model, in order, a layer's at most; one where its weights are few.
 
     Args:
       model: with its weights in files of their own, which are not looked at.
@@ -54,9 +62,10 @@ def cut(model: onnx.ModelProto, carried: Mapping[str, str], most: int | None = N
         who makes the other stand in one piece, so that a piece can go through all calls before the
         next piece starts.
       most: bytes of weights to a piece; `PIECE_BYTES` if None. What cannot be cut is larger.
+      layers: cut it even where its weights are few.
     """
     plan = _Plan(model, carried, PIECE_BYTES if most is None else most)
-    return plan.pieces()
+    return plan.pieces(whole=not layers)
 
 
 def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -75,17 +84,20 @@ class _Plan:
         self._results = {item.name for item in model.graph.output}
         self._nodes = self._late(list(model.graph.node))
         self._reads = [reads(node) for node in self._nodes]
-        self._closed = self._carry(carried)
+        self._closed, self._caches = self._carry(carried), frozenset(carried.values())
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self, whole: bool) -> list[Piece]:
+        end = len(self._nodes)
+        if whole and self._taken(range(end)) <= self._most:
+            return [self._piece(0, end, None)]
         tables = self._tables()
         places: list[tuple[int, int, str | None]] = []
         start = 0
-        for first, end, name in tables:
+        for first, after, name in tables:
             places += [(a, b, None) for a, b in self._stretches(start, first)]
-            places.append((first, end, name))
-            start = end
-        places += [(a, b, None) for a, b in self._stretches(start, len(self._nodes))]
+            places.append((first, after, name))
+            start = after
+        places += [(a, b, None) for a, b in self._stretches(start, end)]
         return [self._piece(*place) for place in places]
 
     # ------------------------------------------------------------------------ the order
@@ -155,21 +167,29 @@ class _Plan:
         while start < end:
             held: dict[str, int] = {}
             places: list[tuple[int, int]] = []
+            caches = 0
             for at in range(start, end):
-                held.update(self._costs(at))
+                _hold(held, self._costs(at))
                 taken = sum(held.values())
-                if taken > self._most and places:
+                caches += len(self._caches.intersection(self._nodes[at].output))
+                if places and (taken > self._most or caches > _OF_A_LAYER):
                     break
                 if at + 1 == end or at + 1 not in self._closed:
                     places.append((at + 1, taken))
             else:
                 places = [(end, 0)]
-            full = [place for place, taken in places if 2 * taken >= self._most]
-            least = min(
-                reversed(full or [place for place, _ in places]), key=lambda at: self._live[at]
-            )
+            half = places[-1][1] / 2
+            full = [place for place, taken in places if taken >= half]
+            least = min(reversed(full), key=lambda at: self._live[at])
             yield start, least
             start = least
+
+    def _taken(self, places: range) -> int:
+        """What the weights of these nodes take."""
+        held: dict[str, int] = {}
+        for at in places:
+            _hold(held, self._costs(at))
+        return sum(held.values())
 
     def _tables(self) -> list[tuple[int, int, str]]:
         """Stretches that only multiply by a float matrix that is too large for a piece."""
@@ -220,6 +240,11 @@ class _Plan:
         later = self._results.union(*self._reads[end:])
         wanted = read - made - self._known
         return Piece(tuple(nodes), tuple(sorted(wanted)), tuple(sorted(made & later)), table)
+
+
+def _hold(held: dict[str, int], costs: Iterator[tuple[str, int]]) -> None:
+    for name, cost in costs:
+        held[name] = max(held.get(name, 0), cost)
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
