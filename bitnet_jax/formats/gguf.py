@@ -34,6 +34,7 @@ from bitnet_jax.formats.gguf_metadata import (
     row_of,
     spec_keys,
 )
+from bitnet_jax.formats.gguf_name import NAME, name_notes
 from bitnet_jax.formats.gguf_norms import kept_exactly, raised
 from bitnet_jax.formats.gguf_rotary import interleave
 from bitnet_jax.formats.gguf_table import Kept, read_table, scale_name, write_table
@@ -276,15 +277,17 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
 
     Raises:
       UsageError, CannotCreate: as `choose_encoding`, `plan_ternary`, `encode_float` and
-        `tokenizer_keys`.
+        `tokenizer_keys` and `name_notes`.
       BadData: the source gave other trits the second time (``gguf.source_changed``).
     """
     chosen = choose_encoding(checkpoint, encoding)
     words, notes = tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+    general = general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix])
+    notes += name_notes(general[NAME][1], checkpoint.tokenizer)
     forms, digest = _forms(checkpoint, chosen)
     plan = _plan(checkpoint, chosen, forms)
     metadata: dict[str, Value] = {
-        **general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix]),
+        **general,
         **spec_keys(checkpoint.spec, chosen.architecture),
         **words,
         **write_table(_kept(checkpoint, chosen, forms)),
@@ -307,8 +310,10 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
 
 def check_gguf(checkpoint: Checkpoint, encoding: str | None) -> None:
     """Raises what `write_gguf` would for the model's kind, names and tokenizer; reads no tensor."""
-    choose_encoding(checkpoint, encoding)
+    chosen = choose_encoding(checkpoint, encoding)
     tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+    general = general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix])
+    name_notes(general[NAME][1], checkpoint.tokenizer)
 
 
 def _order(checkpoint: Checkpoint) -> list[str]:

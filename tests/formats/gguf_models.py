@@ -44,6 +44,16 @@ def wide_llama(layers: int = 1, extra: dict[str, Any] | None = None, **changes: 
     return tiny_of("llama", **WIDE | {"num_layers": layers} | changes, extra=extra or {})
 
 
+def gemma(family: str, extra: dict[str, Any] | None = None, **changes: Any) -> ModelSpec:
+    """A Gemma of 256 columns that llama.cpp can have."""
+    own = {"query_pre_attn_scalar": 64} if family == "gemma3" else {}
+    return tiny_of(
+        family,
+        **WIDE | {"activation": "gelu_tanh", "tie_embeddings": True} | changes,
+        extra=own | (extra or {}),
+    )
+
+
 def model(
     spec: ModelSpec,
     *,

@@ -8,13 +8,10 @@ ternary model differs by our int8 activations, and in TQ files by those that lla
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from bitnet_jax.formats.save import save_checkpoint
-from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.runtime.tokenizer import Tokenizer
 from tests.formats import gguf_models as made
@@ -24,18 +21,6 @@ from tests.tiny import tiny_of
 pytestmark = pytest.mark.heavy
 
 PROMPTS = [list(map(int, np.random.default_rng(n).integers(0, 256, 12))) for n in range(4)]
-
-
-
-def gemma(family: str, extra: dict[str, Any] | None = None, **changes: Any) -> ModelSpec:
-    """A Gemma of 256 columns whose head is the embedding, as llama.cpp has it."""
-    own = {"query_pre_attn_scalar": 64} if family == "gemma3" else {}
-    return tiny_of(
-        family,
-        **made.WIDE | {"activation": "gelu_tanh", "tie_embeddings": True} | changes,
-        extra=own | (extra or {}),
-    )
-
 
 SPECS = {
     "bitnet with SiLU": made.wide(2, activation="silu"),
@@ -73,18 +58,18 @@ SPECS = {
             "sliding_window": 256,
         },
     ),
-    "gemma": gemma("gemma"),
-    "gemma, wide heads, linear positions": gemma(
+    "gemma": made.gemma("gemma"),
+    "gemma, wide heads, linear positions": made.gemma(
         "gemma", head_dim=128, extra={"rope_type": "linear", "rope_factor": 2.0}
     ),
-    "gemma3, no window": gemma("gemma3"),
-    "gemma3, every layer but the sixth in a window of 4": gemma(
+    "gemma3, no window": made.gemma("gemma3"),
+    "gemma3, every layer but the sixth in a window of 4": made.gemma(
         "gemma3",
-        num_layers=7,
+        num_layers=6,
         rope_theta=1000000.0,
         extra={"sliding_window": 4, "layer_types": "sssssf"},
     ),
-    "gemma3, untied, every other layer, linear positions in the others, another local base": gemma(
+    "gemma3, untied, every other layer, linear positions in the others, another local base": made.gemma(
         "gemma3",
         head_dim=128,
         num_layers=4,
@@ -95,7 +80,7 @@ SPECS = {
             "rope_type": "linear", "rope_factor": 8.0, "query_pre_attn_scalar": 128,
         },
     ),
-    "gemma3, every layer in a window": gemma(
+    "gemma3, every layer in a window": made.gemma(
         "gemma3", extra={"sliding_window": 3, "layer_types": "s"}
     ),
     "qwen3": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={"layer_types": "ff"}),
