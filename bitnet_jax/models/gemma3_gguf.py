@@ -50,7 +50,7 @@ def _letters(period: int, layers: int) -> str:
     return "".join("f" if (layer + 1) % period == 0 else "s" for layer in range(layers))
 
 
-def _period(spec: ModelSpec) -> int | None:
+def period_of(spec: ModelSpec) -> int | None:
     """After how many layers one has no window; None: they are no such row."""
     letters = str(spec.extra["layer_types"])
     whole = "".join(letters[n % len(letters)] for n in range(spec.num_layers))
@@ -103,13 +103,13 @@ def _more(spec: ModelSpec) -> dict[str, tuple[str, Any]]:
     keys = rope_gguf.write_keys(spec)
     if spec.extra["sliding_window"]:
         keys[_WINDOW] = ("u32", spec.extra["sliding_window"])
-        keys[_PERIOD] = ("u32", _period(spec))
+        keys[_PERIOD] = ("u32", period_of(spec))
     return keys
 
 
 def refuses(spec: ModelSpec) -> str | None:
     """Why llama.cpp's `gemma3` cannot hold `spec`."""
-    if _period(spec) is None:
+    if period_of(spec) is None:
         return (
             "llama.cpp gives a window to every layer of this architecture but each n-th, and "
             f"layer_types is {shown(spec.extra['layer_types'])}"
