@@ -110,10 +110,10 @@ def _when(wrong: Callable[[ModelSpec], bool], what: str) -> _Reason:
     return lambda spec: what if wrong(spec) else None
 
 
-# What transformers (5.23, `integrations/ggml.py`) does with GGUF files of the architectures that are
-# written here and that it opens. What it has no key for is the default of its config: of `llama` it
-# takes the width of a head from `rope.dimension_count`, of `gemma3` from `attention.key_length`, of
-# the others from no key.
+# What transformers (5.23, `integrations/ggml.py`) does with GGUF files of the architectures that
+# are written here and that it opens. What it has no key for is the default of its config: of
+# `llama` it takes the width of a head from `rope.dimension_count`, of `gemma3` from
+# `attention.key_length`, of the others from no key.
 _HEADS = "how wide a head is"
 _REFUSED_THERE: Mapping[str, tuple[_Reason, ...]] = {
     "llama": (),

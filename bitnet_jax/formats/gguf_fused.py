@@ -1,7 +1,8 @@
 """Several parameters in one tensor of a GGUF file, their rows one after the other.
 
-Rows are whole blocks, so that a part is a range of bytes: a reader sees each part as a tensor of its
-own (`split`), a writer plans the whole and gives one part after another (`groups`). Knows no key.
+Rows are whole blocks, so that a part is a range of bytes: a reader sees each part as a tensor of
+its own (`split`), a writer plans the whole and gives one part after another (`groups`). Knows no
+key.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def groups(names: Mapping[str, str], order: Iterable[str]) -> dict[str, list[str
 
 
 def places(names: Mapping[str, str]) -> dict[str, str]:
-    """What `split` calls each parameter's tensor: its own name, or that of the whole and the part."""
+    """What `split` calls each parameter's tensor: its name, or that of the whole and the part."""
     shared = {tensor: parts for tensor, parts in groups(names, names).items() if len(parts) > 1}
     return {
         name: f"{tensor}[{name.rpartition('.')[2]}]" if tensor in shared else tensor
@@ -40,8 +41,8 @@ def split(file: GgufFile, names: Mapping[str, str], wanted: Mapping[str, Expecte
     """`file` with each part of a tensor as a tensor of its own, called as `places` says.
 
     Raises:
-      BadData: a tensor has not the rows of its parts (``model.tensor_shape``), or is of a type whose
-        rows cannot be taken apart (``model.tensor_dtype``).
+      BadData: a tensor has not the rows of its parts (``model.tensor_shape``), or is of a type
+        whose rows cannot be taken apart (``model.tensor_dtype``).
     """
     called = places(names)
     tensors: dict[str, TensorInfo] = {}

@@ -1,8 +1,8 @@
 """White space after special tokens, which llama.cpp takes away by the model's name.
 
-No key of a GGUF file says it. Where ``general.name`` has Phi-3 in it, `llama_vocab::impl::load` strips
-what follows every special token but three, and asks the vocabulary for tokens of Phi-3's: one without
-them is not loaded at all. In models of other names it strips nothing.
+No key of a GGUF file says it. Where ``general.name`` has Phi-3 in it, `llama_vocab::impl::load`
+strips what follows every special token but three, and asks the vocabulary for tokens of Phi-3's:
+one without them is not loaded at all. In models of other names it strips nothing.
 """
 
 from __future__ import annotations

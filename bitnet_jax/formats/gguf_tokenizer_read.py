@@ -156,7 +156,8 @@ def _added(tokens: list[str], kinds: np.ndarray, name: Any) -> list[dict[str, An
     return [
         {
             "id": int(id_), "content": tokens[id_], "single_word": False, "lstrip": False,
-            "rstrip": strips_after(tokens[id_], name), "normalized": False, "special": bool(kinds[id_] != keys.USER),
+            "rstrip": strips_after(tokens[id_], name), "normalized": False,
+            "special": bool(kinds[id_] != keys.USER),
         }
         for id_ in np.flatnonzero(np.isin(kinds, (keys.CONTROL, keys.USER, keys.UNKNOWN)))
         if tokens[id_]

@@ -1,8 +1,8 @@
 """Gemma 3 in GGUF files: llama.cpp's architecture `gemma3`.
 
-As `gemma`, with norms of queries and keys and behind both halves of a layer. Windows are a size and a
-period: every layer has one but each n-th (`llama_hparams::set_swa_pattern`; older engines know 6
-alone). The scale of attention has no key: llama.cpp computes it from sizes.
+As `gemma`, with norms of queries and keys and behind both halves of a layer. Windows are a size and
+a period: every layer has one but each n-th (`llama_hparams::set_swa_pattern`; engines from before
+2026 know 6 alone). The scale of attention has no key: llama.cpp computes it from sizes.
 """
 
 from __future__ import annotations

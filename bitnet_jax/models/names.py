@@ -46,9 +46,7 @@ def expected(spec: ModelSpec) -> dict[str, Expected]:
 
 def unfused(spec: ModelSpec) -> dict[str, Expected]:
     """As `expected`, each parameter with the shape of a tensor of its own."""
-    return {
-        name: replace(item, rows=None, file_rows=0) for name, item in expected(spec).items()
-    }
+    return {name: replace(item, rows=None, file_rows=0) for name, item in expected(spec).items()}
 
 
 def tied_away(spec: ModelSpec) -> set[str]:

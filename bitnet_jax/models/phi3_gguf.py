@@ -24,9 +24,7 @@ _FUSED = {
 }
 _NAMES = tuple(replace(row, gguf=_FUSED.get(row.gguf, row.gguf)) for row in LLAMA_NAMES)
 _LONG = ("rope_factors_long.weight", "rope_factors_short.weight")
-_WINDOW = MetadataKey(
-    "attention.sliding_window", "extra.sliding_window", default=lambda fields: 0
-)
+_WINDOW = MetadataKey("attention.sliding_window", "extra.sliding_window", default=lambda fields: 0)
 
 
 def _fixed(found: Found, fields: Mapping[str, Any]) -> dict[str, Any]:

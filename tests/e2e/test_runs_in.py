@@ -147,7 +147,9 @@ def test_the_table_says_what_was_seen(case, tmp_path):
     assert all(row["reason"] and "{" not in row["reason"] for row in rows.values())
 
 
-@pytest.mark.parametrize("model", ["gemma-untied", "phi3-window", "phi-128", "smollm3", "qwen2-128", "norms"])
+@pytest.mark.parametrize(
+    "model", ["gemma-untied", "phi3-window", "phi-128", "smollm3", "qwen2-128", "norms"]
+)
 def test_nobody_is_sent_to_a_format_that_refuses_the_model(model, tmp_path):
     path = tmp_path / "m.bitnet"
     save_checkpoint(checkpoint_of(model, "ternary"), path)

@@ -54,7 +54,9 @@ SPECS = {
         **made.WIDE,
         tie_embeddings=True,
         extra={
-            "rotary_share": 0.75, "rope_type": "linear", "rope_factor": 2.0,
+            "rotary_share": 0.75,
+            "rope_type": "linear",
+            "rope_factor": 2.0,
             "sliding_window": 256,
         },
     ),
@@ -69,15 +71,19 @@ SPECS = {
         rope_theta=1000000.0,
         extra={"sliding_window": 4, "layer_types": "sssssf"},
     ),
-    "gemma3, untied, every other layer, linear positions in the others, another local base": made.gemma(
+    "gemma3, untied, every other layer, linear positions, another local base": made.gemma(
         "gemma3",
         head_dim=128,
         num_layers=4,
         tie_embeddings=False,
         rope_theta=1000000.0,
         extra={
-            "sliding_window": 5, "layer_types": "sf", "local_rope_theta": 500.0,
-            "rope_type": "linear", "rope_factor": 8.0, "query_pre_attn_scalar": 128,
+            "sliding_window": 5,
+            "layer_types": "sf",
+            "local_rope_theta": 500.0,
+            "rope_type": "linear",
+            "rope_factor": 8.0,
+            "query_pre_attn_scalar": 128,
         },
     ),
     "gemma3, every layer in a window": made.gemma(
