@@ -48,7 +48,7 @@ GGUF = Gguf(
     fixed=_fixed,
     more=rope_gguf.write_keys,
     norm_offset=NORM_OFFSET,
-    # It multiplies by those of attention, not by those of the feed-forward.
+    # Its graph multiplies by those of attention, not by those of the feed-forward.
     scales=lambda name, spec: False,
     refuses=refuses,
 )

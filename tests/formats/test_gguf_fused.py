@@ -66,6 +66,7 @@ def test_the_same_model_comes_back(family, encoding, tmp_path):
     same(open_checkpoint(tmp_path / "m.gguf"), source)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("encoding", ["f32", "bf16", "q8_0"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_floats_comes_back(family, encoding, tmp_path):
@@ -93,6 +94,7 @@ def test_a_file_of_others_holds_the_same_model(family, encoding, tmp_path):
             np.testing.assert_allclose(again.read(name), entry.read(), rtol=0, atol=3e-7)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("encoding", ["tq2_0", "f32"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_hugging_face_and_back(family, encoding, tmp_path):
@@ -320,6 +322,7 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "of others"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_refused_by_name(case, ours, good, tmp_path):
