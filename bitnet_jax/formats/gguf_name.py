@@ -63,7 +63,7 @@ def name_notes(name: Any, files: TokenizerFiles | None) -> list[str]:
     """What the user should know of a model of that name.
 
     Raises:
-      CannotCreate: llama.cpp would not load it (``gguf.name``).
+      CannotCreate: llama.cpp would not load it (``gguf.model_name``).
     """
     if files is None:
         return []
@@ -71,7 +71,7 @@ def name_notes(name: Any, files: TokenizerFiles | None) -> list[str]:
     lacks = _lacks(_tokens(raw))
     if strips(name) and lacks:
         raise CannotCreate(
-            "gguf.name",
+            "gguf.model_name",
             f"{NAME} is {shown(name)}: llama.cpp takes a model of that name for a Phi-3, and does "
             f"not load it without the tokens {few(lacks)}",
             f"give it another name: `bitnet model edit IN -o OUT --set {NAME}=…`",

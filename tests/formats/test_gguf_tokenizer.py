@@ -213,7 +213,7 @@ def test_white_space_that_llama_cpp_keeps_or_takes_by_a_models_name_is_said(
 def test_a_name_with_which_llama_cpp_would_not_load_the_model_is_refused(tmp_path):
     with pytest.raises(CannotCreate, match="endoftext") as caught:
         save_checkpoint(named("llama", "My Phi-3"), tmp_path / "m.gguf", encoding="f32")
-    assert caught.value.code == "gguf.name" and "general.name=" in caught.value.hint
+    assert caught.value.code == "gguf.model_name" and "general.name=" in caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
