@@ -19,7 +19,6 @@ from bitnet_jax.containers.dtypes import DTYPES, NAMES
 from bitnet_jax.containers.safetensors import LENGTH_BYTES, MAX_HEADER
 from bitnet_jax.core.errors import InternalError
 
-
 PAD_PREFIX = "__pad__."
 
 
