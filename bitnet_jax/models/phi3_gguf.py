@@ -53,7 +53,9 @@ def refuses(spec: ModelSpec) -> str | None:
     if 0 < window < spec.max_positions:
         return (
             f"its attention has a window of {window} of {spec.max_positions} positions, and "
-            "llama.cpp has switched the windows of this architecture off (its pull request 13676)"
+            "llama.cpp has switched the windows of this architecture off (its pull request 13676); "
+            "up to the window it computes the same: with max_position_embeddings "
+            f"{window} in its config.json it is written"
         )
     return rope_gguf.no_llama3(spec)
 

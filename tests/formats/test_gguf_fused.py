@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from bitnet_jax.containers.gguf import open_gguf_file
+from bitnet_jax.containers.gguf_types import TYPES
+from bitnet_jax.containers.gguf_write import GgufWriter, Planned
 from bitnet_jax.core.errors import BadData, BitnetError, CannotCreate
 from bitnet_jax.formats.gguf_table import TABLE
 from bitnet_jax.formats.open import open_checkpoint
@@ -335,6 +337,23 @@ def test_a_broken_file_is_refused_by_name(case, ours, good, tmp_path):
         for entry in checkpoint.entries.values():
             entry.read()
     assert refused.value.hint or "softcapped" in words
+
+
+def test_a_type_with_one_scale_for_all_parts_is_refused(good, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(good["phi3", False])
+    file = open_gguf_file(tmp_path / "m.gguf")
+    plan = [
+        Planned(i.name, TYPES["I2_S"] if "qkv" in i.name else i.type, i.shape)
+        for i in file.tensors.values()
+    ]
+    with open(tmp_path / "o.gguf", "wb") as stream:
+        writer = GgufWriter(stream, edit.kinds(file.metadata), plan)
+        for row in plan:
+            data = np.zeros(row.nbytes, np.uint8)
+            writer.write(row.name, data if "qkv" in row.name else file.read_bytes(row.name))
+    with pytest.raises(BadData, match="one scale for all of layers.0.self_attn.q_proj") as refused:
+        open_checkpoint(tmp_path / "o.gguf")
+    assert refused.value.code == "model.tensor_dtype"
 
 
 @pytest.mark.parametrize(("family", "name", "value"), [
