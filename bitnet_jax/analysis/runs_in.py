@@ -7,12 +7,13 @@ their projects' sources and users report. Both were looked at in November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.save import ONNX_PROFILES
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models import gemma3_gguf
 from bitnet_jax.models.families import FAMILIES, family_of
 from bitnet_jax.quant.tensor import TERNARY
 
@@ -36,7 +37,8 @@ class Facts:
       narrow: its ternary weights stand for bfloat16 ones.
       no_folder: why no folder for transformers is written of it, in words.
       no_gguf: why no GGUF file is.
-      other_heads: transformers takes another width of a head from a GGUF file of it.
+      refused_there: why transformers opens no GGUF file of it, though it knows the architecture.
+      unread_there: what transformers does not read from a GGUF file of it, and takes otherwise.
     """
 
     format: str
@@ -50,7 +52,8 @@ class Facts:
     narrow: bool
     no_folder: str | None
     no_gguf: str | None
-    other_heads: bool
+    refused_there: str | None
+    unread_there: str | None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, kinds: Collection[str]) -> Facts:
@@ -78,7 +81,8 @@ class Facts:
             bool(ternary) and ternary[0].dtype == "bfloat16",
             _integers(kinds),
             _integers(kinds) or _no_gguf(spec),
-            _HEADS_THERE.get(architecture, _own_heads)(spec) != spec.head_dim,
+            _first(_REFUSED_THERE.get(architecture, ()), spec),
+            _first((_positions, *_UNREAD_THERE.get(architecture, ())), spec),
         )
 
 
@@ -95,17 +99,50 @@ def _no_gguf(spec: ModelSpec) -> str | None:
     return row.refuses(spec)
 
 
-def _own_heads(spec: ModelSpec) -> int:
-    return spec.head_dim
+_Reason = Callable[[ModelSpec], str | None]
 
 
-# What transformers (5.23, `integrations/ggml.py`) opens as a GGUF file, of the architectures that
-# are written here, and how wide a head is there: of `llama` it reads `rope.dimension_count`; of the
-# others no key, `attention.key_length` neither, and the default of their config stands.
-_HEADS_THERE: Mapping[str, Callable[[ModelSpec], int]] = {
-    "llama": _own_heads,
-    "qwen2": lambda spec: spec.hidden_size // spec.num_heads,
-    "qwen3": lambda spec: 128,
+def _first(rows: Iterable[_Reason], spec: ModelSpec) -> str | None:
+    return next((said for row in rows if (said := row(spec)) is not None), None)
+
+
+def _when(wrong: Callable[[ModelSpec], bool], what: str) -> _Reason:
+    return lambda spec: what if wrong(spec) else None
+
+
+# What transformers (5.23, `integrations/ggml.py`) does with GGUF files of the architectures that
+# are written here and that it opens. What it has no key for is the default of its config: of
+# `llama` it takes the width of a head from `rope.dimension_count`, of `gemma3` from
+# `attention.key_length`, of the others from no key.
+_HEADS = "how wide a head is"
+_REFUSED_THERE: Mapping[str, tuple[_Reason, ...]] = {
+    "llama": (),
+    "qwen2": (_when(lambda s: s.head_dim * s.num_heads != s.hidden_size, _HEADS),),
+    "qwen3": (_when(lambda s: s.head_dim != 128, _HEADS),),
+    "phi3": (
+        _when(
+            lambda s: s.pad_token_id is None and s.vocab_size <= 32000,
+            "a padding token (32000 is its default, and this vocabulary is smaller)",
+        ),
+    ),
+    "gemma3": (),
+}
+_positions = _when(
+    lambda s: s.extra.get("rope_type", "default") != "default", "how its positions are scaled"
+)
+_UNREAD_THERE: Mapping[str, tuple[_Reason, ...]] = {
+    "phi3": (_when(lambda s: s.extra["rotary_share"] != 1, "how much of a head is turned"),),
+    "gemma3": (
+        _when(lambda s: s.extra["query_pre_attn_scalar"] != 256, "the scale of its attention"),
+        _when(
+            lambda s: gemma3_gguf.period_of(s) != 6 or not s.extra["sliding_window"],
+            "which of its layers have a window",
+        ),
+        _when(
+            lambda s: s.extra["local_rope_theta"] != 10000.0,
+            "the rotary base of layers with a window",
+        ),
+    ),
 }
 
 
@@ -195,15 +232,21 @@ ENGINES: dict[str, Engine] = {
             ),
             Row(_is("huggingface"), EXACTLY, "in float32; bfloat16 rounds activations differently"),
             Row(
-                lambda f: f.format == "gguf" and f.architecture not in _HEADS_THERE,
+                lambda f: f.format == "gguf" and f.architecture not in _REFUSED_THERE,
                 REFUSED,
                 "it reads no GGUF file of this architecture",
             ),
             Row(
-                lambda f: f.format == "gguf" and f.other_heads,
+                lambda f: f.format == "gguf" and f.refused_there is not None,
                 REFUSED,
-                "from a GGUF file of this architecture it does not read how wide a head is, and "
-                "takes another width: `bitnet model convert … --format huggingface`",
+                "from a GGUF file of this architecture it does not read {refused_there}, and takes "
+                "another: `bitnet model convert … --format huggingface`",
+            ),
+            Row(
+                lambda f: f.format == "gguf" and f.unread_there is not None,
+                WRONGLY,
+                "from a GGUF file of this architecture it does not read {unread_there}, and takes "
+                "the usual: `bitnet model convert … --format huggingface`",
             ),
             Row(
                 lambda f: f.format == "gguf" and f.ternary,
@@ -323,6 +366,8 @@ def runs_in(checkpoint: Checkpoint, kinds: Collection[str] = (TERNARY,)) -> list
             "taken_for": facts.taken_for,
             "no_folder": facts.no_folder,
             "no_gguf": facts.no_gguf,
+            "refused_there": facts.refused_there,
+            "unread_there": facts.unread_there,
         }
         reason = row.reason.format(**words)
         rows.append(

@@ -77,6 +77,10 @@ class GgufFile:
         self.metadata = metadata
         self.tensors = tensors
 
+    def viewed(self, tensors: Mapping[str, TensorInfo]) -> GgufFile:
+        """The same file with other ranges of it as its tensors."""
+        return GgufFile(self._blob, self.version, self.metadata, tensors)
+
     def info(self, name: str) -> TensorInfo:
         """Returns the header's row of `name`.
 

@@ -19,8 +19,6 @@ from bitnet_jax.containers.dtypes import DTYPES, NAMES
 from bitnet_jax.containers.safetensors import LENGTH_BYTES, MAX_HEADER
 from bitnet_jax.core.errors import InternalError
 
-Data = np.ndarray | Callable[[], np.ndarray]
-
 PAD_PREFIX = "__pad__."
 
 
@@ -49,15 +47,6 @@ class Place:
 
     plan: Planned
     offset: int
-
-
-def natural_order(plan: Iterable[Planned]) -> list[Planned]:
-    """The order of the `safetensors` library: widest dtype first, then by name.
-
-    It keeps every tensor aligned to its own element size without padding.
-    """
-    order = list(DTYPES)  # ascending by width, then as the library orders one width
-    return sorted(plan, key=lambda tensor: (-order.index(tensor.dtype), tensor.name))
 
 
 def encode_header(rows: Iterable[tuple[Planned, int]], metadata: Mapping[str, str]) -> bytes:
@@ -197,22 +186,3 @@ class SafetensorsWriter:
 def padded_header_length(length: int, align: int) -> int:
     """Returns `length` grown so that the data after it starts on `align`."""
     return length + -(LENGTH_BYTES + length) % align
-
-
-def write_safetensors(
-    stream: BinaryIO,
-    tensors: Iterable[tuple[Planned, Data]],
-    metadata: Mapping[str, str],
-    align: int = 8,
-) -> None:
-    """Writes a whole file whose header is known ahead; `Data` is an array or gives one."""
-    tensors = list(tensors)
-    plan = [tensor for tensor, _ in tensors]
-    rows, offset = [], 0
-    for tensor in with_padding(plan, align) if align > 8 else plan:
-        rows.append((tensor, offset))
-        offset += tensor.nbytes
-    writer = SafetensorsWriter(stream, len(encode_header(rows, metadata)), align)
-    for tensor, data in tensors:
-        writer.write(tensor, data() if callable(data) else data)
-    writer.finish(metadata)

@@ -7,8 +7,8 @@ where each scale is.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ from bitnet_jax.containers.gguf_write import GgufWriter, Planned, Value
 from bitnet_jax.core.errors import BadData, InternalError, few, nearest
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, TensorEntry
 from bitnet_jax.formats.gguf_encoding import TERNARY, Encoding, choose_encoding
+from bitnet_jax.formats.gguf_fused import groups, places, split
 from bitnet_jax.formats.gguf_i2s import LayoutCheck
 from bitnet_jax.formats.gguf_metadata import (
     ARCHITECTURE,
@@ -33,6 +34,8 @@ from bitnet_jax.formats.gguf_metadata import (
     row_of,
     spec_keys,
 )
+from bitnet_jax.formats.gguf_name import NAME, name_notes
+from bitnet_jax.formats.gguf_norms import kept_exactly, raised
 from bitnet_jax.formats.gguf_rotary import interleave
 from bitnet_jax.formats.gguf_table import Kept, read_table, scale_name, write_table
 from bitnet_jax.formats.gguf_tokenizer import tokenizer_keys
@@ -42,9 +45,9 @@ from bitnet_jax.formats.gguf_weights_write import Form, encode_float, encode_ter
 from bitnet_jax.formats.huggingface_weights import turned
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.gguf import Found
-from bitnet_jax.models.names import Expected, expected, gguf_names
+from bitnet_jax.models.names import Expected, gguf_names, unfused
 from bitnet_jax.models.rope_gguf import FREQUENCIES
-from bitnet_jax.quant.digest import Digest, DigestBuilder
+from bitnet_jax.quant.digest import Digest, DigestBuilder, PlainCodes
 from bitnet_jax.quant.tensor import QuantTensor
 
 DIGEST = "bitnet_jax.digest."
@@ -76,8 +79,9 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
     rows = embedding.shape[0] if embedding is not None else 0
     tied = "output.weight" not in file.tensors
     spec = read_spec(_found(file, where), rows, tied)
-    wanted = expected(spec)
-    names = gguf_names(spec)
+    wanted = unfused(spec)
+    tensors = gguf_names(spec)
+    whole, file, names = file, split(file, tensors, wanted), places(tensors)
     _check_names(file, wanted, names, spec)
     ours = SPEC in file.metadata
     table = read_table(file.metadata, wanted, where)
@@ -108,7 +112,7 @@ def open_gguf(path: Path, verify: bool = True) -> Checkpoint:
         "digests": stated,
         "architecture": file.metadata.get(ARCHITECTURE),
         "version": file.version,
-        "types": dict(Counter(info.type.name for info in file.tensors.values())),
+        "types": dict(Counter(info.type.name for info in whole.tensors.values())),
     }
     source = Source(path, "gguf", _encoding(file, names, entries), detail)
     found = Checkpoint(spec, entries, tokenizer, source, tuple(warnings))
@@ -211,7 +215,8 @@ def _entry(
     # bitnet's matrices of llama.cpp have their scale in a tensor beside them.
     scale = file.tensors.get(scale_name(theirs)) if item.ternary else None
     nbytes = file.info(theirs).nbytes + (0 if scale is None else scale.nbytes)
-    heads = row_of(spec).heads(item.name, spec)
+    row = row_of(spec)
+    heads, offset = row.heads(item.name, spec), row.offset(item.name)
     if item.ternary and stored in FLOATS:
         # A file of ours says it; of another, it shows.
         ternary = bool(kept and kept.scale_kind) if ours else looks_ternary(file, theirs)
@@ -226,7 +231,7 @@ def _entry(
             item.shape,
             dtype,
             False,
-            lambda: read_float(file, item, theirs, kept, heads),
+            lambda: read_float(file, item, theirs, kept, heads, offset),
             parts=(lambda rows: file.parts(theirs, rows, FLOATS[stored])) if plain else None,
             stored_as=stored,
             nbytes=nbytes,
@@ -272,15 +277,17 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
 
     Raises:
       UsageError, CannotCreate: as `choose_encoding`, `plan_ternary`, `encode_float` and
-        `tokenizer_keys`.
+        `tokenizer_keys` and `name_notes`.
       BadData: the source gave other trits the second time (``gguf.source_changed``).
     """
     chosen = choose_encoding(checkpoint, encoding)
     words, notes = tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+    general = general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix])
+    notes += name_notes(general[NAME][1], checkpoint.tokenizer)
     forms, digest = _forms(checkpoint, chosen)
     plan = _plan(checkpoint, chosen, forms)
     metadata: dict[str, Value] = {
-        **general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix]),
+        **general,
         **spec_keys(checkpoint.spec, chosen.architecture),
         **words,
         **write_table(_kept(checkpoint, chosen, forms)),
@@ -303,8 +310,10 @@ def write_gguf(checkpoint: Checkpoint, stream: BinaryIO, encoding: str | None = 
 
 def check_gguf(checkpoint: Checkpoint, encoding: str | None) -> None:
     """Raises what `write_gguf` would for the model's kind, names and tokenizer; reads no tensor."""
-    choose_encoding(checkpoint, encoding)
+    chosen = choose_encoding(checkpoint, encoding)
     tokenizer_keys(checkpoint.spec, checkpoint.tokenizer)
+    general = general_keys(checkpoint, chosen.architecture, _FILE_TYPES[chosen.matrix])
+    name_notes(general[NAME][1], checkpoint.tokenizer)
 
 
 def _order(checkpoint: Checkpoint) -> list[str]:
@@ -336,21 +345,29 @@ def _forms(checkpoint: Checkpoint, chosen: Encoding) -> tuple[dict[str, Form], D
 
 
 def _kept(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> dict[str, Kept]:
-    """What the table must say: of every ternary tensor, and of floats whose dtype is not kept."""
+    """What the table must say: of every ternary tensor, and of floats that are not kept so."""
     found = {name: form.kept for name, form in forms.items()}
+    row = row_of(checkpoint.spec)
     for name, entry in checkpoint.entries.items():
-        if name not in forms and entry.dtype != str(FLOATS.get(chosen.types[name])):
-            found[name] = Kept(entry.dtype)
+        if name in forms:
+            continue
+        offset, exact = row.offset(name), None
+        if offset:
+            exact = kept_exactly(np.asarray(entry.read()), offset)
+        if exact is not None or entry.dtype != str(FLOATS.get(chosen.types[name])):
+            found[name] = Kept(entry.dtype, scale=exact)
     return found
 
 
 def _plan(checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form]) -> list[Planned]:
-    wanted, names = expected(checkpoint.spec), gguf_names(checkpoint.spec)
+    wanted, names = unfused(checkpoint.spec), gguf_names(checkpoint.spec)
     plan = []
-    for name in _order(checkpoint):
-        plan.append(Planned(names[name], TYPES[chosen.types[name]], wanted[name].file_shape))
-        if name in forms and forms[name].outer is not None:
-            plan.append(Planned(scale_name(names[name]), TYPES["F32"], (1,)))
+    for tensor, parts in groups(names, _order(checkpoint)).items():
+        shapes = [wanted[name].file_shape for name in parts]
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        plan.append(Planned(tensor, TYPES[chosen.types[parts[0]]], shape))
+        if parts[0] in forms and forms[parts[0]].outer is not None:
+            plan.append(Planned(scale_name(tensor), TYPES["F32"], (1,)))
     for name, value in row_of(checkpoint.spec).tensors(checkpoint.spec).items():
         plan.append(Planned(name, TYPES["F32"], value.shape))
     return plan
@@ -366,32 +383,56 @@ def _float_parts(checkpoint: Checkpoint, item: Expected, heads: int | None) -> I
     yield interleave(value, heads) if heads is not None else value
 
 
+class _Again:
+    """The digest of what is written, whose order is not that of the parts of one tensor."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._left = deque(names)
+        self._early: dict[str, PlainCodes] = {}
+        self._builder = DigestBuilder()
+
+    def add(self, name: str, tensor: QuantTensor) -> None:
+        """Adds a tensor, at once or when those before it have come."""
+        self._early[name] = PlainCodes.of(tensor)
+        while self._left and self._left[0] in self._early:
+            due = self._left.popleft()
+            self._builder.add_plain(due, self._early.pop(due))
+
+    def result(self) -> Digest:
+        """The digest, when all have come."""
+        return self._builder.result()
+
+
 def _write_tensors(
     checkpoint: Checkpoint, chosen: Encoding, forms: Mapping[str, Form], writer: GgufWriter
 ) -> tuple[Digest, list[str]]:
     """Writes every tensor; returns the digest of what went in, and the floats that were rounded."""
     spec = checkpoint.spec
-    wanted, names, row = expected(spec), gguf_names(spec), row_of(spec)
-    builder = DigestBuilder()
-    rounded = []
-    for name in _order(checkpoint):
+    wanted, row = unfused(spec), row_of(spec)
+    again = _Again(forms)
+    rounded: list[str] = []
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
         heads = row.heads(name, spec)
         if name in forms:
-            form, tensor = forms[name], _ternary(checkpoint, name)
-            builder.add(name, tensor)
-            writer.write(names[name], encode_ternary(tensor, form, heads))
-            if form.outer is not None:
-                writer.write(scale_name(names[name]), np.array([form.outer], "<f4"))
-            continue
+            tensor = _ternary(checkpoint, name)
+            again.add(name, tensor)
+            yield encode_ternary(tensor, forms[name], heads)
+            return
+        offset, kind = row.offset(name), chosen.types[name]
+        for value in _float_parts(checkpoint, wanted[name], heads):
+            data, exact = encode_float(name, value, kind)
+            if offset:  # what this sum rounds is in the table
+                data, _ = encode_float(name, raised(value, offset), kind)
+            if not exact and name not in rounded:
+                rounded.append(name)
+            yield data
 
-        def pieces(name: str = name, heads: int | None = heads) -> Iterator[np.ndarray]:
-            for value in _float_parts(checkpoint, wanted[name], heads):
-                data, exact = encode_float(name, value, chosen.types[name])
-                if not exact and name not in rounded:
-                    rounded.append(name)
-                yield data
-
-        writer.write_pieces(names[name], pieces())
+    for tensor, parts in groups(gguf_names(spec), _order(checkpoint)).items():
+        writer.write_pieces(tensor, (piece for name in parts for piece in pieces(name)))
+        form = forms.get(parts[0])
+        if form is not None and form.outer is not None:
+            writer.write(scale_name(tensor), np.array([form.outer], "<f4"))
     for name, value in row.tensors(spec).items():
         writer.write(name, value.astype("<f4"))
-    return builder.result(), rounded
+    return again.result(), rounded

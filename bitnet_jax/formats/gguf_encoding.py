@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from bitnet_jax.containers.gguf_types import TYPES
 from bitnet_jax.core.errors import CannotCreate, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint, TensorEntry
+from bitnet_jax.formats.gguf_fused import groups
 from bitnet_jax.formats.gguf_metadata import row_of
-from bitnet_jax.models.names import expected, gguf_names
+from bitnet_jax.models.names import gguf_names, unfused
 
 # Types of trits, the one that is written unless another is asked for first.
 TERNARY = {"tq2_0": "TQ2_0", "tq1_0": "TQ1_0", "i2_s": "I2_S"}
@@ -75,7 +76,6 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> Encoding:
             f"this model cannot be a GGUF file of architecture `{row.architecture}`: {reason}",
             "keep it as --format bitnet",
         )
-    gguf_names(spec)
     name, warnings = _resolve(checkpoint, asked)
     architecture = row.architecture
     if name.startswith("i2_s"):
@@ -98,7 +98,7 @@ def choose_encoding(checkpoint: Checkpoint, asked: str | None) -> Encoding:
 
 def _resolve(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]:
     """The encoding's name; that it can hold the model has been checked."""
-    wanted = expected(checkpoint.spec)
+    wanted = unfused(checkpoint.spec)
     widths = {
         name: wanted[name].file_shape[-1]
         for name, entry in checkpoint.entries.items()
@@ -179,6 +179,23 @@ def _types(checkpoint: Checkpoint, name: str) -> dict[str, str]:
                 "use f16, bf16 or f32 for it",
             )
         found[entry.name] = kind
+    return _agreed(checkpoint, found)
+
+
+def _agreed(checkpoint: Checkpoint, found: dict[str, str]) -> dict[str, str]:
+    """The types, those of the parts of one tensor alike: floats of several are widened."""
+    for tensor, parts in groups(gguf_names(checkpoint.spec), found).items():
+        kinds = sorted({found[name] for name in parts})
+        if len(kinds) == 1:
+            continue
+        if not {*kinds} <= {*FLOAT.values()}:
+            raise CannotCreate(
+                "gguf.fused",
+                f"{', '.join(parts)} are one tensor in a GGUF file, `{tensor}`, and would be "
+                f"{' and '.join(kinds)}: some of them are ternary, others not",
+                "use --encoding f32, or quantize all of them or none",
+            )
+        found |= dict.fromkeys(parts, "F32")
     return found
 
 

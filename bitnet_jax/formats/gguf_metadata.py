@@ -18,6 +18,7 @@ from bitnet_jax.containers.blob import load_json
 from bitnet_jax.containers.gguf_write import Value
 from bitnet_jax.core.errors import BadData, CannotCreate, shown
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.formats.gguf_name import NAME, fitting
 from bitnet_jax.formats.metadata import MOST_KEYS, PREFIX, metadata_fault
 from bitnet_jax.formats.native import PRODUCER
 from bitnet_jax.ir.spec import ModelSpec, Scalar
@@ -68,17 +69,22 @@ def short(value: float) -> float:
 # ------------------------------------------------------------------------------ writing
 def spec_keys(spec: ModelSpec, architecture: str) -> dict[str, Value]:
     """Every key that says what `spec` is, for a file of `architecture`."""
+    found = {f"{architecture}.{name}": value for name, value in _own_keys(spec).items()}
+    found[SPEC] = ("string", json.dumps(spec.to_json(), sort_keys=True, separators=(",", ":")))
+    return found
+
+
+def _own_keys(spec: ModelSpec) -> dict[str, Value]:
+    """Those of the architecture, less its name."""
     row = row_of(spec)
     found: dict[str, Value] = {}
     for key in row.keys:
         value = field_of(spec, key.field)
         if value is not None and not _needless(key, value, spec):
-            found[f"{architecture}.{key.name}"] = (key.kind, value)
-    if f"{architecture}.attention.key_length" in found:
-        found[f"{architecture}.attention.value_length"] = ("u32", spec.head_dim)
-    found |= {f"{architecture}.{name}": value for name, value in row.more(spec).items()}
-    found[SPEC] = ("string", json.dumps(spec.to_json(), sort_keys=True, separators=(",", ":")))
-    return found
+            found[key.name] = (key.kind, value)
+    if "attention.key_length" in found:
+        found["attention.value_length"] = ("u32", spec.head_dim)
+    return found | row.more(spec)
 
 
 def _needless(key: MetadataKey, value: Any, spec: ModelSpec) -> bool:
@@ -107,7 +113,7 @@ def _implied(checkpoint: Checkpoint) -> dict[str, str]:
     count = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
     size = next(f"{count / unit:.3g}{word}" for unit, word in _UNITS if count >= unit)
     return {
-        "general.name": f"{checkpoint.spec.family} {size}",
+        NAME: fitting(f"{checkpoint.spec.family} {size}", checkpoint.tokenizer),
         "general.size_label": size,
         "general.quantized_by": PRODUCER,
     }
@@ -295,6 +301,17 @@ def _agreed(spec: ModelSpec, ours: dict[str, Any], where: str) -> ModelSpec:
     odd = [
         name for name in {**mine, **theirs} if not _alike(name, mine.get(name), theirs.get(name))
     ]
+    reason = row_of(stated).refuses(stated)
+    if reason is not None:
+        raise BadData(
+            "gguf.spec",
+            f"{where}: {SPEC} says a model that no file of this architecture holds: {reason}",
+            _RIGHT,
+        )
+    if not odd:
+        # What a family has of its own is no field of the keys one by one.
+        mine, theirs = ({n: v for n, (_, v) in _own_keys(s).items()} for s in (stated, spec))
+        odd = [n for n in {**mine, **theirs} if not _alike(n, mine.get(n), theirs.get(n))]
     if odd:
         raise BadData(
             "gguf.spec",
@@ -308,7 +325,7 @@ def _agreed(spec: ModelSpec, ours: dict[str, Any], where: str) -> ModelSpec:
 def _alike(name: str, mine: Any, theirs: Any) -> bool:
     if name == "eos_token_ids":  # three of them have keys, others may be more
         return set(theirs) <= set(mine) and bool(mine) == bool(theirs)
-    if isinstance(mine, float) or isinstance(theirs, float):
+    if isinstance(mine, int | float) and isinstance(theirs, int | float):
         return np.float32(mine) == np.float32(theirs)
     if name == "extra":
         return True  # what no key says

@@ -39,7 +39,8 @@ class Kept:
     Attributes:
       dtype: the float dtype it stands for.
       scale_kind, group_size, scale_dtype: as in `QuantTensor`; "" of a float tensor.
-      scale: the exact scales, where blocks do not hold them.
+      scale: the exact scales, where blocks do not hold them; of a float vector its exact values,
+        where the file's do not tell them.
     """
 
     dtype: str
@@ -50,18 +51,23 @@ class Kept:
 
 
 def write_table(rows: Mapping[str, Kept]) -> dict[str, tuple[str, Any]]:
-    """The keys that `read_table` reads; each row [dtype, kind, group, scale dtype, at, count]."""
+    """The keys that `read_table` reads; each row [dtype, kind, group, scale dtype, at, count].
+
+    That of a float tensor is [dtype], or [dtype, at, count].
+    """
     out: dict[str, list[Any]] = {}
     values: list[np.ndarray] = []
     at = 0
     for name, kept in sorted(rows.items()):
         out[name] = [kept.dtype]
+        count = 0 if kept.scale is None else kept.scale.size
         if kept.scale_kind:
-            count = 0 if kept.scale is None else kept.scale.size
-            out[name] += [kept.scale_kind, kept.group_size, kept.scale_dtype, at, count]
-            if kept.scale is not None:
-                values.append(kept.scale.reshape(-1).astype("<f4"))
-                at += count
+            out[name] += [kept.scale_kind, kept.group_size, kept.scale_dtype]
+        if kept.scale_kind or count:
+            out[name] += [at, count]
+        if kept.scale is not None:
+            values.append(kept.scale.reshape(-1).astype("<f4"))
+            at += count
     found: dict[str, tuple[str, Any]] = {
         TABLE: ("string", json.dumps(out, sort_keys=True, separators=(",", ":")))
     }
@@ -107,6 +113,9 @@ def _row(item: Expected, row: Any, scales: np.ndarray, where: str) -> Kept:
     match row:
         case [str(dtype)] if dtype in _DTYPES:
             return Kept(dtype)
+        case [str(dtype), int(at), int(count)] if dtype in _DTYPES and len(item.shape) == 1:
+            if 0 <= at <= at + count <= scales.size and count == item.shape[0]:
+                return Kept(dtype, scale=scales[at : at + count].astype(np.float32))
         case [str(dtype), str(kind), int(group), str(scale_dtype), int(at), int(count)] if (
             dtype in _DTYPES and scale_dtype in _DTYPES[:3] and item.ternary
         ):

@@ -144,7 +144,8 @@ def _sentencepiece(
     """llama.cpp merges the pair whose union has the highest score: minus the merge's rank."""
     prefix = _space_prefix(raw)
     # A Metaspace puts no space before one that is there; llama.cpp puts it before any text.
-    notes = [_SPACES] if prefix and raw.get("pre_tokenizer") else []
+    metaspace = (raw.get("pre_tokenizer") or {}).get("type") == "Metaspace"
+    notes = [_SPACES] if prefix and metaspace else []
     rank: dict[str, int] = {}
     for index, (left, right) in enumerate(merges_of(raw)):
         rank.setdefault(left + right, index)
@@ -168,7 +169,9 @@ def _space_prefix(raw: Mapping[str, Any]) -> bool:
     pre = raw.get("pre_tokenizer") or {}
     kinds = [step.get("type") for step in steps]
     replaces = [s for s in steps if s.get("type") == "Replace" and s.get("content") == SPACE]
-    if replaces and set(kinds) <= {"Prepend", "Replace"} and not pre:
+    # Gemma's cuts a text at spaces, of which the normalizer leaves none.
+    idle = pre.get("type") == "Split" and pre.get("pattern") == {"String": " "}
+    if replaces and set(kinds) <= {"Prepend", "Replace"} and (not pre or idle):
         return "Prepend" in kinds
     if pre.get("type") == "Metaspace" and not steps and pre.get("replacement", SPACE) == SPACE:
         scheme = pre.get(

@@ -17,6 +17,7 @@ from bitnet_jax.containers.blob import load_json
 from bitnet_jax.core.errors import BadData, CannotCreate, shown
 from bitnet_jax.formats import gguf_tokenizer as keys
 from bitnet_jax.formats.checkpoint import TokenizerFiles
+from bitnet_jax.formats.gguf_name import NAME, strips_after
 from bitnet_jax.formats.gguf_pre import PreTokenizer, by_name, byte_level
 from bitnet_jax.formats.tokenizer_files import default_template
 from bitnet_jax.ir.spec import ModelSpec
@@ -151,11 +152,12 @@ def _vocabulary(tokens: list[str], kinds: np.ndarray) -> dict[str, int]:
     return {token: id_ for id_, token in enumerate(tokens) if kinds[id_] != keys.UNUSED}
 
 
-def _added(tokens: list[str], kinds: np.ndarray) -> list[dict[str, Any]]:
+def _added(tokens: list[str], kinds: np.ndarray, name: Any) -> list[dict[str, Any]]:
     return [
         {
             "id": int(id_), "content": tokens[id_], "single_word": False, "lstrip": False,
-            "rstrip": False, "normalized": False, "special": bool(kinds[id_] != keys.USER),
+            "rstrip": strips_after(tokens[id_], name), "normalized": False,
+            "special": bool(kinds[id_] != keys.USER),
         }
         for id_ in np.flatnonzero(np.isin(kinds, (keys.CONTROL, keys.USER, keys.UNKNOWN)))
         if tokens[id_]
@@ -205,7 +207,7 @@ def _gpt2(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dict[st
             raise _bad(where, f"the merge {shown(merge)} is of tokens that are not there")
     processors = [byte_level(False), *_template(metadata, tokens, row.name == "llama-bpe")]
     return _whole(
-        added_tokens=_added(tokens, kinds),
+        added_tokens=_added(tokens, kinds, metadata.get(NAME)),
         normalizer=row.normalizer,
         pre_tokenizer={"type": "Sequence", "pretokenizers": list(row.steps)},
         post_processor={"type": "Sequence", "processors": processors},
@@ -241,7 +243,7 @@ def _llama(metadata: Mapping[str, Any], tokens: list[str], where: str) -> dict[s
     back = {"type": "Replace", "pattern": {"String": keys.SPACE}, "content": " "}
     processors = _template(metadata, tokens, True)
     return _whole(
-        added_tokens=_added(tokens, kinds),
+        added_tokens=_added(tokens, kinds, metadata.get(NAME)),
         normalizer={"type": "Sequence", "normalizers": [*prepend, replace]},
         pre_tokenizer=None,
         post_processor=processors[0] if processors else None,

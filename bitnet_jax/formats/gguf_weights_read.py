@@ -18,6 +18,7 @@ from bitnet_jax.containers.gguf import GgufFile
 from bitnet_jax.containers.gguf_blocks import CODECS, FLOATS
 from bitnet_jax.containers.gguf_ternary import BLOCKED
 from bitnet_jax.containers.native_table import check_scales
+from bitnet_jax.formats.gguf_norms import read_norm
 from bitnet_jax.formats.gguf_rotary import separate
 from bitnet_jax.formats.gguf_table import EDITED, SCALES, TABLE, Kept, bad_row, scale_name
 from bitnet_jax.models.names import Expected
@@ -47,9 +48,18 @@ def looks_ternary(file: GgufFile, gguf_name: str) -> bool:
 
 
 def read_float(
-    file: GgufFile, item: Expected, gguf_name: str, kept: Kept | None, heads: int | None
+    file: GgufFile,
+    item: Expected,
+    gguf_name: str,
+    kept: Kept | None,
+    heads: int | None,
+    offset: float = 0.0,
 ) -> np.ndarray:
-    """A parameter that is not ternary, in the dtype it stands for."""
+    """A parameter that is not ternary, in the dtype it stands for.
+
+    Args:
+      offset: by how much larger it is in the file.
+    """
     info = file.info(gguf_name)
     data = file.read_bytes(gguf_name)
     stored = info.type.name
@@ -60,6 +70,8 @@ def read_float(
     value = separate(value, heads) if heads is not None else value
     if item.transposed:
         value = np.ascontiguousarray(value.T)
+    if offset or (kept is not None and kept.scale is not None):
+        value = read_norm(item.name, value, offset, kept, f"`{file.path}`")
     if kept is None or numpy_dtype(kept.dtype) == value.dtype:
         return value
     narrow = value.astype(numpy_dtype(kept.dtype))

@@ -205,10 +205,14 @@ def each(
 ) -> Iterator[Any]:
     """``work(name)`` for tensors of a checkpoint, in order, by `jobs` threads, in bounded memory.
 
-    No more is under way than the largest tensor takes, or 128 MB.
+    Under way are at most so many of the costliest as there are threads, and one whose result is
+    being taken; together no more than twice what the largest tensor would take read whole (but
+    128 MB may always be).
     """
-    costs = {name: cost(checkpoint.entries[name]) for name in names}
-    room = max([_ROOM, *costs.values()])
+    entries = [checkpoint.entries[name] for name in names]
+    costs = dict(zip(names, map(cost, entries), strict=True))
+    wanted = (jobs + 1) * max(costs.values(), default=0)
+    room = max(_ROOM, min(wanted, 2 * max(map(size, entries), default=0)))
     return in_order(work, names, jobs=jobs, cost=costs.__getitem__, room=room)
 
 

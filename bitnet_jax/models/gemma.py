@@ -11,6 +11,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.gemma_gguf import GGUF
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -68,4 +69,5 @@ FAMILY = Family(
         activations=ACTIVATIONS,
         in_transformers=True,
     ),
+    gguf=GGUF,
 )

@@ -14,6 +14,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import config_keys, gemma, rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.gemma3_gguf import GGUF
 
 _BIASED = (*rows.QKV, *rows.OUT)
 
@@ -144,4 +145,5 @@ FAMILY = Family(
         activation_key="hidden_activation",
         in_transformers=True,
     ),
+    gguf=GGUF,
 )

@@ -42,7 +42,11 @@ class Found:
 
 @dataclass(frozen=True)
 class TensorName:
-    """A parameter's canonical name and that of its tensor; `N` stands for the layer."""
+    """A parameter's canonical name and that of its tensor; `N` stands for the layer.
+
+    Rows with the same `gguf` are parts of one tensor: their rows one after the other, in the order
+    of the table.
+    """
 
     name: str
     gguf: str
@@ -90,6 +94,11 @@ SUB_NORM_NAMES: tuple[TensorName, ...] = (
     TensorName(_MLP + "ffn_sub_norm", "blk.N.ffn_sub_norm.weight"),
 )
 
+QK_NORM_NAMES: tuple[TensorName, ...] = (
+    TensorName(_ATTENTION + "q_norm", "blk.N.attn_q_norm.weight"),
+    TensorName(_ATTENTION + "k_norm", "blk.N.attn_k_norm.weight"),
+)
+
 LLAMA_KEYS: tuple[MetadataKey, ...] = (
     MetadataKey("vocab_size", "vocab_size", default=lambda fields: fields["_rows"]),
     MetadataKey("context_length", "max_positions"),
@@ -128,6 +137,7 @@ class Gguf:
       tensors: spec -> further tensors, float32, that llama.cpp computes with.
       permuted: canonical name -> the field with its number of heads: rows of these matrices
         are interleaved, as llama.cpp's rotary embedding of neighbouring pairs wants them.
+      norm_offset: by how much the weights of norms are larger there than here.
       scales: (canonical name, spec) -> llama.cpp multiplies the product with this matrix by an
         optional float32 tensor ``<x>.scale``, before anything is added to it.
       refuses: spec -> why this architecture cannot hold it, in words, or None.
@@ -143,6 +153,7 @@ class Gguf:
     more: Callable[[ModelSpec], dict[str, tuple[str, Any]]] = lambda spec: {}
     tensors: Callable[[ModelSpec], dict[str, np.ndarray]] = lambda spec: {}
     permuted: Mapping[str, str] = field(default_factory=dict)
+    norm_offset: float = 0.0
     scales: Callable[[str, ModelSpec], bool] = lambda name, spec: True
     refuses: Callable[[ModelSpec], str | None] = _nothing
     warns: Callable[[ModelSpec], str | None] = _nothing
@@ -157,6 +168,10 @@ class Gguf:
         """How many heads the rows of `name` are interleaved in; None: they are not."""
         field = self.permuted.get(_NUMBER.sub(".N.", name))
         return None if field is None else field_of(spec, field)
+
+    def offset(self, name: str) -> float:
+        """By how much the values of `name` are larger in a file."""
+        return self.norm_offset if name.endswith("norm") else 0.0
 
 
 # A layer's number in a canonical name.

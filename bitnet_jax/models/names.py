@@ -6,6 +6,8 @@ and writer. Knows no file format beyond its spelling of names.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bitnet_jax.core.errors import CannotCreate
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models.families import check_spec, family_of
@@ -19,6 +21,7 @@ __all__ = [
     "gguf_names",
     "table",
     "to_huggingface",
+    "unfused",
 ]
 
 
@@ -41,6 +44,11 @@ def expected(spec: ModelSpec) -> dict[str, Expected]:
     return {item.name: item for item in expand(family.names, family.letters(spec), spec)}
 
 
+def unfused(spec: ModelSpec) -> dict[str, Expected]:
+    """As `expected`, each parameter with the shape of a tensor of its own."""
+    return {name: replace(item, rows=None, file_rows=0) for name, item in expected(spec).items()}
+
+
 def tied_away(spec: ModelSpec) -> set[str]:
     """What a `transformers` checkpoint calls the parameters that `spec`, being tied, has not."""
     rows = table(spec.family)
@@ -61,6 +69,8 @@ def from_huggingface(family: str, name: str) -> str | None:
 
 def gguf_names(spec: ModelSpec) -> dict[str, str]:
     """What a GGUF file calls each parameter of `spec`, by canonical name.
+
+    Parts of one tensor have the same name, and stand in the order of their rows.
 
     Raises:
       CannotCreate: the family has no names there (``gguf.family``), or lacks one.

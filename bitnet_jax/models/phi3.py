@@ -9,6 +9,7 @@ from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import rope, rows, spelling
 from bitnet_jax.models.design import Design, Layer
 from bitnet_jax.models.family import API, Family
+from bitnet_jax.models.phi3_gguf import GGUF
 
 NAMES = (
     *rows.EMBEDDING,
@@ -57,4 +58,5 @@ FAMILY = Family(
         activations={"silu": "silu"},
         in_transformers=True,
     ),
+    gguf=GGUF,
 )

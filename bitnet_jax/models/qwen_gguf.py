@@ -10,11 +10,13 @@ from typing import Any
 
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.models import llama_gguf, rope_gguf
-from bitnet_jax.models.gguf import BIAS_NAMES, LLAMA_NAMES, Found, Gguf, TensorName
-
-QK_NORM_NAMES = (
-    TensorName("layers.N.self_attn.q_norm", "blk.N.attn_q_norm.weight"),
-    TensorName("layers.N.self_attn.k_norm", "blk.N.attn_k_norm.weight"),
+from bitnet_jax.models.gguf import (
+    BIAS_NAMES,
+    LLAMA_NAMES,
+    QK_NORM_NAMES,
+    Found,
+    Gguf,
+    TensorName,
 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from bitnet_jax.core.errors import BadData, shown
 from bitnet_jax.ir.spec import ModelSpec, Scalar
 from bitnet_jax.models.gguf import Found
-from bitnet_jax.models.rope import FIELDS, KINDS
+from bitnet_jax.models.rope import FIELDS, KINDS, rotated_of
 
 FREQUENCIES = "rope_freqs.weight"
 # Llama 3.1 and 3.2: factor, low, high, original positions.
@@ -54,6 +54,46 @@ def write_keys(spec: ModelSpec) -> dict[str, tuple[str, Any]]:
         keys["rope.scaling.type"] = ("string", "linear")
         keys["rope.scaling.factor"] = ("f32", spec.extra["rope_factor"])
     return keys
+
+
+def write_share(spec: ModelSpec) -> dict[str, tuple[str, Any]]:
+    """The same of a spec that has ``rotary_share`` too: it stands as a number of elements."""
+    return write_keys(spec) | {"rope.dimension_count": ("u32", rotated_of(spec))}
+
+
+def read_share(found: Found, head_dim: int) -> float:
+    """``rotary_share`` of a file.
+
+    Raises:
+      BadData: what is turned is no part of a head (``config.value``).
+    """
+    rotated = found.key("rope.dimension_count", head_dim)
+    if not isinstance(rotated, int) or not 0 < rotated <= head_dim:
+        raise BadData(
+            "config.value",
+            f"{found.where}: {found.architecture}.rope.dimension_count is {shown(rotated)}; it "
+            f"must be a number of elements of a head of {head_dim}",
+            "the file was edited: convert again from the source",
+        )
+    share = rotated / head_dim
+    # 30 of 44, rounded down
+    return share if int(head_dim * share) == rotated else math.nextafter(share, 1)
+
+
+def whole_heads(found: Found, head_dim: int) -> None:
+    """Raises unless whole heads are turned.
+
+    Raises:
+      BadData: as `read_share`, or ``config.unsupported``.
+    """
+    if read_share(found, head_dim) != 1:
+        raise BadData(
+            "config.unsupported",
+            f"{found.where}: {found.architecture}.rope.dimension_count is "
+            f"{shown(found.key('rope.dimension_count'))} of heads of {head_dim}; in models of this "
+            "architecture whole heads are turned",
+            "convert again from the original",
+        )
 
 
 def frequencies(

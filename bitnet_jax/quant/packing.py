@@ -105,15 +105,23 @@ def plain_bytes(codes: np.ndarray) -> np.ndarray:
     rows = np.empty((len(lines), BLOCK, ib), "<u4")
     wide = _AT_ONCE // (BLOCK * 4)
     high = max(1, wide // max(ib, 1))
-    starts = itertools.product(range(0, len(lines), high), range(0, ib, wide))
-    for line, column in ((slice(i, i + high), slice(j, j + wide)) for i, j in starts):
-        words = lines[line, column]
-        swap = ((words >> np.uint32(6)) ^ words) & np.uint32(0x00CC00CC)
-        words = words ^ swap ^ (swap << np.uint32(6))
-        swap = ((words >> np.uint32(12)) ^ words) & np.uint32(0x0000F0F0)
-        words = words ^ swap ^ (swap << np.uint32(12))
-        rows[line, :, column] = np.swapaxes(words, -1, -2)
+    held = np.empty((2, min(high, len(lines)), min(wide, ib), BLOCK), "<u4")
+    for i, j in itertools.product(range(0, len(lines), high), range(0, ib, wide)):
+        words = lines[i : i + high, j : j + wide]
+        swap, turned = held[:, : len(words), : words.shape[1]]
+        _exchange(words, 6, 0x00CC00CC, swap, turned)
+        _exchange(turned, 12, 0x0000F0F0, swap, turned)
+        rows[i : i + high, :, j : j + wide] = np.swapaxes(turned, -1, -2)
     return rows.view(np.uint8).reshape(*lead, ob * BLOCK, ib * 4, 1)
+
+
+def _exchange(words: np.ndarray, shift: int, mask: int, swap: np.ndarray, out: np.ndarray) -> None:
+    """The bits of `mask` and those `shift` above them exchanged; `swap` is overwritten."""
+    np.right_shift(words, np.uint32(shift), out=swap)
+    np.bitwise_xor(swap, words, out=swap)
+    np.bitwise_and(swap, np.uint32(mask), out=swap)
+    np.multiply(swap, np.uint32(1 + (1 << shift)), out=swap)  # at both places: they do not meet
+    np.bitwise_xor(words, swap, out=out)
 
 
 def illegal_codes(codes: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from bitnet_jax.containers.dtypes import DTYPES
 from bitnet_jax.containers.safetensors import open_safetensors
 from bitnet_jax.containers.safetensors_write import (
     Planned,
-    natural_order,
+    SafetensorsWriter,
+    encode_header,
     planned,
-    write_safetensors,
+    with_padding,
 )
 from bitnet_jax.core.errors import BadData, InternalError
 
@@ -29,11 +30,26 @@ def every_dtype() -> dict[str, np.ndarray]:
     }
 
 
-def write(tensors, metadata=None, align=8) -> bytes:
-    stream = io.BytesIO()
-    plan = natural_order(planned(name, t.dtype, t.shape) for name, t in tensors.items())
-    write_safetensors(stream, [(p, tensors[p.name]) for p in plan], metadata or {}, align)
+def written(plan, tensors, metadata=None, align=8) -> bytes:
+    """A whole file of planned tensors."""
+    rows, offset = [], 0
+    for tensor in with_padding(plan, align) if align > 8 else plan:
+        rows.append((tensor, offset))
+        offset += tensor.nbytes
+    stream, metadata = io.BytesIO(), metadata or {}
+    writer = SafetensorsWriter(stream, len(encode_header(rows, metadata)), align)
+    for tensor in plan:
+        writer.write(tensor, tensors[tensor.name])
+    writer.finish(metadata)
     return stream.getvalue()
+
+
+def write(tensors, metadata=None, align=8) -> bytes:
+    """In the library's order: widest dtype first, then by name."""
+    order = list(DTYPES)  # ascending by width, then as the library orders one width
+    plan = [planned(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+    plan.sort(key=lambda tensor: (-order.index(tensor.dtype), tensor.name))
+    return written(plan, tensors, metadata, align)
 
 
 def test_writes_the_bytes_that_the_library_writes():
@@ -76,22 +92,9 @@ def test_writes_a_transposed_view_in_its_own_order(tmp_path):
     np.testing.assert_array_equal(open_safetensors(path).read("x"), view)
 
 
-def test_tensors_are_produced_one_at_a_time():
-    alive = []
-
-    def make(index):
-        alive.append(index)
-        return np.full(4, index, "<f4")
-
-    stream = io.BytesIO()
-    plan = [Planned(str(i), "F32", (4,)) for i in range(3)]
-    write_safetensors(stream, [(p, lambda i=i: make(i)) for i, p in enumerate(plan)], {})
-    assert alive == [0, 1, 2]
-
-
 def test_a_tensor_unlike_its_plan_is_our_bug():
     with pytest.raises(InternalError, match="planned as F32"):
-        write_safetensors(io.BytesIO(), [(Planned("x", "F32", (2,)), np.zeros(3, "<f4"))], {})
+        written([Planned("x", "F32", (2,))], {"x": np.zeros(3, "<f4")})
 
 
 def test_reads_a_prefix(tmp_path):

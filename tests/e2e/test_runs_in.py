@@ -32,10 +32,25 @@ SPECS = {
     "qwen2": tiny_of("qwen2", **made.WIDE, extra={}),
     "qwen3": tiny_of("qwen3", **made.WIDE, extra={}),
     "qwen3-128": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={}),
-    "gemma": tiny_of("gemma", **made.WIDE, activation="gelu_tanh", extra={}),
+    "gemma": made.gemma("gemma"),
     "phi": tiny_of("phi", **made.WIDE, activation="gelu_tanh", extra={}),
     "phi-128": tiny_of("phi", **made.WIDE | {"head_dim": 128}, activation="gelu_tanh"),
     "phi3": tiny_of("phi3", **made.WIDE, extra={}),
+    "phi3-pad": tiny_of("phi3", **made.WIDE | {"pad_token_id": 3}, extra={}),
+    "phi3-half": tiny_of(
+        "phi3", **made.WIDE | {"pad_token_id": 3, "rope_theta": 50.0}, extra={"rotary_share": 0.5}
+    ),
+    "phi3-window": tiny_of("phi3", **made.WIDE, extra={"sliding_window": 9}),
+    "gemma-untied": made.gemma("gemma", tie_embeddings=False),
+    "gemma3": made.gemma("gemma3"),
+    "gemma3-256": made.gemma(
+        "gemma3",
+        head_dim=256,
+        extra={"query_pre_attn_scalar": 256, "sliding_window": 4, "layer_types": "s"},
+    ),
+    "llama-linear": made.wide_llama(
+        2, {"rope_type": "linear", "rope_factor": 16.0}, rope_theta=50.0
+    ),
     "smollm3": tiny_of("smollm3", **made.WIDE, extra={"rope_layers": "rn"}),
     "smollm3-4": tiny_of("smollm3", **made.WIDE | {"num_layers": 4}, extra={}),
     "qwen2-128": tiny_of("qwen2", **made.WIDE | {"head_dim": 128}, extra={}),
@@ -78,6 +93,16 @@ CASES = {
     ("phi", "float", "gguf", "f32"): ("refused", "exactly"),
     ("phi", "ternary", "gguf", "tq2_0"): ("refused", "as W1.58A16"),
     ("phi3", "float", "huggingface", "float"): ("exactly", "refused"),
+    ("phi3", "ternary", "gguf", "f32"): ("refused", "as W1.58A16"),
+    ("phi3-pad", "float", "gguf", "f32"): ("exactly", "exactly"),
+    ("phi3-pad", "ternary", "gguf", "tq2_0"): ("as W1.58A16", "as W1.58A16"),
+    ("phi3-half", "float", "gguf", "f32"): ("wrongly", "exactly"),
+    ("gemma", "float", "gguf", "f32"): ("refused", "exactly"),
+    ("gemma", "ternary", "gguf", "tq2_0"): ("refused", "as W1.58A16"),
+    ("gemma3", "float", "gguf", "f32"): ("wrongly", "exactly"),
+    ("gemma3-256", "float", "gguf", "f32"): ("exactly", "exactly"),
+    ("gemma3-256", "ternary", "gguf", "tq2_0"): ("as W1.58A16", "as W1.58A16"),
+    ("llama-linear", "float", "gguf", "f32"): ("wrongly", "exactly"),
     ("smollm3", "ternary", "huggingface", "bitlinear"): ("exactly", "refused"),
     ("smollm3-4", "float", "gguf", "f32"): ("refused", "exactly"),
     ("smollm3-4", "ternary", "gguf", "tq2_0"): ("refused", "as W1.58A16"),
@@ -122,7 +147,9 @@ def test_the_table_says_what_was_seen(case, tmp_path):
     assert all(row["reason"] and "{" not in row["reason"] for row in rows.values())
 
 
-@pytest.mark.parametrize("model", ["gemma", "phi-128", "smollm3", "qwen2-128", "norms"])
+@pytest.mark.parametrize(
+    "model", ["gemma-untied", "phi3-window", "phi-128", "smollm3", "qwen2-128", "norms"]
+)
 def test_nobody_is_sent_to_a_format_that_refuses_the_model(model, tmp_path):
     path = tmp_path / "m.bitnet"
     save_checkpoint(checkpoint_of(model, "ternary"), path)

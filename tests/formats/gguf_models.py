@@ -13,6 +13,8 @@ import numpy as np
 from bitnet_jax.formats.checkpoint import Checkpoint, Source, checkpoint_of
 from bitnet_jax.formats.create_tokenizer import make_tokenizer
 from bitnet_jax.ir.spec import ModelSpec
+from bitnet_jax.models.families import family_of
+from bitnet_jax.models.gguf import Gguf
 from bitnet_jax.models.names import expected
 from bitnet_jax.quant.ternary import from_trits
 from tests.tiny import tiny_of, tiny_spec
@@ -42,6 +44,16 @@ def wide_llama(layers: int = 1, extra: dict[str, Any] | None = None, **changes: 
     return tiny_of("llama", **WIDE | {"num_layers": layers} | changes, extra=extra or {})
 
 
+def gemma(family: str, extra: dict[str, Any] | None = None, **changes: Any) -> ModelSpec:
+    """A Gemma of 256 columns that llama.cpp can have."""
+    own = {"query_pre_attn_scalar": 64} if family == "gemma3" else {}
+    return tiny_of(
+        family,
+        **WIDE | {"activation": "gelu_tanh", "tie_embeddings": True} | changes,
+        extra=own | (extra or {}),
+    )
+
+
 def model(
     spec: ModelSpec,
     *,
@@ -54,6 +66,7 @@ def model(
     """Random trits and floats; scales that a float16 holds, or (`awkward`) that it does not."""
     rng = np.random.default_rng(seed)
     params: dict[str, Any] = {}
+    row = family_of(spec.family).gguf or Gguf(architecture="")
     for name, item in expected(spec).items():
         if item.ternary:
             out, width = item.shape
@@ -67,7 +80,7 @@ def model(
                 scale_dtype="float32" if awkward else "float16",
             )  # fmt: skip
         elif len(item.shape) == 1:
-            around = 0 if name.endswith("bias") else 1
+            around = 0 if name.endswith("bias") else 1 - row.offset(name)
             params[name] = (around + 0.2 * rng.standard_normal(item.shape)).astype(dtype)
         else:
             params[name] = (0.02 * rng.standard_normal(item.shape)).astype(dtype)

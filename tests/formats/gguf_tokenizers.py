@@ -41,7 +41,9 @@ def _steps(kind: str) -> Any:
 
 
 BYTE_LEVEL = ("llama-bpe", "dbrx", "qwen2", "gpt-2", "smollm")
-SENTENCEPIECE = ("llama", "llama without a space first", "llama, metaspace")
+SENTENCEPIECE = ("llama", "llama without a space first", "gemma", "phi3", "llama, metaspace")
+# What Phi-3's tokenizer does with white space after its special tokens.
+PHI3 = {"</s>": True, "<unk>": False, "<s>": False, "<|endoftext|>": False, "<|user|>": True}
 
 
 @functools.cache
@@ -78,19 +80,29 @@ def _sentencepiece(kind: str) -> str:
     found = json.loads(trained.to_str())["model"]
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     words += [word for word in found["vocab"] if word not in words]
+    special = words[:3]
+    if kind == "phi3":
+        special += ["<|endoftext|>", "<|user|>"]
+        words += special[3:]
     document = json.loads(Tokenizer(models.BPE({"<unk>": 0}, [], unk_token="<unk>")).to_str())
     document["model"] |= {
         "byte_fallback": True, "fuse_unk": True, "merges": found["merges"],
         "vocab": {word: id_ for id_, word in enumerate(words)},
     }  # fmt: skip
     document["added_tokens"] = [
-        {"id": id_, "content": word, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for id_, word in enumerate(words[:3])
+        {"id": words.index(word), "content": word, "single_word": False, "lstrip": False,
+         "rstrip": kind == "phi3" and PHI3[word], "normalized": False, "special": True}
+        for word in special
     ]  # fmt: skip
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    prepend = [{"type": "Prepend", "prepend": "▁"}] if kind == "llama" else []
+    prepend = [{"type": "Prepend", "prepend": "▁"}] if kind in ("llama", "phi3") else []
     document["normalizer"] = {"type": "Sequence", "normalizers": [*prepend, replace]}
+    if kind == "gemma":
+        document["normalizer"] = replace
+        document["pre_tokenizer"] = {
+            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+            "invert": False,
+        }  # fmt: skip
     if kind == "llama, metaspace":
         document["normalizer"] = None
         document["pre_tokenizer"] = {
@@ -102,7 +114,7 @@ def _sentencepiece(kind: str) -> str:
         "decoders": [
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
             {"type": "ByteFallback"}, {"type": "Fuse"},
-            *([] if "without" in kind else strip),
+            *([] if "without" in kind or kind == "gemma" else strip),
         ],
     }  # fmt: skip
     document["post_processor"] = {

@@ -25,13 +25,18 @@ def ask(
     *,
     prompts: Sequence[Sequence[int]] = (),
     texts: Sequence[str] = (),
+    special: bool = False,
     timeout: int = 240,
 ) -> list[dict[str, Any]]:
-    """One answer for each file: `logprobs` [prompts, vocab], `tokens`; or `error`."""
+    """One answer for each file: `logprobs` [prompts, vocab], `tokens`; or `error`.
+
+    Args:
+      special: special tokens in a text are such.
+    """
     request = {"files": [str(f) for f in files], "prompts": [list(p) for p in prompts]}
     done = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=json.dumps(request | {"texts": list(texts)}),
+        input=json.dumps(request | {"texts": list(texts), "special": special}),
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -74,10 +79,10 @@ def _logprobs(server: Any, prompt: list[int], size: int) -> list[float]:
     return [found[id_] for id_ in range(size)]
 
 
-def _tokens(server: Any, text: str) -> list[int]:
+def _tokens(server: Any, text: str, special: bool) -> list[int]:
     request = urllib.request.Request(
         server.listening_address + "/tokenize",
-        data=json.dumps({"content": text, "add_special": True, "parse_special": False}).encode(),
+        data=json.dumps({"content": text, "add_special": True, "parse_special": special}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=20) as answer:
@@ -89,7 +94,7 @@ def _answer(request: dict[str, Any], path: str) -> dict[str, Any]:
         server = _serve(path)
     except RuntimeError as error:
         return {"error": str(error)}
-    answer = {"tokens": [_tokens(server, text) for text in request["texts"]]}
+    answer = {"tokens": [_tokens(server, text, request["special"]) for text in request["texts"]]}
     if request["prompts"]:
         answer["logprobs"] = [_logprobs(server, p, 512) for p in request["prompts"]]
     return answer

@@ -396,6 +396,11 @@ def export(row: Row, folder: Path) -> Exported:
     return Exported(path, inputs, run_onnxruntime(path, inputs, plain=row.quantize is not None))
 
 
+def export_named(name: str, folder: Path) -> Exported:
+    """As `export`, of a row's name: for a process of its own."""
+    return export((FIRST | LATER)[name], folder)
+
+
 def run_onnxruntime(
     path: Path, inputs: dict[str, np.ndarray], *, plain: bool = False
 ) -> dict[str, np.ndarray]:

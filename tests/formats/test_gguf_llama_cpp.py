@@ -8,9 +8,13 @@ ternary model differs by our int8 activations, and in TQ files by those that lla
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from bitnet_jax.formats.create_tokenizer import make_tokenizer
+from bitnet_jax.formats.open import open_checkpoint
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.runtime.model import Model
 from bitnet_jax.runtime.tokenizer import Tokenizer
@@ -48,6 +52,47 @@ SPECS = {
         activation="gelu_tanh",
         extra={"rotary_share": 0.25, "rope_type": "linear", "rope_factor": 2.0},
     ),
+    "phi3": tiny_of("phi3", **made.WIDE),
+    "phi3, tied, three quarters turned, linear positions, a window that holds all": tiny_of(
+        "phi3",
+        **made.WIDE,
+        tie_embeddings=True,
+        extra={
+            "rotary_share": 0.75,
+            "rope_type": "linear",
+            "rope_factor": 2.0,
+            "sliding_window": 256,
+        },
+    ),
+    "gemma": made.gemma("gemma"),
+    "gemma, wide heads, linear positions": made.gemma(
+        "gemma", head_dim=128, extra={"rope_type": "linear", "rope_factor": 2.0}
+    ),
+    "gemma3, no window": made.gemma("gemma3"),
+    "gemma3, every layer but the sixth in a window of 4": made.gemma(
+        "gemma3",
+        num_layers=6,
+        rope_theta=1000000.0,
+        extra={"sliding_window": 4, "layer_types": "sssssf"},
+    ),
+    "gemma3, untied, every other layer, linear positions, another local base": made.gemma(
+        "gemma3",
+        head_dim=128,
+        num_layers=4,
+        tie_embeddings=False,
+        rope_theta=1000000.0,
+        extra={
+            "sliding_window": 5,
+            "layer_types": "sf",
+            "local_rope_theta": 500.0,
+            "rope_type": "linear",
+            "rope_factor": 8.0,
+            "query_pre_attn_scalar": 128,
+        },
+    ),
+    "gemma3, every layer in a window": made.gemma(
+        "gemma3", extra={"sliding_window": 3, "layer_types": "s"}
+    ),
     "qwen3": tiny_of("qwen3", **made.WIDE | {"head_dim": 128}, extra={"layer_types": "ff"}),
 }
 # Seen in November 2026, the largest of 4 x 512 log-probabilities.
@@ -77,6 +122,51 @@ def test_llama_cpp_computes_the_same(case, awkward, tmp_path):
     np.testing.assert_array_equal(answers[3]["logprobs"], answers[4]["logprobs"])
 
 
+def of_transformers(family):
+    """A random model of transformers' own, its norms away from where they begin."""
+    import torch
+    import transformers
+
+    sizes = {
+        "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 256,
+        "eos_token_id": 257, "pad_token_id": None, "num_hidden_layers": 2,
+    }  # fmt: skip
+    own = {
+        "phi3": ("Phi3", "Phi3", {"sliding_window": 256}),
+        "gemma": ("Gemma", "Gemma", {"head_dim": 64}),
+        "gemma3": ("Gemma3Text", "Gemma3", {
+            "head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 5,
+            "num_hidden_layers": 7,
+        }),
+    }  # fmt: skip
+    config, model, more = own[family]
+    torch.manual_seed(0)
+    found = getattr(transformers, f"{model}ForCausalLM")(
+        getattr(transformers, f"{config}Config")(**sizes | more)
+    ).eval()
+    for name, value in found.named_parameters():
+        if "norm" in name:
+            value.data.normal_(float(family == "phi3"), 0.2)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["phi3", "gemma", "gemma3"])
+def test_llama_cpp_computes_what_transformers_does(family, tmp_path):
+    import torch
+
+    theirs = of_transformers(family)
+    theirs.save_pretrained(tmp_path / "m.hf")
+    checkpoint = open_checkpoint(tmp_path / "m.hf")
+    checkpoint = dataclasses.replace(checkpoint, tokenizer=make_tokenizer(checkpoint.spec))
+    save_checkpoint(checkpoint, tmp_path / "m.gguf", encoding="f32")
+    (answer,) = ask([tmp_path / "m.gguf"], prompts=PROMPTS)
+    with torch.no_grad():
+        wanted = log_softmax(theirs(torch.tensor(PROMPTS)).logits[:, -1].numpy())
+    assert np.abs(answer["logprobs"] - wanted).max() <= FLOAT
+
+
 def test_squared_relu_is_run_as_silu_which_is_what_the_warning_says(tmp_path):
     model = made.model(made.wide(2))
     path = tmp_path / "m.gguf"
@@ -96,8 +186,6 @@ def test_i2_s_is_refused_by_llama_cpp_as_the_warning_says(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["f32+q8_0", "tq2_0+q4_0", "tq2_0+f16", "tq2_0+bf16"])
 def test_a_rounded_embedding_is_the_one_we_read_back(encoding, tmp_path):
-    from bitnet_jax.formats.open import open_checkpoint
-
     path = tmp_path / "m.gguf"
     save_checkpoint(made.model(SPECS["llama"]), path, encoding=encoding)
     (answer,) = ask([path], prompts=PROMPTS)

@@ -16,7 +16,7 @@ from bitnet_jax.runtime.tokenizer import Tokenizer
 from tests.formats import gguf_edit as edit
 from tests.formats import gguf_models as made
 from tests.formats import gguf_tokenizers as some
-from tests.tiny import tiny_spec
+from tests.tiny import tiny_of, tiny_spec
 
 TRICKY = (
     "", " ", "  two", "a\n\nb", "tab\tand\r\nlines", "don't I'LL we've", "1234567 3.14 12 a1b2",
@@ -37,7 +37,8 @@ def texts(kind):
 def model(kind):
     spec = tiny_spec(**made.IDS | some.ids(kind) | {"num_layers": 1})
     found = made.model(dataclasses.replace(spec, vocab_size=spec.vocab_size), seed=1)
-    return dataclasses.replace(found, tokenizer=some.files(kind))
+    name = {"general.name": "A Phi-3"} if kind == "phi3" else {}
+    return dataclasses.replace(found, tokenizer=some.files(kind), metadata=name)
 
 
 def with_json(checkpoint, change):
@@ -189,6 +190,58 @@ def test_other_names_of_one_cut_are_known(tmp_path):
     assert open_checkpoint(path).tokenizer is not None
     names = [name for row in PRE_TOKENIZERS for name in (row.name, *row.also)]
     assert len(set(names)) == len(names)
+
+
+def named(kind, name):
+    source = model(kind)
+    metadata = {} if name is None else {"general.name": name}
+    return dataclasses.replace(source, metadata=metadata)
+
+
+@pytest.mark.parametrize(("kind", "name", "words"), [
+    ("phi3", "A phi-3", None), ("phi3", "Small", "`</s>`, `<|user|>`"), ("llama", "Small", None),
+    ("llama", None, None),
+])  # fmt: skip
+def test_white_space_that_llama_cpp_keeps_or_takes_by_a_models_name_is_said(
+    kind, name, words, tmp_path
+):
+    done = save_checkpoint(named(kind, name), tmp_path / "m.gguf", encoding="f32")
+    said = [warning for warning in done.warnings if "white space" in warning]
+    assert len(said) == (words is not None) and all(words in warning for warning in said)
+
+
+def test_a_name_with_which_llama_cpp_would_not_load_the_model_is_refused(tmp_path):
+    with pytest.raises(CannotCreate, match="endoftext") as caught:
+        save_checkpoint(named("llama", "My Phi-3"), tmp_path / "m.gguf", encoding="f32")
+    assert caught.value.code == "gguf.model_name" and "general.name=" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("phi3", "phi3 "), ("gpt-2", "phi 3 ")])
+def test_a_name_made_up_for_a_phi3_is_one_that_its_tokenizer_fits(kind, name, tmp_path):
+    spec = tiny_of("phi3", **made.IDS | some.ids(kind) | {"num_layers": 1})
+    source = dataclasses.replace(made.model(spec), tokenizer=some.files(kind))
+    done = save_checkpoint(source, tmp_path / "m.gguf", encoding="f32")
+    assert open_gguf_file(tmp_path / "m.gguf").metadata["general.name"].startswith(name)
+    assert not any("white space" in warning for warning in done.warnings)
+    assert not open_checkpoint(tmp_path / "m.gguf").metadata
+
+
+@pytest.mark.heavy
+def test_llama_cpp_takes_the_white_space_of_models_called_phi3(tmp_path):
+    from tests.formats.llama_cpp import ask
+
+    text = "<|user|>\n a\n<|user|>  b</s> c<s> d"
+    source = model("phi3")
+    wanted = Tokenizer.from_files(source.tokenizer).encode(text, allow_special=True)
+    paths = [tmp_path / f"{n}.gguf" for n in range(3)]
+    save_checkpoint(source, paths[0], encoding="f32")
+    save_checkpoint(named("phi3", "Small"), paths[1], encoding="f32")
+    edit.value(paths[1], "general.name", ("string", "Small"))
+    save_checkpoint(named("llama", "Small"), paths[2], encoding="f32")
+    edit.value(paths[2], "general.name", ("string", "My Phi-3"))
+    strips, keeps, fails = ask(paths, texts=[text], special=True)
+    assert strips["tokens"] == [wanted] and keeps["tokens"] != [wanted] and "error" in fails
 
 
 @pytest.mark.heavy

@@ -11,7 +11,6 @@ from flax.core import freeze
 
 import bitnet_jax as bj
 from tests.frameworks.laws import ALL, by_hand, compiled, filled, holds, normal, refused
-from tests.passes.laws.check import thinned
 
 # Minutes of compiling; of the frameworks, plain JAX, NNX and Haiku run on each change.
 pytestmark = pytest.mark.heavy
@@ -95,7 +94,8 @@ def test_a_block_equals_its_twin():
     holds(fn, params, ALL, rest, x, ternary=BLOCK, twin=twin)
 
 
-@pytest.mark.parametrize("axis", thinned([0, 1], 2))
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("axis", [0, 1])
 def test_a_scanned_remat_stack_equals_its_twin_along_either_axis(axis):
     x = normal(2, 5, 8)
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -200,7 +200,8 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("case", thinned(MODULES, 2))
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("case", MODULES)
 def test_packed_equals_qat_and_every_ternary_weight_learns(case):
     module, args = MODULES[case]
     fn, params, rest = function_of(module, *args)

@@ -21,10 +21,8 @@ SEEDED = {
     "safetensors": 1500, "bitnet": 600, "huggingface": 600, "gguf": 60, "tokenizer": 400,
     "onnx": 400, "onnx, ours": 150, "orbax": 25,
 }  # fmt: skip
-LONG, LONG_OF = (
-    40_000,
-    {"gguf": 6_000, "orbax": 6_000},
-)  # a trial of it takes a multiple of the others' time
+# Twice so many; a trial of some takes a multiple of the others' time.
+LONG, LONG_OF = 15_000, {"gguf": 3_000, "orbax": 2_500}
 
 
 @pytest.fixture

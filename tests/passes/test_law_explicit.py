@@ -27,7 +27,6 @@ from tests.passes.laws.check import (
     jit,
     qat_of,
     run_gradients,
-    thinned,
     twin_of,
 )
 
@@ -101,8 +100,8 @@ def without_a_mesh(name, scale):
     return np.asarray(jit(qat)(params, x)), jit(gradient)(params)
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("cell", thinned(CELLS, 3), ids=map("-".join, CELLS))
+@pytest.mark.sampled(12)
+@pytest.mark.parametrize("cell", CELLS, ids=map("-".join, CELLS))
 def test_value_gradient_and_packed_on_an_explicit_mesh(cell):
     name, scale = cell
     fn, params, specs, x, spec, result = ROWS[name]
@@ -137,7 +136,7 @@ def test_packed_codes_lie_as_the_weight_lay():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", thinned(list(sharding.MESHES), 3))
+@pytest.mark.parametrize("name", list(sharding.MESHES))
 def test_the_shard_map_rows_of_the_law_on_an_explicit_mesh(name):
     case = CASES[name]
     params, inputs = arrays(case.params), arrays(case.inputs)
@@ -219,7 +218,7 @@ RECIPES = {"all": STEPS, **{type(step).__name__: (step,) for step in STEPS}}
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("recipe", thinned(list(RECIPES), len(RECIPES)))
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_recipes_on_an_explicit_mesh(recipe):
     fn, params, specs, x, spec, result = ROWS["rows"]
     rules = [bj.Rule("up", scale="row"), bj.Rule("down", scale="row")]

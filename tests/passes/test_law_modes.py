@@ -15,13 +15,11 @@ from bitnet_jax.ir.program import named_leaves
 from tests.passes.handwritten import scale_of
 from tests.passes.laws import CASES
 from tests.passes.laws.check import (
-    alternate,
     arrays,
     assert_same,
     expected_alone,
     jit,
     packed_of,
-    thinned,
     twin_value,
 )
 
@@ -29,16 +27,16 @@ RUN = [name for name, case in CASES.items() if case.packed is True]
 REFUSED = [name for name, case in CASES.items() if isinstance(case.packed, str)]
 
 
-@pytest.mark.sampled(6)
-@pytest.mark.parametrize("name", alternate(RUN, 1))
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("name", RUN)
 def test_packed(name):
     case = CASES[name]
     run = jit(bj.ternarize(case.fn, case.rules, mode="packed"))
     assert_same(run(packed_of(name), *arrays(case.inputs)), expected_alone(name))
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("name", thinned(RUN, 8))
+@pytest.mark.sampled(32)
+@pytest.mark.parametrize("name", RUN)
 def test_packed_optimized(name):
     """As users run it: XLA fuses what it can."""
     case = CASES[name]
@@ -56,8 +54,8 @@ def test_packed_is_refused(name):
     assert caught.value.code == case.packed
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("name", alternate([name for name in RUN if CASES[name].axes], 1))
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("name", [name for name in RUN if CASES[name].axes])
 def test_digest(name):
     """The digest that its definition gives, for the matrix that the row says."""
     case = CASES[name]
@@ -98,8 +96,8 @@ def assert_both(got, name, params=None, inputs=None):
 MAPPED = [name for name, case in CASES.items() if case.vmap]
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("name", thinned(MAPPED, 9))
+@pytest.mark.sampled(36)
+@pytest.mark.parametrize("name", MAPPED)
 def test_vmap_over_inputs(name):
     case = CASES[name]
     params, qat = arrays(case.params), bj.ternarize(case.fn, case.rules)
@@ -107,8 +105,8 @@ def test_vmap_over_inputs(name):
     assert_both(mapped(pair(case.inputs)), name, inputs=jax.tree.map(another, case.inputs))
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("name", thinned(MAPPED[1:], 9))
+@pytest.mark.sampled(36)
+@pytest.mark.parametrize("name", MAPPED[1:])
 def test_vmap_over_parameters(name):
     case = CASES[name]
     inputs, qat = arrays(case.inputs), bj.ternarize(case.fn, case.rules)

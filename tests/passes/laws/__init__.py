@@ -21,7 +21,4 @@ CASES = {
     for table, (eager, every) in TABLES.items()
     for number, (name, case) in enumerate(table.CASES.items())
 }
-# Rows that differ in axes or in numbers alone: `make test` runs every other one trained, and the
-# others packed.
-SIMILAR = [name for table in (dots, views, numerics) for name in table.CASES]
 assert len(CASES) == sum(len(table.CASES) for table in TABLES), "two rows have one name"

@@ -11,11 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import bitnet_jax as bj
 from tests.passes.handwritten import qeinsum
-from tests.passes.laws import CASES, SIMILAR
+from tests.passes.laws import CASES
 
 PLAIN = {"xla_backend_optimization_level": 0}
 
@@ -25,24 +24,6 @@ PLAIN = {"xla_backend_optimization_level": 0}
 ULPS = 4
 # What `gradients` was called for.
 DIFFERENTIATED = set()
-
-
-def thinned(rows, every):
-    """Every row as a parameter; all but each `every`-th are heavy.
-
-    `make test` has minutes for the law. What goes through the same code as another test of
-    the same row is sampled there, and whole in `make test-heavy`.
-    """
-    return [
-        pytest.param(row, marks=[pytest.mark.heavy] * bool(number % every))
-        for number, row in enumerate(rows)
-    ]
-
-
-def alternate(names, turn):
-    """All rows as parameters; of four `SIMILAR` ones three are heavy, which by `turn`."""
-    skipped = set(SIMILAR) - set(SIMILAR[2 * turn :: 4])
-    return [pytest.param(name, marks=[pytest.mark.heavy] * (name in skipped)) for name in names]
 
 
 def arrays(tree):
