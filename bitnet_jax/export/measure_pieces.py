@@ -108,7 +108,8 @@ class WrittenDecoder:
         if lead is not None:
             runs.append(_Run(calls, no_past(self.spec, rows), borders))
         for at, piece in enumerate(self.pieces):
-            self._run(piece, runs)
+            if piece.outputs:  # what nobody reads is not run, as in the whole
+                self._run(piece, runs)
             later = {_LOGITS}.union(*(other.inputs for other in self.pieces[at + 1 :]))
             for run in runs:
                 run.keep(later)

@@ -19,7 +19,7 @@ from bitnet_jax.core.errors import (
     UsageError,
 )
 from bitnet_jax.export import pieces
-from bitnet_jax.export.measure_pieces import Led
+from bitnet_jax.export.measure_pieces import Led, WrittenDecoder
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.workflows import export as workflow
 from bitnet_jax.workflows.export import export_model
@@ -238,6 +238,34 @@ def test_a_piece_that_computes_otherwise_is_told(tmp_path, monkeypatch):
     assert caught.value.code == "contract.logits"
     assert "before layers.2." in caught.value.message and len(made) >= 3
     assert [path.name for path in tmp_path.iterdir()] == ["m.bitnet"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("most", [pieces.PIECE_BYTES, 40_000])
+def test_pieces_that_are_wired_otherwise_are_told(tmp_path, monkeypatch, most):
+    """Layer 2 reads what layer 1 reads: each piece by itself computes what it should."""
+    save_checkpoint(small_checkpoint(tmp_path, num_layers=3), tmp_path / "m.bitnet")
+    right, changed = WrittenDecoder.open, []
+
+    def rewired(path, spec, **options):
+        model = onnx.load(path, load_external_data=False)
+        if not changed:
+            meets = right(path, spec, layers=True).meets
+            of = {parameter: value for value, parameter in meets.items()}
+            for node in model.graph.node:
+                for at, name in enumerate(node.input):
+                    if name == of["layers.2.input_layernorm"]:
+                        node.input[at] = of["layers.1.input_layernorm"]
+                        changed.append(node.name)
+            path.write_bytes(model.SerializeToString())
+        monkeypatch.setattr(pieces, "PIECE_BYTES", most)
+        return right(path, spec, **options)
+
+    monkeypatch.setattr(WrittenDecoder, "open", rewired)
+    with pytest.raises(BadData) as caught:
+        export_model(tmp_path / "m.bitnet", tmp_path / "m.onnx")
+    assert caught.value.code == "contract.logits" and changed
+    assert "each piece given our values" in caught.value.message
 
 
 def test_what_spoils_all_that_comes_after_is_asked_of_each_piece_alone():
