@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def save(folder: Path, state: TrainState, host: HostState, keep: int = 2) -> Pat
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 # How its storage library ends the text of an error of the operating system.
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+# What Python says of a write of Orbax that was given up before it began.
+_NOT_BEGUN = r"coroutine 'async_serialize_from_host\..*' was never awaited"
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -178,6 +181,8 @@ def _system_errors() -> Iterator[None]:
         found = _OS_ERROR.search(str(error))
         if found is None:
             raise
+        # A write that had not begun is warned of when it is collected.
+        warnings.filterwarnings("ignore", _NOT_BEGUN, RuntimeWarning)
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
     finally:
         log.disabled = before

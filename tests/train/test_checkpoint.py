@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -47,6 +48,26 @@ def test_writes_that_fail_together_are_told_of_once(tmp_path):
         [sys.executable, "-c", SAVES], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_write_that_was_given_up_before_it_began_is_not_warned_of(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    async def write() -> None: ...
+
+    def forget(name: str) -> None:
+        given_up = write()
+        given_up.__qualname__ = name
+        del given_up
+        gc.collect()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(OSError, match="No space"), _system_errors():
+            raise ValueError("Failed to write 1 bytes [os_error_code='28']")
+        forget("async_serialize_from_host.<locals>.write_fragment")
+        forget("another")
+    assert ["another" in str(warning.message) for warning in told] == [True]
 
 
 def test_a_failed_write_that_nobody_waited_for_is_not_told_of_again_and_all_else_is(
