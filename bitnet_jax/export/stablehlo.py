@@ -38,7 +38,6 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # Custom calls that JAX guarantees for as long as the program itself.
 KNOWN_CALLS = frozenset({"shape_assertion"})
 WINDOW = "six months from the release of this jaxlib for newer ones, three weeks for older ones"
-_FORM = "reference"  # the others choose by platform, or by how many tokens there are
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def program_of(spec: ModelSpec, weights: NativeFile, sizes: Sizes) -> Program:
     packed = jax.eval_shape(lambda given: packed_of(weights, given), parameters_of(weights))
     ids, cache = _inputs(spec, sizes)
     program = trace(in_place_function(spec), packed.float_avals(), ids, ids, cache)
-    return pipelines.run_pipeline(program, pipelines.packed(packed, implementation=_FORM))
+    return pipelines.run_pipeline(program, pipelines.portable(packed))
 
 
 def _inputs(spec: ModelSpec, sizes: Sizes) -> tuple[jax.ShapeDtypeStruct, Pairs]:

@@ -23,7 +23,6 @@ from bitnet_jax.export.stablehlo_run import Programs, calls_of
 from bitnet_jax.ir.borders import borders
 from bitnet_jax.ir.interpreter import bind
 from bitnet_jax.ir.program import Program
-from bitnet_jax.passes.inline_calls import inline_calls
 
 Borders = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -68,7 +67,7 @@ class Function:
             shape = call.ids.shape
             if shape not in steps:
                 sizes = Sizes(*shape, capacity)
-                program = inline_calls(program_of(self.programs.spec, self.weights, sizes))
+                program = program_of(self.programs.spec, self.weights, sizes)
                 steps[shape] = _Step(self.weights, program, call.ids.size, tuple(sorted(lead)))
             given = {name: lead[name][:, call.columns] for name in steps[shape].leads}
             inputs = call.ids, call.positions, cache
