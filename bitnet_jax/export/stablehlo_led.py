@@ -61,17 +61,17 @@ class Function:
         self, tokens: np.ndarray, prefill: int, capacity: int, lead: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, Borders]:
         cache = self.programs.empty(len(tokens), capacity)
-        steps: dict[tuple[int, ...], _Step] = {}
+        steps: dict[int, _Step] = {}
         logits, own = [], list[dict[str, np.ndarray]]()
         for call in calls_of(tokens, prefill):
-            shape = call.ids.shape
-            if shape not in steps:
-                sizes = Sizes(*shape, capacity)
+            batch, length = call.ids.shape
+            if length not in steps:
+                sizes = Sizes(batch, length, capacity)
                 program = program_of(self.programs.spec, self.weights, sizes)
-                steps[shape] = _Step(self.weights, program, call.ids.size, tuple(sorted(lead)))
-            given = {name: lead[name][:, call.columns] for name in steps[shape].leads}
+                steps[length] = _Step(self.weights, program, call.ids.size, tuple(lead))
+            given = {name: lead[name][:, call.columns] for name in steps[length].leads}
             inputs = call.ids, call.positions, cache
-            found, cache, met = steps[shape].run(self.programs.tensors, *inputs, given)
+            found, cache, met = steps[length].run(self.programs.tensors, *inputs, given)
             logits.append(np.asarray(found))
             own.append({name: np.asarray(value) for name, value in met.items()})
         shared = sorted(set(own[0]).intersection(*own))

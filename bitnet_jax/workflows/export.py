@@ -329,4 +329,3 @@ class _Probe:
                 seen[text] = compare_logits(reference, run.run()).max_logit_difference
             found.append({"name": step.name, "max_logit_difference": seen[text]})
         return found
-

@@ -11,6 +11,7 @@ import pytest
 import bitnet_jax as bj
 from bitnet_jax.core.errors import BadData, CannotCreate, UsageError
 from bitnet_jax.export import stablehlo, stablehlo_led
+from bitnet_jax.export.stablehlo_run import Programs
 from bitnet_jax.formats.save import save_checkpoint
 from bitnet_jax.ir.borders import borders
 from bitnet_jax.ir.graph import Replacement, replaced
@@ -107,11 +108,10 @@ def test_a_wrong_encoding_is_told_with_those_that_fit(model, tmp_path):
 
 
 def test_logits_that_differ_are_no_export(model, tmp_path, monkeypatch):
-    class Other:
-        def logits(self, tokens, prefill, capacity):
-            return 1.5 * bj.load(model).logits(tokens)[..., ::-1]
+    def other(self, tokens, prefill, capacity):
+        return 1.5 * bj.load(model).logits(tokens)[..., ::-1]
 
-    monkeypatch.setattr(workflow, "open_stablehlo", lambda folder: Other())
+    monkeypatch.setattr(Programs, "logits", other)
     with pytest.raises(BadData) as caught:
         bj.convert(model, tmp_path / "m.stablehlo")
     assert caught.value.code == "contract.logits"
