@@ -18,7 +18,6 @@ from bitnet_jax.runtime.stepwise import Stepwise, form_of
 from tests.export.models import small_checkpoint
 from tests.tiny import tiny_of
 
-LIGHT = {"bitnet", "phi"}
 TOKENS = np.zeros((2, 3), np.int32)
 
 
@@ -56,10 +55,8 @@ def test_a_result_that_nothing_reads_hides_no_border():
     assert found(caches) == {"second": "sin"}
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=() if name in LIGHT else pytest.mark.heavy) for name in FAMILIES],
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_of_every_family_is_one_or_more_pieces(family, tmp_path):
     spec = dataclasses.replace(tiny_of(family), num_layers=3)
     checkpoint = small_checkpoint(tmp_path, spec=spec)
