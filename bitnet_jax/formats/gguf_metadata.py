@@ -29,6 +29,7 @@ from bitnet_jax.models.parameter import field_of
 
 OURS = "bitnet_jax."  # what begins so is this package's own
 SPEC = OURS + "spec"
+DIGEST = OURS + "digest."
 ARCHITECTURE = "general.architecture"
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
 # Keys that say what the file is, and are the writer's alone.

@@ -18,8 +18,8 @@ from pathlib import Path
 from bitnet_jax.core import paths
 from bitnet_jax.core.errors import CannotCreate, IOFailure, UsageError, did_you_mean, few
 from bitnet_jax.formats.checkpoint import Checkpoint
-from bitnet_jax.formats.gguf import check_gguf, write_gguf
 from bitnet_jax.formats.gguf_encoding import ENCODINGS as GGUF_ENCODINGS
+from bitnet_jax.formats.gguf_write import check_gguf, write_gguf
 from bitnet_jax.formats.huggingface_config import check_spelling
 from bitnet_jax.formats.huggingface_encoding import ENCODINGS, UNQUANTIZED, choose_encoding
 from bitnet_jax.formats.huggingface_write import write_huggingface
