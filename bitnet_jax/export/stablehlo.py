@@ -27,7 +27,7 @@ from bitnet_jax.export.onnx import as_json
 from bitnet_jax.formats.checkpoint import Checkpoint
 from bitnet_jax.formats.native import tensor_of, write_bitnet
 from bitnet_jax.formats.stablehlo import FORMAT, MANIFEST, SUFFIX, VERSION, WEIGHTS
-from bitnet_jax.ir.program import trace
+from bitnet_jax.ir.program import Program, trace
 from bitnet_jax.ir.spec import ModelSpec
 from bitnet_jax.passes import pipelines
 from bitnet_jax.passes.packed import Packed
@@ -38,7 +38,6 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # Custom calls that JAX guarantees for as long as the program itself.
 KNOWN_CALLS = frozenset({"shape_assertion"})
 WINDOW = "six months from the release of this jaxlib for newer ones, three weeks for older ones"
-_FORM = "reference"  # the others choose by platform, or by how many tokens there are
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,27 @@ def packed_of(weights: NativeFile, tensors: Mapping[str, Any]) -> Packed:
     return Packed.of(leaves)
 
 
+def program_of(spec: ModelSpec, weights: NativeFile, sizes: Sizes) -> Program:
+    """What is lowered: ``program(packed, tokens, positions, cache) -> (logits, cache)``.
+
+    Raises:
+      UsageError: the family has a cache of its own (``export.cache``).
+    """
+    packed = jax.eval_shape(lambda given: packed_of(weights, given), parameters_of(weights))
+    ids, cache = _inputs(spec, sizes)
+    program = trace(in_place_function(spec), packed.float_avals(), ids, ids, cache)
+    return pipelines.run_pipeline(program, pipelines.portable(packed))
+
+
+def _inputs(spec: ModelSpec, sizes: Sizes) -> tuple[jax.ShapeDtypeStruct, Pairs]:
+    """The types of ids, or positions, and of a cache."""
+    entries = jax.ShapeDtypeStruct(
+        (sizes.batch, sizes.capacity, spec.num_kv_heads, spec.head_dim), jnp.float32
+    )
+    ids = jax.ShapeDtypeStruct((sizes.batch, sizes.length), jnp.int32)
+    return ids, [(entries, entries)] * spec.num_layers
+
+
 def export_program(spec: ModelSpec, weights: NativeFile, name: str) -> export.Exported:
     """Lowers one program for every platform.
 
@@ -91,15 +111,8 @@ def export_program(spec: ModelSpec, weights: NativeFile, name: str) -> export.Ex
       InternalError: what was lowered calls what only this machine has (``export.custom_call``).
     """
     tensors, sizes = parameters_of(weights), sizes_of(name)
-    packed = jax.eval_shape(lambda given: packed_of(weights, given), tensors)
-    ids = jax.ShapeDtypeStruct((sizes.batch, sizes.length), jnp.int32)
-    entries = jax.ShapeDtypeStruct(
-        (sizes.batch, sizes.capacity, spec.num_kv_heads, spec.head_dim), jnp.float32
-    )
-    cache: Pairs = [(entries, entries)] * spec.num_layers
-    program = trace(in_place_function(spec), packed.float_avals(), ids, ids, cache)
-    steps = pipelines.packed(packed, implementation=_FORM)
-    program = pipelines.run_pipeline(program, steps)
+    ids, cache = _inputs(spec, sizes)
+    program = program_of(spec, weights, sizes)
 
     def run(weights_: Any, tokens: Any, positions: Any, cache: Pairs) -> tuple[Any, Pairs]:
         return program(packed_of(weights, weights_), tokens, positions, cache)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,38 @@ class Programs:
           prefill: how many run in one piece; those after it run one at a time.
           capacity: of the cache, not less than the length.
         """
-        batch, length = tokens.shape
-        ids = tokens.astype(np.int32)
-        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        first = max(prefill, 1)
-        found, cache = jax.jit(self.prefill.call)(
-            self.tensors, ids[:, :first], positions[:, :first], self.empty(batch, capacity)
-        )
-        pieces = [np.asarray(found)]
-        step = jax.jit(self.decode.call)
-        for at in range(first, length):
-            here = slice(at, at + 1)
-            found, cache = step(self.tensors, ids[:, here], positions[:, here], cache)
-            pieces.append(np.asarray(found))
-        return np.concatenate(pieces, axis=1)
+        programs = {True: jax.jit(self.prefill.call), False: jax.jit(self.decode.call)}
+        cache, found = self.empty(len(tokens), capacity), []
+        for here in calls_of(tokens, prefill):
+            given = here.ids, here.positions, cache
+            logits, cache = programs[here.columns.start == 0](self.tensors, *given)
+            found.append(np.asarray(logits))
+        return np.concatenate(found, axis=1)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One of the calls that tokens are given in.
+
+    Attributes:
+      columns: which tokens of each row; the first call's start at 0.
+      ids: int32 [batch, columns].
+      positions: int32 [batch, columns].
+    """
+
+    columns: slice
+    ids: np.ndarray
+    positions: np.ndarray
+
+
+def calls_of(tokens: np.ndarray, prefill: int) -> Iterator[Call]:
+    """The calls for ids [batch, length]: `prefill` in one piece, those after it one at a time."""
+    ids, length = tokens.astype(np.int32), tokens.shape[1]
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+    cuts = [0, *range(max(prefill, 1), length), length]
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        columns = slice(start, end)
+        yield Call(columns, ids[:, columns], positions[:, columns])
 
 
 def open_stablehlo(path: str | os.PathLike) -> Programs:

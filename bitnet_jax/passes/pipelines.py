@@ -1,7 +1,7 @@
 """Which passes run when, with the reason for each place: the only file that says so.
 
 A pipeline is a list of steps; `run_pipeline` runs it. `ternarize` runs `qat` and `packed`,
-the engine `serving`, `export` `exported`. Knows
+the engine `serving`, `export` `exported` and `portable`. Knows
 what no pass does, only in which order they may do it.
 """
 
@@ -24,6 +24,7 @@ from bitnet_jax.passes import (
     kernel_forms,
     pack_weights,
     quantize_linears,
+    reference_forms,
 )
 from bitnet_jax.passes.packed import Packed
 from bitnet_jax.quant.rules import Rule
@@ -110,6 +111,24 @@ def exported(params: Packed | None) -> list[Pass]:
             inline_calls.inline_calls,
             "after the parameters are codes, for following them needs the calls; a graph has no "
             "calls, and what is asked for twice is seen as one",
+        ),
+    ]
+
+
+def portable(params: Packed) -> list[Pass]:
+    """What is lowered for any platform and any number of tokens: nothing is chosen any more."""
+    return [
+        *packed(params, implementation="reference"),
+        Pass(
+            inline_calls.NAME,
+            inline_calls.inline_calls,
+            "after the parameters are codes, for following them needs the calls; before what "
+            "looks at each op",
+        ),
+        Pass(
+            reference_forms.NAME,
+            reference_forms.reference_forms,
+            "on a flat program; last: it settles what the ops that are left would choose",
         ),
     ]
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from bitnet_jax.core.errors import InternalError
 from bitnet_jax.formats.checkpoint import Checkpoint
+from bitnet_jax.ir.borders import borders
 from bitnet_jax.ir.interpreter import bind
 from bitnet_jax.ir.program import Program, trace
 from bitnet_jax.models.families import family_for
@@ -233,24 +234,39 @@ class Stepwise:
         That is the one float operand which is no weight, where an equation has one: [batch, length,
         width].
         """
-        left, met = set(parameters), dict[str, np.ndarray]()
-
-        def watch(eqn: Any, operands: Sequence[Any]) -> None:
-            names = left.intersection(self.parameters_of(eqn)) if left else ()
+        left, met = set(parameters), dict[str, Any]()
+        for eqn in self.equations if left else ():
+            names = left.intersection(self.parameters_of(eqn))
             values = [
-                value
-                for atom, value in zip(eqn.invars, operands, strict=True)
-                if not isinstance(atom, jec.Literal)
-                and not self.is_weight(atom)
-                and atom.aval.dtype == np.float32
+                atom
+                for atom in _variables(eqn.invars)
+                if not self.is_weight(atom) and atom.aval.dtype == np.float32
             ]
             # The engine's operations may see all tokens as one row.
-            if len(values) == 1 and prod(np.shape(values[0])[:-1]) == self.tokens.size:
-                value = np.asarray(values[0])
-                met.update((name, value.reshape(*self.tokens.shape, -1)) for name in names)
-                left.difference_update(names)
+            if len(values) == 1 and prod(values[0].aval.shape[:-1]) == self.tokens.size:
+                met.update(dict.fromkeys(names, values[0]))
+                left -= names
+        return self.run_seen(met)
 
-        return self.run(watch), met
+    def run_borders(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The logits, and the program's states at its `ir.borders`: [batch, length, width]."""
+        return self.run_seen(borders(self.program, self.tokens.size))
+
+    def run_seen(self, variables: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The logits, and the values of these variables: [batch, length, width], by their keys.
+
+        Each is an operand of some equation, a vector for each token.
+        """
+        seen: dict[Any, np.ndarray] = {}
+        wanted = set(variables.values())
+
+        def watch(eqn: Any, operands: Sequence[Any]) -> None:
+            for atom, value in zip(eqn.invars, operands, strict=True):
+                if not isinstance(atom, jec.Literal) and atom in wanted and atom not in seen:
+                    seen[atom] = np.asarray(value).reshape(*self.tokens.shape, -1)
+
+        logits = self.run(watch)
+        return logits, {name: seen[var] for name, var in variables.items()}
 
     def _fetch(self, name: str) -> None:
         value = self.checkpoint.read(name)

@@ -22,7 +22,7 @@ from bitnet_jax.core.errors import BadData, InternalError
 from bitnet_jax.core.system import usable_cores
 from bitnet_jax.export.decoder import trace_step
 from bitnet_jax.export.measure import runtime_name
-from bitnet_jax.export.measure_pieces import Led, WrittenDecoder
+from bitnet_jax.export.measure_pieces import WrittenDecoder
 from bitnet_jax.export.model import Described, describe, write_model
 from bitnet_jax.export.profiles import DEFAULT, Profile, profile_of
 from bitnet_jax.formats.checkpoint import Checkpoint
@@ -35,10 +35,11 @@ from bitnet_jax.passes import inline_calls, pipelines
 from bitnet_jax.quant.digest import Digest
 from bitnet_jax.runtime.stepwise import Forms, Stepwise, narrow_floats
 from bitnet_jax.stores.address import require_local
+from bitnet_jax.workflows import by_piece as by_piece_rule
 from bitnet_jax.workflows import proof
 from bitnet_jax.workflows.allowed import check_allow, stop_on
 from bitnet_jax.workflows.conversion_receipt import named, sealed
-from bitnet_jax.workflows.parity import MEDIAN_LIMIT, Parity, compare_logits
+from bitnet_jax.workflows.parity import Parity, compare_logits
 from bitnet_jax.workflows.survey import Pass
 from bitnet_jax.workflows.wiring import require_wiring, wiring_claims, wiring_warnings
 
@@ -271,10 +272,7 @@ class _Probe:
         holds, words = parity.holds, parity.words()
         if by_piece is not None:
             holds = holds or by_piece["holds"]
-            words += (
-                f"; each piece given our values, the median is {by_piece['worst_median']:.3g} "
-                f"{by_piece['worst']}, and {by_piece['top1_clear_agreement']:.2%} agree"
-            )
+            words += by_piece_rule.words(by_piece)
         if profile.exact and not holds:
             raise BadData(
                 "contract.logits",
@@ -296,16 +294,17 @@ class _Probe:
 
         Rows are cut to different lengths: a file's batches are padded.
         """
-        led = profile.exact and len(decoder.pieces) > 1
-        expected, met = self._run(decoder.meets.values() if led else ())
+        leads = profile.exact and len(decoder.pieces) > 1
+        expected, met = self._run(decoder.meets.values() if leads else ())
         length = self._tokens.shape[1]
         rows = [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self._tokens)]
         ours = np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)])
-        found, other = decoder.logits(rows, length // 2, met if led else None)
+        found, other = decoder.logits(rows, length // 2, met if leads else None)
         parity = compare_logits(ours, np.concatenate(found))
         if other is None:
             return parity, None
-        return parity, {"pieces": len(decoder.pieces), **_led(ours, other)}
+        led = by_piece_rule.judged(ours, np.concatenate(other.logits), other.borders)
+        return parity, {"pieces": len(decoder.pieces), **led}
 
     def passes(self, packed: Any) -> list[dict[str, Any]]:
         """Each step of the pipeline, with the largest difference of a logit after it."""
@@ -330,25 +329,3 @@ class _Probe:
                 seen[text] = compare_logits(reference, run.run()).max_logit_difference
             found.append({"name": step.name, "max_logit_difference": seen[text]})
         return found
-
-
-def _led(expected: np.ndarray, led: Led) -> dict[str, Any]:
-    """Of a run that was led by our values: its logits, and each border where it was.
-
-    One code that rounds the other way, and in a large model there is one in most tokens, spoils
-    all that comes after it: the rule for the whole is asked of each piece, from the same input.
-    """
-    parity = compare_logits(expected, np.concatenate(led.logits))
-    medians = {
-        name: compare_logits(*border).median_logit_difference
-        for name, border in led.borders.items()
-    }
-    medians["logits"] = parity.median_logit_difference
-    worst = max(medians, key=lambda name: medians[name])
-    return {
-        "borders": len(led.borders),
-        "worst": "of the logits" if worst == "logits" else f"before {worst}",
-        "worst_median": medians[worst],
-        "top1_clear_agreement": parity.top1_clear_agreement,
-        "holds": parity.holds and medians[worst] <= MEDIAN_LIMIT,
-    }

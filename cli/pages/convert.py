@@ -30,6 +30,16 @@ def what_was_done(data: Mapping[str, Any], names: Sequence[str]) -> list[Section
     ]
 
 
+def what_was_measured(data: Mapping[str, Any]) -> list[Section]:
+    """What another runtime made of a few tokens, where one was asked."""
+    titles = {"parity": "Beside our engine", "by_piece": "Each piece, given our values"}
+    return [
+        Pairs(list(data[name].items()), title=title)
+        for name, title in titles.items()
+        if data.get(name)
+    ]
+
+
 def page(data: Mapping[str, Any]) -> list[Section]:
     """Returns the sections: figures, digests before and after, changed scales, findings."""
     changed = data.get("scales_changed") or []
@@ -37,6 +47,7 @@ def page(data: Mapping[str, Any]) -> list[Section]:
     sections: list[Section] = [
         *what_was_done(data, names),
         Table(["file"], [[path] for path in data["outputs"]], title="Written"),
+        *what_was_measured(data),
     ]
     if changed:
         if len(changed) <= MOST_BARS:

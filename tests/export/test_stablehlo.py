@@ -55,6 +55,10 @@ def test_another_family(tmp_path):
     check(small_checkpoint(tmp_path, dtype=ml_dtypes.bfloat16, **changes), tmp_path / "m.stablehlo")
 
 
+def test_a_family_whose_norms_take_sums_of_their_own(tmp_path):
+    check(small_checkpoint(tmp_path, spec=tiny_of("phi")), tmp_path / "m.stablehlo")
+
+
 def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path):
     write_folder(small_checkpoint(tmp_path, num_layers=1), tmp_path / "a.stablehlo")
     code = (

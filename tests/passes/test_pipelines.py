@@ -39,10 +39,11 @@ def shipped():
         "qat": pipelines.qat(RULES),
         "qat with λ": pipelines.qat(RULES, traced_lambda=True),
         "packed": pipelines.packed(packed),
+        "portable": pipelines.portable(packed),
     }
 
 
-@pytest.mark.parametrize("name", ["qat", "qat with λ", "packed"])
+@pytest.mark.parametrize("name", ["qat", "qat with λ", "packed", "portable"])
 def test_each_step_says_why_and_goes_by_its_own_name(name):
     steps = shipped()[name]
     made = run_pipeline(trace(linear, PARAMS, X), steps, check=True)
