@@ -37,7 +37,7 @@ class Led:
 
     Attributes:
       logits: float32 [length, vocab] for each row.
-      borders: a value that both have, by the parameter that it meets next: ours, theirs;
+      borders: a value that both have, by the parameter that is read next: ours, theirs;
         float32 [tokens, width].
     """
 
@@ -72,20 +72,32 @@ class WrittenDecoder:
         return cls(path, spec, model, found)
 
     @cached_property
-    def meets(self) -> dict[str, str]:
-        """Values that go from a piece to another, and the parameter that each meets next.
+    def borders(self) -> dict[str, str]:
+        """Values that go from a piece to another at which the graph falls in two.
 
-        Where a norm opens a layer, that tells the value: in any program of the same model it is
-        what meets this parameter.
+        Each with the parameter that is read next, as `ir.borders` has them of a program: in any
+        program of the same model that parameter tells the value.
         """
         over = {name for piece in self.pieces for name in piece.inputs}
         of = _sources(self.model)
+        nodes = [node for piece in self.pieces for node in piece.nodes]
+        last = {name: at for at, node in enumerate(nodes) for name in reads(node)}
+        live, made, here = set[str](), set[str](), None
         found: dict[str, str] = {}
-        for node in (node for piece in self.pieces for node in piece.nodes):
-            values = [name for name in node.input if name and name not in of]
-            met = set().union(*(of[name] for name in node.input if name in of))
-            if len(values) == 1 and values[0] in over and len(met) == 1:
-                found.setdefault(values[0], *met)
+        for at, node in enumerate(nodes):
+            if of.keys() >= set(node.output):
+                continue
+            live = {name for name in live if last.get(name, -1) >= at}
+            if len(live) == 1:
+                (here,) = live
+            met = [name for value in node.input for name in sorted(of.get(value, ()))]
+            if met and here is not None:
+                if here in over:
+                    found.setdefault(here, met[0])
+                here = None
+            if met or not made.isdisjoint(reads(node)):
+                made.update(node.output)
+                live.update(node.output)
         return found
 
     def logits(
@@ -97,14 +109,14 @@ class WrittenDecoder:
         """Logits, as `measure.row_logits`, and what came of the run that was led.
 
         Args:
-          lead: another's values by the parameter that they meet, float32 [rows, length, width], for
-            some of those of `meets`. None: nothing is led, and a file of one piece never is.
+          lead: another's values by the parameter that is read next, float32 [rows, length, width],
+            for some of `borders`. None: nothing is led, and a file of one piece never is.
         """
         if len(self.pieces) == 1:
             return row_logits(session(self.path), self.spec, rows, prefill), None
         calls = calls_of(rows, prefill)
         runs = [_Run(calls, no_past(self.spec, rows))]
-        borders = _Borders(rows, calls, self.meets, lead or {})
+        borders = _Borders(rows, calls, self.borders, lead or {})
         if lead is not None:
             runs.append(_Run(calls, no_past(self.spec, rows), borders))
         for at, piece in enumerate(self.pieces):
@@ -208,10 +220,10 @@ class _Borders:
         self,
         rows: Sequence[np.ndarray],
         calls: Sequence[Mapping[str, np.ndarray]],
-        meets: Mapping[str, str],
+        borders: Mapping[str, str],
         lead: Mapping[str, np.ndarray],
     ):
-        self._lead = {name: (met, lead[met]) for name, met in meets.items() if met in lead}
+        self._lead = {name: (met, lead[met]) for name, met in borders.items() if met in lead}
         self._columns = list(_columns(rows, calls))
         self._kept: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
 

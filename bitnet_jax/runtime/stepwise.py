@@ -10,10 +10,9 @@ in the memory of its largest layer. Knows no tolerance: who compares two runs de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import jax
@@ -227,26 +226,6 @@ class Stepwise:
                 watch(eqn, operands)
             self.put(eqn, apply(eqn, operands))
         return self.result()
-
-    def run_met(self, parameters: Collection[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The logits, and the value that first meets each of these parameters.
-
-        That is the one float operand which is no weight, where an equation has one: [batch, length,
-        width].
-        """
-        left, met = set(parameters), dict[str, Any]()
-        for eqn in self.equations if left else ():
-            names = left.intersection(self.parameters_of(eqn))
-            values = [
-                atom
-                for atom in _variables(eqn.invars)
-                if not self.is_weight(atom) and atom.aval.dtype == np.float32
-            ]
-            # The engine's operations may see all tokens as one row.
-            if len(values) == 1 and prod(values[0].aval.shape[:-1]) == self.tokens.size:
-                met.update(dict.fromkeys(names, values[0]))
-                left -= names
-        return self.run_seen(met)
 
     def run_borders(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The logits, and the program's states at its `ir.borders`: [batch, length, width]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -247,10 +247,10 @@ class _Probe:
         self._spec, self._tokens = checkpoint.spec, probe_tokens(checkpoint.spec)
         self._reference: np.ndarray | None = None
 
-    def _run(self, met: Collection[str] = ()) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Our logits of the tokens, and what meets these parameters."""
+    def _run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Our logits of the tokens, and our engine's states at its borders."""
         narrow = narrow_floats(self._forms)
-        found = Stepwise(self._checkpoint, self._forms, narrow, self._tokens).run_met(met)
+        found = Stepwise(self._checkpoint, self._forms, narrow, self._tokens).run_borders()
         self._reference = found[0]
         return found
 
@@ -295,11 +295,11 @@ class _Probe:
         Rows are cut to different lengths: a file's batches are padded.
         """
         leads = profile.exact and len(decoder.pieces) > 1
-        expected, met = self._run(decoder.meets.values() if leads else ())
+        expected, states = self._run()
         length = self._tokens.shape[1]
         rows = [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self._tokens)]
         ours = np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)])
-        found, other = decoder.logits(rows, length // 2, met if leads else None)
+        found, other = decoder.logits(rows, length // 2, states if leads else None)
         parity = compare_logits(ours, np.concatenate(found))
         if other is None:
             return parity, None

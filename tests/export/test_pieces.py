@@ -1,5 +1,6 @@
 """A written decoder cut into pieces: together they are the graph, and compute what it computes."""
 
+import dataclasses
 import functools
 
 import ml_dtypes
@@ -15,8 +16,11 @@ from bitnet_jax.export.measure_pieces import WrittenDecoder
 from bitnet_jax.export.model import describe, write_model
 from bitnet_jax.export.pieces import Piece, check_cut, cut, weights
 from bitnet_jax.export.profiles import PROFILES
+from bitnet_jax.models.families import FAMILIES
 from bitnet_jax.runtime.stepwise import Stepwise, form_of, narrow_floats
+from bitnet_jax.workflows.by_piece import judged
 from tests.export.models import small_checkpoint, some_tokens
+from tests.tiny import tiny_of
 
 LAYER = 40_000  # a little more than a layer has
 LENGTHS = (12, 3, 11, 9)
@@ -146,8 +150,8 @@ def test_led_by_our_values_each_piece_gives_ours(made, monkeypatch):
     checkpoint, path = made()
     tokens, rows = rows_of(checkpoint)
     decoder = WrittenDecoder.open(path, checkpoint.spec)
-    assert any("layernorm" in name for name in decoder.meets.values())
-    logits, met = run_met(checkpoint, tokens, decoder.meets.values())
+    assert any("layernorm" in name for name in decoder.borders.values())
+    logits, met = run_borders(checkpoint, tokens)
     _, led = decoder.logits(rows, 6, met)
     assert len(led.borders) > 1
     for ours, theirs in led.borders.values():
@@ -162,6 +166,26 @@ def test_led_by_our_values_each_piece_gives_ours(made, monkeypatch):
     assert apart[first] > 0.9 and max(apart[name] for name in others) > 1e-3
 
 
-def run_met(checkpoint, tokens, names):
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_of_every_family_is_a_piece(family, tmp_path):
+    """Led by our values, with weights of which each layer matters."""
+    spec = dataclasses.replace(tiny_of(family), num_layers=3)
+    checkpoint = small_checkpoint(tmp_path, spec=spec)
+    write_model(checkpoint, describe(checkpoint), PROFILES["portable"], tmp_path / "m.onnx")
+    tokens, rows = rows_of(checkpoint)
+    decoder = WrittenDecoder.open(tmp_path / "m.onnx", spec, layers=True)
+    logits, states = run_borders(checkpoint, tokens)
+    _, led = decoder.logits(rows, 6, states)
+    assert {"layers.1.input_layernorm", "layers.2.input_layernorm"} <= led.borders.keys()
+    found = judged(
+        np.concatenate([logits[at, : len(row)] for at, row in enumerate(rows)]),
+        np.concatenate(led.logits),
+        led.borders,
+    )
+    assert found["holds"], found
+
+
+def run_borders(checkpoint, tokens):
     forms = {name: form_of(value) for name, value in checkpoint.tensors()}
-    return Stepwise(checkpoint, forms, narrow_floats(forms), tokens).run_met(names)
+    return Stepwise(checkpoint, forms, narrow_floats(forms), tokens).run_borders()

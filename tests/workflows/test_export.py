@@ -250,8 +250,8 @@ def test_pieces_that_are_wired_otherwise_are_told(tmp_path, monkeypatch, most):
     def rewired(path, spec, **options):
         model = onnx.load(path, load_external_data=False)
         if not changed:
-            meets = right(path, spec, layers=True).meets
-            of = {parameter: value for value, parameter in meets.items()}
+            borders = right(path, spec, layers=True).borders
+            of = {parameter: value for value, parameter in borders.items()}
             for node in model.graph.node:
                 for at, name in enumerate(node.input):
                     if name == of["layers.2.input_layernorm"]:
