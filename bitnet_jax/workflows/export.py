@@ -283,7 +283,7 @@ class _Probe:
             )
         return {
             "max_logit_difference": parity.max_logit_difference,
-            "parity": asdict(parity) | {"holds": holds},
+            "parity": asdict(parity) | {"holds": parity.holds},
             "by_piece": by_piece,
         }
 
