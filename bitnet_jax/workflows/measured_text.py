@@ -184,8 +184,8 @@ def _encoded(
         raise UsageError(
             "model.no_tokenizer",
             f"`{checkpoint.source.path}` holds no tokenizer; no text can be read with it",
-            'put tokenizer.json beside the model, or give token ids: a .jsonl file of {"tokens": '
-            "[1, 2, 3]} lines",
+            "put tokenizer.json beside the model, or give token ids for its text: a .jsonl file of "
+            '{"tokens": [1, 2, 3]} lines, as --text or --calibration',
         )
     tokenizer = Tokenizer.from_files(checkpoint.tokenizer)
     tokenizer.check_fits(checkpoint.spec.vocab_size)
