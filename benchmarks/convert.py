@@ -9,8 +9,9 @@ the medians of their ratios. The reading is of files that the system has in its 
 
 Three yardsticks: a copy (``cp``), which leaves its bytes to the system; a copy that is on the disk
 when it ends (``cp`` and ``sync``), as a conversion's output is; and the SHA-256 of the source's
-files and then of the output's, one thread each as a file's bytes must be taken in order: the
-receipt states both, so no conversion of a model in one file can be faster.
+files and then of the output's, one thread each as a file's bytes must be taken in order. The
+receipt states both, and a `.bitnet` file's first bytes (its checksums) are written last, so its
+hash begins when all is written: no conversion to one can be faster.
 """
 
 from __future__ import annotations
