@@ -51,7 +51,7 @@ def exported(source: Path, target: Path, profile: str, *, probe: bool) -> dict[s
 
 
 def largest(source: Path) -> int:
-    """Bytes of the largest tensor, as it is stored."""
+    """Bytes that the largest tensor takes: floats as they are stored, two for a trit."""
     from bitnet_jax.formats.open import open_checkpoint
     from bitnet_jax.formats.survey import size
 

@@ -23,6 +23,7 @@ from bitnet_jax.export.builder import reads
 from bitnet_jax.export.decoder import past_names, present_names
 from bitnet_jax.export.measure import calls_of, no_past, of_rows, row_logits, session
 from bitnet_jax.export.pieces import Piece, check_cut, cut, piece_model, weights
+from bitnet_jax.ir.borders import falls_in_two
 from bitnet_jax.ir.spec import ModelSpec
 
 # Otherwise a session is what users have: without prepacking, say, MatMulNBits computes otherwise.
@@ -79,26 +80,15 @@ class WrittenDecoder:
         program of the same model that parameter tells the value.
         """
         over = {name for piece in self.pieces for name in piece.inputs}
-        of = _sources(self.model)
-        nodes = [node for piece in self.pieces for node in piece.nodes]
-        last = {name: at for at, node in enumerate(nodes) for name in reads(node)}
-        live, made, here = set[str](), set[str](), None
-        found: dict[str, str] = {}
-        for at, node in enumerate(nodes):
-            if of.keys() >= set(node.output):
-                continue
-            live = {name for name in live if last.get(name, -1) >= at}
-            if len(live) == 1:
-                (here,) = live
-            met = [name for value in node.input for name in sorted(of.get(value, ()))]
-            if met and here is not None:
-                if here in over:
-                    found.setdefault(here, met[0])
-                here = None
-            if met or not made.isdisjoint(reads(node)):
-                made.update(node.output)
-                live.update(node.output)
-        return found
+        steps = [
+            (list(dict.fromkeys([*filter(None, node.input), *sorted(reads(node))])), node.output)
+            for piece in self.pieces
+            for node in piece.nodes
+        ]
+        parameters = {name: name for name in weights(self.model)}
+        inputs = [item.name for item in self.model.graph.input]
+        found = falls_in_two(steps, parameters, inputs, over.__contains__)
+        return {value: parameter for parameter, value in found.items()}
 
     def logits(
         self,
@@ -166,17 +156,6 @@ def _put(
     if name not in call:
         call[name] = np.empty((*columns.shape[:-1], count), columns.dtype)
     call[name][..., slice(*rows)] = columns
-
-
-def _sources(model: onnx.ModelProto) -> dict[str, set[str]]:
-    """Values that are made of parameters and constants alone, and the parameters of each."""
-    of: dict[str, set[str]] = {tensor.name: set() for tensor in model.graph.initializer}
-    of |= {name: {name} for name in weights(model)}
-    for node in model.graph.node:
-        if reads(node) <= of.keys():
-            made = set().union(*(of[name] for name in reads(node)))
-            of.update(dict.fromkeys(node.output, made))
-    return of
 
 
 class _Run:

@@ -7,13 +7,16 @@ Knows no parameter's name.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.extend.core as jec
 import numpy as np
 
 from bitnet_jax.ir.program import Program
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 def borders(program: Program, tokens: int) -> dict[str, Any]:
@@ -29,31 +32,40 @@ def borders(program: Program, tokens: int) -> dict[str, Any]:
     """
     jaxpr = program.jaxpr.jaxpr
     count = len(program.param_names)
+    names = dict(zip(jaxpr.invars[:count], program.param_names, strict=True))
+    steps = [(list(_variables(eqn.invars)), eqn.outvars) for eqn in jaxpr.eqns]
+    return falls_in_two(steps, names, jaxpr.invars[count:], lambda var: _is_state(var, tokens))
+
+
+def falls_in_two(
+    steps: Sequence[tuple[Sequence[Value], Sequence[Value]]],
+    parameters: Mapping[Value, str],
+    inputs: Iterable[Value],
+    is_state: Callable[[Value], bool],
+) -> dict[str, Value]:
+    """As `borders`, of any graph: what each of its steps reads and makes, in their order."""
     # Of what depends on parameters alone, their names; and what depends on inputs, on both.
-    weights = {
-        var: [name] for var, name in zip(jaxpr.invars[:count], program.param_names, strict=True)
-    }
-    given, made = set(jaxpr.invars[count:]), set[Any]()
-    last = {var: at for at, eqn in enumerate(jaxpr.eqns) for var in _variables(eqn.invars)}
-    live, here, found = set[Any](), None, dict[str, Any]()
-    for at, eqn in enumerate(jaxpr.eqns):
-        live = {var for var in live if last.get(var, -1) >= at}
+    weights = {value: [name] for value, name in parameters.items()}
+    given, made = set(inputs), set[Value]()
+    last = {value: at for at, (read, _) in enumerate(steps) for value in read}
+    live, here, found = set[Value](), None, dict[str, Value]()
+    for at, (read, results) in enumerate(steps):
+        live = {value for value in live if last.get(value, -1) >= at}
         if len(live) == 1:
             (one,) = live
-            here = one if _is_state(one, tokens) else None
-        operands = list(_variables(eqn.invars))
-        names = [name for var in operands for name in weights.get(var, ())]
-        if made.isdisjoint(operands) and given.isdisjoint(operands):
-            weights.update((var, names) for var in eqn.outvars if names)
+            here = one if is_state(one) else None
+        names = [name for value in read for name in weights.get(value, ())]
+        if made.isdisjoint(read) and given.isdisjoint(read):
+            weights.update((value, names) for value in results if names)
             continue
         if names and here is not None:
             found.setdefault(names[0], here)
             here = None
-        if names or not made.isdisjoint(operands):
-            made.update(eqn.outvars)
-            live.update(eqn.outvars)
+        if names or not made.isdisjoint(read):
+            made.update(results)
+            live.update(results)
         else:
-            given.update(eqn.outvars)
+            given.update(results)
     return found
 
 

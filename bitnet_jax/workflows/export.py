@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +246,12 @@ class _Probe:
     def __init__(self, checkpoint: Checkpoint, forms: Forms):
         self._checkpoint, self._forms = checkpoint, forms
         self._spec, self._tokens = checkpoint.spec, probe_tokens(checkpoint.spec)
-        self._reference: np.ndarray | None = None
 
-    def _run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    @cached_property
+    def _ours(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Our logits of the tokens, and our engine's states at its borders."""
         narrow = narrow_floats(self._forms)
-        found = Stepwise(self._checkpoint, self._forms, narrow, self._tokens).run_borders()
-        self._reference = found[0]
-        return found
+        return Stepwise(self._checkpoint, self._forms, narrow, self._tokens).run_borders()
 
     def measured(self, written: Path, path: Path, profile: Profile) -> dict[str, Any]:
         """What ONNX Runtime, if it is here, computes from the file, compared with our engine.
@@ -295,7 +294,7 @@ class _Probe:
         Rows are cut to different lengths: a file's batches are padded.
         """
         leads = profile.exact and len(decoder.pieces) > 1
-        expected, states = self._run()
+        expected, states = self._ours
         length = self._tokens.shape[1]
         rows = [row[: max(length - at % _LENGTHS, 1)] for at, row in enumerate(self._tokens)]
         ours = np.concatenate([expected[at, : len(row)] for at, row in enumerate(rows)])
@@ -308,7 +307,7 @@ class _Probe:
 
     def passes(self, packed: Any) -> list[dict[str, Any]]:
         """Each step of the pipeline, with the largest difference of a logit after it."""
-        reference = self._run()[0] if self._reference is None else self._reference
+        reference, _ = self._ours
         rows, length = self._tokens.shape
         program = trace_step(self._spec, packed, (rows, length, 0))
         empty = np.zeros((rows, self._spec.num_kv_heads, 0, self._spec.head_dim), np.float32)
